@@ -1,0 +1,1 @@
+"""Data: where they come from (``sources``), and how batches (``samplers``) and pairs (``datasets``) are drawn."""

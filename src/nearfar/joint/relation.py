@@ -1,0 +1,163 @@
+"""Who belongs with whom in a joint batch: read from labels, pairs or the task's own targets; and how a loss is told."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from nearfar.pairs import Pairs
+
+# Losses that read extremes or sums of exponentials of the positives, where a weight has no place.
+UNWEIGHTED = frozenset({"CircleLoss", "MultiSimilarityLoss", "NCALoss", "TripletLoss"})
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What is known about the rows of the features."""
+
+    labels: Int[Tensor, "n"] | Shaped[Tensor, "n c"] | None
+    """Class ids, or weights or sets of classes, one row a sample, shared by its views."""
+    pairs: Pairs | None
+    """Given in place of labels, over the rows of the features; or over two views of them, one against the other."""
+    views: int
+    """Rows of features a sample, view-major."""
+
+
+def read_relation(
+    targets: object, labels: Tensor | None, pairs: Pairs | None, rows: int, needed: bool = True
+) -> Relation:
+    """What belongs together: pairs, else labels, else the targets if they can be labels.
+
+    Targets can be labels when they are integer class ids ``(n,)``, or ``(n, c)`` class weights (each row a
+    distribution, as mixing and smoothing make it, or a set of 0s and 1s). Where no loss asks (``needed``), the
+    number of targets tells how many views there are.
+
+    Raises:
+        ValueError: If targets are neither and nothing else was given, both were given, or counts differ.
+    """
+    if pairs is not None:
+        if labels is not None:
+            raise ValueError(
+                "labels and pairs were both given: pass one (nf.Pairs.by_label(labels) | pairs unites them)"
+            )
+        return Relation(None, pairs, 2 if rows == 2 * pairs.shape[0] == 2 * pairs.shape[1] else 1)
+    if labels is None:
+        if not can_be_labels(targets):
+            if not needed and isinstance(targets, Tensor) and len(targets) and rows % len(targets) == 0:
+                return Relation(None, None, rows // len(targets))
+            given = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
+            raise ValueError(
+                f"targets are {given}, which do not say what belongs together: class ids (n,) or class weights (n, c) "
+                "would; pass labels= (one integer a sample) or pairs="
+            )
+        assert isinstance(targets, Tensor)
+        labels = targets
+    elif labels.ndim == 1 and labels.is_floating_point():
+        raise ValueError(f"labels are {labels.dtype}: pass integers, labels.long()")
+    if not len(labels) or rows % len(labels):
+        raise ValueError(
+            f"features have {rows} rows but there are {len(labels)} labels: wanted one label a row, or a row for each "
+            "of its views. Under nn.DataParallel each copy of the model sees a part only, and a model that runs twice "
+            "before the criterion leaves its last run: pass features= at the call, or run it once on all rows"
+        )
+    return Relation(labels, None, rows // len(labels))
+
+
+def repeat_views(labels: Shaped[Tensor, "n ..."], views: int) -> Shaped[Tensor, "v_n ..."]:
+    """Labels once a sample as labels once a row of its views, all first views first."""
+    return labels.repeat(views, *[1] * (labels.ndim - 1))
+
+
+def can_be_labels(targets: object) -> bool:
+    """Whether targets tell classes: integer ids ``(n,)``, or class weights or sets ``(n, c)``."""
+    if not isinstance(targets, Tensor) or not targets.ndim or not len(targets):
+        return False
+    if targets.ndim == 1:
+        return not targets.is_floating_point() and targets.dtype != torch.bool
+    if targets.ndim != 2 or targets.shape[1] < 2:
+        return False
+    if not targets.is_floating_point():
+        return True
+    shares = (targets >= 0).all() & ((targets.sum(1) - 1).abs() < 1e-2).all()
+    return bool(shares) or _are_sets(targets)
+
+
+def _are_sets(labels: Tensor) -> bool:
+    """Whether each row is a set of classes, by 0s and 1s."""
+    return bool(((labels == 0) | (labels == 1)).all())
+
+
+class Takes(NamedTuple):
+    """What a loss can be told."""
+
+    labels: bool
+    pairs: bool
+    sides: int
+    """How many matrices of embeddings it asks for."""
+    keys: bool
+    """Whether a second one is keys that the first scores."""
+
+
+def what_it_takes(loss: Callable[..., Tensor]) -> Takes:
+    """What a loss can be told, by the names of its parameters."""
+    function = getattr(loss, "function", None)  # what the losses here wrap, whose own forward takes anything
+    if not callable(function):
+        function = loss.forward if isinstance(loss, nn.Module) else loss
+    parameters = inspect.signature(function).parameters
+    sides = 0
+    for name, parameter in parameters.items():
+        if name in ("labels", "pairs") or parameter.default is not parameter.empty:
+            break
+        sides += parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    return Takes("labels" in parameters, "pairs" in parameters, max(sides, 1), "keys" in parameters or sides == 2)
+
+
+def call_loss(
+    name: str, loss: Callable[..., Tensor], takes: Takes, z: Float[Tensor, "n d"], relation: Relation
+) -> Float[Tensor, ""]:
+    """Tells a loss what belongs together in the form it takes: labels, pairs, or views alone.
+
+    Raises:
+        TypeError: If the loss cannot be told so.
+        ValueError: If its value is not a scalar.
+    """
+    labels, pairs, views = relation.labels, relation.pairs, relation.views
+    if views < takes.sides:
+        raise TypeError(
+            f"{name} compares two views: pass {2 * len(z)} rows of features, all first views before the second"
+        )
+    if not (takes.labels or takes.pairs):
+        return scalar(name, loss(*z.chunk(views)))
+    both = views == 2 and takes.keys  # one view scores the other; any other loss sees all rows as one set
+    rows = z.chunk(2) if both else (z,)
+    if labels is not None:
+        ids = labels if both else repeat_views(labels, views)
+        if takes.labels and ids.ndim == 1:
+            return scalar(name, loss(*rows, labels=ids))
+        pairs = Pairs.by_label(ids)
+    if not takes.pairs:
+        raise TypeError(f"{name} takes class ids only: pass the criterion labels= (n,), for example targets.argmax(1)")
+    if labels is not None and type(loss).__name__ in UNWEIGHTED and not _are_sets(labels):
+        raise TypeError(
+            f"{name}, a {type(loss).__name__}, knows no degrees of belonging together, which soft targets are: pass the "
+            "criterion labels= (n,), for example targets.argmax(1), or contrast by nf.SupConLoss()"
+        )
+    return scalar(name, loss(*rows, pairs=pairs))
+
+
+def scalar(name: str, value: object) -> Float[Tensor, ""]:
+    """The value, if it is one number.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ValueError(f'{name} returned {given}: wanted one number; build the loss with reduction="mean"')
+    return value.reshape(())

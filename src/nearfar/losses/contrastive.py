@@ -1,0 +1,326 @@
+"""Losses that are a sum over pairs: each pair is judged by its own score."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+from typing_extensions import Unpack, override
+
+from nearfar.losses.base import (
+    Loss,
+    Options,
+    Outcome,
+    as_matrix,
+    averaged,
+    check_range,
+    check_rows,
+    choice,
+    loss_function,
+    parameter,
+    query_stats,
+    read,
+    scale_of,
+    working_dtype,
+)
+from nearfar.losses.temperature import Temperature
+from nearfar.pairs import Pairs
+from nearfar.scores import Stage, normalize, sum_over
+from nearfar.scores.similarity import some_scores
+from nearfar.types import Rule
+
+EUCLIDEAN: Stage = {
+    "near": sum_over("positives", lambda s, t: s.square()),
+    "far": sum_over("negatives", lambda s, t: (t.parameters["margin"] - s).clamp(min=0).square()),
+}
+COSINE: Stage = {
+    "near": sum_over("positives", lambda s, t: 1 - s),
+    "far": sum_over("negatives", lambda s, t: (s - t.parameters["margin"]).clamp(min=0)),
+}
+
+
+@loss_function
+def contrastive_loss(
+    z1: Tensor,
+    z2: Tensor | None = None,
+    label: Tensor | None = None,
+    *,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    margin: float | Tensor | None = None,
+    distance: Literal["euclidean", "cosine"] = "euclidean",
+    positive: Literal[0, 1] = 1,
+    **options: Unpack[Options],
+) -> Outcome:
+    """Contrastive loss of siamese pairs. **A pair's label is 1 for similar, 0 for dissimilar** (``positive=0`` turns it).
+
+    Euclidean: ``y·D² + (1 − y)·[margin − D]₊²``; cosine: ``y·(1 − cos) + (1 − y)·[cos − margin]₊``. Without the factor ½
+    that some write.
+
+    Source: Hadsell et al. 2006, "Dimensionality reduction by learning an invariant mapping", eq. 4 (whose Y is 1 for
+    dissimilar).
+
+    Args:
+        z1: ``(n, d)``; or a whole batch, with ``labels``.
+        z2: ``(n, d)``, row ``i`` paired with row ``i`` of ``z1``.
+        label: ``(n,)``, 0 or 1 for each pair, averaged over the pairs.
+        labels: Class labels of a batch: all unordered pairs in it, averaged over them.
+        pairs: In place of labels.
+        margin: ``None`` means 1.0 for the Euclidean distance, 0.0 for cosine.
+        distance: ``"euclidean"`` on raw rows, or ``"cosine"``.
+        positive: The label that means similar.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z1, z2 = torch.zeros(2, 2), torch.tensor([[0.0, 0.5], [0.0, 0.5]])
+        >>> nf.functional.contrastive_loss(z1, z2, torch.tensor([1, 0]))  # (0.25 + 0.25)/2
+        tensor(0.2500)
+    """
+    choice("distance", distance, ("euclidean", "cosine"))
+    if positive not in (0, 1):
+        raise ValueError(f"positive={positive!r}, but it is the label that means similar: 1 or 0")
+    margin = margin if margin is not None else 1.0 if distance == "euclidean" else 0.0
+    check_range("margin", margin, 0.0 if distance == "euclidean" else -1.0, open_low=False)
+    cosine = distance == "cosine"
+    if label is not None:
+        if z2 is None or labels is not None or pairs is not None:
+            raise TypeError("a label for each pair goes with two matrices: call loss(z1, z2, label)")
+        return _explicit(z1, z2, label, margin, cosine, positive, options)
+    batch = read(
+        (z1,) if z2 is None else (z1, z2), sided=False, labels=labels, pairs=pairs, options=options,
+        normalized=cosine, similarity="dot" if cosine else "euclidean",
+    )  # fmt: skip
+    scores = batch.scores
+    counts = scores.count("positives") + scores.count("negatives")
+
+    def value() -> Tensor:
+        found = scores.reduce(COSINE if cosine else EUCLIDEAN, {"margin": parameter(margin, scores.queries)})
+        weights = torch.ones_like(counts) if batch.weights is None else batch.weights
+        total = (weights * counts).sum()
+        return (weights * (found["near"] + found["far"])).sum() / total.masked_fill(total == 0, 1.0)
+
+    return Outcome(value, None, query_stats(scores))
+
+
+def _explicit(
+    z1: Tensor, z2: Tensor, label: Tensor, margin: float | Tensor, cosine: bool, positive: int, options: Options
+) -> Outcome:
+    a, b = as_matrix("z1", z1), as_matrix("z2", z2)
+    label = torch.as_tensor(label, device=a.device)
+    if a.shape != b.shape or label.shape != a.shape[:1]:
+        raise ValueError(
+            f"z1, z2 and label have shapes {tuple(a.shape)}, {tuple(b.shape)} and {tuple(label.shape)}; "
+            "(n, d), (n, d) and (n,) were wanted"
+        )
+    if label.device.type == "cpu" and not torch.compiler.is_compiling() and bool(((label != 0) & (label != 1)).any()):
+        raise ValueError("a pair's label is 1 (similar) or 0 (dissimilar); class labels of a batch go in labels=")
+    for name, side in (("z1", a), ("z2", b)):
+        check_rows(name, side, options.get("validate"))
+    dtype = working_dtype(a, b)
+    with torch.autocast(a.device.type, enabled=False):
+        unit = normalize if options.get("normalize", cosine) else (lambda z: z)
+        scores = some_scores(unit(a.to(dtype)), unit(b.to(dtype)), "dot" if cosine else "euclidean")
+    similar = label == positive
+
+    def values() -> Tensor:
+        if cosine:
+            return torch.where(similar, 1 - scores, (scores - margin).clamp(min=0))
+        return torch.where(similar, scores.square(), (margin - scores).clamp(min=0).square())
+
+    weights = options.get("weights")
+    stats = {"queries": torch.tensor(len(a)), "positives": similar.sum()}
+    return averaged(values, torch.ones_like(similar), None if weights is None else weights.to(dtype), stats)
+
+
+SIGLIP: Stage = {
+    "near": sum_over("positives", lambda s, t: softplus(-(s * t.parameters["scale"] + t.parameters["bias"]))),
+    "far": sum_over("negatives", lambda s, t: softplus(s * t.parameters["scale"] + t.parameters["bias"])),
+}
+
+
+@loss_function
+def siglip_loss(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    temperature: float | Tensor = 0.1,
+    bias: float | Tensor = -10.0,
+    logit_scale: float | Tensor | None = None,
+    logit_bias: float | Tensor | None = None,
+    **options: Unpack[Options],
+) -> Outcome:
+    """SigLIP: every pair a binary decision, ``−1/n Σ_ij log σ(±(s_ij/τ + b))``.
+
+    Source: Zhai et al. 2023, arXiv:2303.15343, sec. 3.2 and algorithm 1.
+
+    Args:
+        queries: ``(n, d)``.
+        keys: ``(m, d)``.
+        labels: Integers, once a row pair.
+        pairs: In place of labels.
+        temperature: τ; 0.1 (a scale of 10) is the paper's start.
+        bias: b; −10 is the paper's start, near the log-odds of a positive.
+        logit_scale: The multiplier 1/τ, in place of the temperature.
+        logit_bias: In place of ``bias``.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.eye(2)
+        >>> nf.functional.siglip_loss(z, z, temperature=1.0, bias=0.0)  # softplus(−1) + log 2
+        tensor(1.0064)
+    """
+    batch = read((queries, keys), sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
+    scores = batch.scores
+    scale = parameter(scale_of(temperature, logit_scale, scores.queries), scores.queries)
+    shift = parameter(bias if logit_bias is None else logit_bias, scores.queries)
+    n = len(scores.queries)
+
+    def values() -> Tensor:
+        found = scores.reduce(SIGLIP, {"scale": scale, "bias": shift})
+        return found["near"] + found["far"]
+
+    keep = torch.ones(n, dtype=torch.bool, device=scores.queries.device)
+    return averaged(values, keep, batch.weights, query_stats(scores))
+
+
+RULES: tuple[tuple[str, Rule], ...] = (("near", "positives"), ("far", "negatives"))
+SPECTRAL: Stage = {
+    "near": sum_over("positives"),
+    "far": sum_over("negatives", lambda s, t: s.square()),
+}
+
+
+@loss_function
+def spectral_loss(
+    queries: Tensor,
+    keys: Tensor | None = None,
+    *,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    **options: Unpack[Options],
+) -> Outcome:
+    """Spectral contrastive loss: ``−2·mean_P ⟨x, y⟩ + mean_N ⟨x, y⟩²``, means over all pairs.
+
+    Source: HaoChen et al. 2021, arXiv:2106.04156, eq. 6 and their code, which leaves positives out of the second mean.
+
+    Args:
+        queries: ``(n, d)``.
+        keys: ``(n, d)``; as in InfoNCE.
+        labels: Integers, once a sample.
+        pairs: In place of labels.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.functional.spectral_loss(torch.eye(4), torch.eye(4))
+        tensor(-2.)
+    """
+    sides = (queries,) if keys is None else (queries, keys)
+    batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=False)
+    scores = batch.scores
+    ones = torch.ones_like(scores.queries[:, 0]) if batch.weights is None else batch.weights
+    stats = query_stats(scores)
+
+    def value() -> Tensor:
+        found = scores.reduce(SPECTRAL)
+        near, far = (
+            (ones * found[name]).sum() / ((ones * scores.count(rule)).sum().clamp(min=torch.finfo(ones.dtype).tiny))
+            for name, rule in RULES
+        )
+        return far - 2 * near
+
+    return Outcome(value, None, stats)
+
+
+class ContrastiveLoss(Loss):
+    """Contrastive loss of pairs, 1 = similar; see :func:`nearfar.functional.contrastive_loss`.
+
+    Args:
+        margin: ``None`` means 1.0 for the Euclidean distance, 0.0 for cosine.
+        distance: ``"euclidean"`` or ``"cosine"``.
+        positive: The pair label that means similar; ``0`` for the other convention.
+        **options: Those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z1, z2 = torch.zeros(2, 2), torch.tensor([[0.0, 0.5], [0.0, 0.25]])
+        >>> nf.ContrastiveLoss()(z1, z2, torch.tensor([1, 0]))  # (0.5² + 0.75²)/2
+        tensor(0.4062)
+    """
+
+    function = contrastive_loss
+    own_options = frozenset({"margin", "distance", "positive"})
+
+    def __init__(
+        self,
+        margin: float | Tensor | None = None,
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        positive: Literal[0, 1] = 1,
+        **options: Any,
+    ) -> None:
+        choice("distance", distance, ("euclidean", "cosine"))
+        if margin is not None:
+            check_range("margin", margin, 0.0 if distance == "euclidean" else -1.0, open_low=False)
+        super().__init__(margin=margin, distance=distance, positive=positive, **options)
+
+
+class SigLIPLoss(Loss):
+    """SigLIP; see :func:`nearfar.functional.siglip_loss`.
+
+    Args:
+        temperature: τ, 0.1 by default (a scale of 10).
+        bias: b, −10 by default.
+        learnable: Learn both.
+        max_scale: Largest 1/τ that learning may reach; the paper sets no bound, 1000 keeps float32 safe.
+        **options: Those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.SigLIPLoss(temperature=1.0, bias=0.0)(torch.eye(2), torch.eye(2))
+        tensor(1.0064)
+    """
+
+    function = siglip_loss
+
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.1,
+        bias: float | Tensor = -10.0,
+        *,
+        learnable: bool = False,
+        max_scale: float = 1000.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.tau = Temperature(temperature, learnable, max_scale)
+        self.bias = torch.nn.Parameter(torch.tensor(float(bias))) if learnable else bias
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """τ in force."""
+        return self.tau()
+
+    @override
+    def arguments(self) -> dict[str, Any]:
+        return {"temperature": self.tau(), "bias": self.bias}
+
+
+class SpectralLoss(Loss):
+    """Spectral contrastive loss; see :func:`nearfar.functional.spectral_loss`.
+
+    Args:
+        **options: Those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.SpectralLoss()(torch.eye(4), torch.eye(4))
+        tensor(-2.)
+    """
+
+    function = spectral_loss

@@ -1,0 +1,197 @@
+"""Mutual-information maximisation: a summary should tell its own parts from those of others."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from typing_extensions import Unpack, override
+
+from nearfar.losses.base import (
+    Loss,
+    Options,
+    Outcome,
+    as_matrix,
+    check_range,
+    choice,
+    loss_function,
+    query_stats,
+    read,
+)
+from nearfar.pairs import Pairs
+from nearfar.scores import Scores, Stage, sum_over
+from nearfar.scores.gather import rows_before
+
+Estimator = Literal["infonce", "jsd", "dv"]
+
+# T − log(e^T + Σ_N e^T) = −softplus(log Σ_N e^T − T)
+INFONCE: Stage = {"value": sum_over("positives", lambda s, t: -softplus(t.rows["repulsion"] - s))}
+JSD: Stage = {
+    "near": sum_over("positives", lambda s, t: -softplus(-s)),
+    "far": sum_over("negatives", lambda s, t: softplus(s)),
+}
+SCORE: Stage = {"value": sum_over("positives")}
+
+
+@loss_function
+def mutual_information_loss(
+    summary: Tensor,
+    local: Tensor,
+    *,
+    batch: Tensor | None = None,
+    pairs: Pairs | None = None,
+    estimator: Estimator = "infonce",
+    bilinear: Tensor | None = None,
+    log_ema: Tensor | None = None,
+    **options: Unpack[Options],
+) -> Outcome:
+    """Minus a bound on the mutual information between summaries and their own parts, in nats.
+
+    ``infonce``: ``mean_P[T − log(e^T + Σ_N e^T)] + log(1 + |N|)``, at most ``log(1 + |N|)`` (van den Oord et al. 2018,
+    arXiv:1807.03748, eq. 5; Hjelm et al. 2019, arXiv:1808.06670, eq. 5). ``jsd``: ``mean_P(−softplus(−T)) −
+    mean_N(softplus(T))`` (Hjelm et al., eq. 4): good to maximise, **not an estimate of the mutual information**. ``dv``:
+    ``mean_P(T) − log mean_N(e^T)`` (Donsker–Varadhan; Belghazi et al. 2018, MINE, arXiv:1801.04062, eq. 5), its marginal
+    without the positives.
+
+    Args:
+        summary: Global features ``(n, d)``.
+        local: Another vector of each item ``(n, e)``; maps ``(n, e, h, w)`` or sequences ``(n, e, l)``; or nodes ``(m, e)``
+            with ``batch``. A location is contrasted with other items' locations only.
+        batch: The item of each node ``(m,)``.
+        pairs: For vectors: who belongs together, in place of row with row.
+        estimator: The bound.
+        bilinear: ``W`` of the critic ``T = ⟨x, W y⟩``; the dot product by default.
+        log_ema: ``dv``: logarithm of a running mean of ``mean_N e^T``; the gradient then divides by that mean instead of
+            the batch's own, which is biased (MINE, sec. 3.2). The value does not change.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = 10 * torch.eye(4)  # told apart for sure: the bound reaches log 4
+        >>> nf.functional.mutual_information_loss(z, z), -torch.tensor(4.0).log()
+        (tensor(-1.3863), tensor(-1.3863))
+    """
+    choice("estimator", estimator, ("infonce", "jsd", "dv"))
+    if summary.ndim > 2 and local.ndim == 2:
+        summary, local = local, summary
+    parts = local
+    if local.ndim > 2:
+        if pairs is not None or batch is not None or len(local) != len(summary):
+            raise ValueError(
+                f"maps of shape {tuple(local.shape)} go with one summary each, without pairs= or batch=; "
+                f"there are {len(summary)} summaries"
+            )
+        parts = local.flatten(2).transpose(1, 2).reshape(-1, local.shape[1])
+        batch = torch.arange(len(local), device=local.device).repeat_interleave(local[0, 0].numel())
+    elif batch is not None and batch.shape != (len(local),):
+        raise ValueError(f"batch has shape {tuple(batch.shape)}; one item number a node, ({len(local)},), was wanted")
+    if batch is not None:
+        first = rows_before(len(summary), summary.device) if options.get("gather") else 0
+        pairs = Pairs.from_ids(torch.arange(len(summary), device=summary.device) + first, batch + first)
+    parts = as_matrix("local", parts)
+    if bilinear is not None:
+        if bilinear.shape != (summary.shape[1], parts.shape[1]):
+            raise ValueError(f"bilinear is {tuple(bilinear.shape)}; ({summary.shape[1]}, {parts.shape[1]}) was wanted")
+        summary = summary @ bilinear
+    read_batch = read((summary, parts), sided=True, labels=None, pairs=pairs, options=options, normalized=False)
+    scores = read_batch.scores
+    if read_batch.weights is not None:
+        raise TypeError("weights= are per query, but the bound's means run over pairs")
+    near, far = scores.count("positives"), scores.count("negatives")
+    stats = query_stats(scores)
+
+    def value() -> Tensor:
+        total = near.sum().clamp(min=1)
+        if estimator == "jsd":
+            found = scores.reduce(JSD)
+            return found["far"].sum() / far.sum().clamp(min=1) - found["near"].sum() / total
+        repulsion = scores.logsumexp("negatives")
+        if estimator == "infonce":
+            repulsion = repulsion.masked_fill(far == 0, -1e30)
+            found = scores.reduce(INFONCE, statistics={"repulsion": repulsion})["value"]
+            return -(found + near * torch.log1p(far)).sum() / total
+        return _donsker_varadhan(scores, repulsion, far, log_ema, stats)
+
+    return Outcome(value, None, stats)
+
+
+def _donsker_varadhan(
+    scores: Scores, repulsion: Tensor, far: Tensor, log_ema: Tensor | None, stats: dict[str, Tensor]
+) -> Tensor:
+    near = scores.count("positives").sum().clamp(min=1)
+    joint = scores.reduce(SCORE)["value"].sum() / near
+    empty = far.sum() == 0
+    repulsion = torch.where(far > 0, repulsion, torch.full_like(repulsion, -1e30))
+    marginal = repulsion.logsumexp(0) - far.sum().clamp(min=1).log()
+    stats["log_marginal"] = marginal.detach()
+    if log_ema is not None:
+        ratio = (marginal - log_ema.detach()).exp()
+        marginal = marginal.detach() + ratio - ratio.detach()
+    return torch.where(empty, 0.0 * joint, marginal - joint)
+
+
+class MutualInformationLoss(Loss):
+    """Minus a bound on mutual information; see :func:`nearfar.functional.mutual_information_loss`.
+
+    Args:
+        estimator: ``"infonce"``, ``"jsd"`` (no estimate of the mutual information) or ``"dv"``.
+        bilinear: Sizes ``(d, e)`` of a learned bilinear critic; the dot product by default.
+        ema: ``"dv"``: decay of the running mean that corrects its gradient (MINE uses 0.99); ``None``: uncorrected.
+        **options: Those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = 10 * torch.eye(4)
+        >>> maps = z[:, :, None, None].expand(4, 4, 2, 2)  # log(1 + 3·2·2)
+        >>> nf.MutualInformationLoss()(z, maps)
+        tensor(-2.5649)
+    """
+
+    function = mutual_information_loss
+    own_options = frozenset({"estimator"})
+
+    def __init__(
+        self,
+        estimator: Estimator = "infonce",
+        *,
+        bilinear: tuple[int, int] | None = None,
+        ema: float | None = None,
+        **options: Any,
+    ) -> None:
+        choice("estimator", estimator, ("infonce", "jsd", "dv"))
+        super().__init__(estimator=estimator, **options)
+        if ema is not None:
+            check_range("ema", ema, 0.0, 1.0)
+            if estimator != "dv":
+                raise ValueError(f"ema= corrects the gradient of the 'dv' estimator; {estimator!r} needs none")
+        self.ema = ema
+        self.weight = None
+        if bilinear is not None:
+            self.weight = nn.Parameter(torch.empty(*bilinear))
+            nn.init.xavier_uniform_(self.weight)
+        self.register_buffer("log_ema", torch.tensor(torch.nan))
+
+    log_ema: Tensor
+
+    @override
+    def arguments(self) -> dict[str, Any]:
+        if self.weight is None:
+            return {}
+        return {"bilinear": self.weight}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss, a scalar; while training, the running mean is carried on."""
+        if self.ema is None:
+            return super().forward(*args, **kwargs)
+        with torch.no_grad():
+            outcome = self.outcome(*args, **kwargs)
+            outcome.value()
+            now = outcome.stats["log_marginal"]
+            before = torch.where(self.log_ema.isnan(), now, self.log_ema)
+            mean = torch.logaddexp(before + math.log(self.ema), now + math.log1p(-self.ema))
+            if self.training:
+                self.log_ema.copy_(mean)
+        return super().forward(*args, **{**kwargs, "log_ema": mean})

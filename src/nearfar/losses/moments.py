@@ -1,0 +1,272 @@
+"""Losses on the moments of two views: no pair of rows is a negative, the features themselves must spread."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import Unpack
+
+from nearfar.losses.base import (
+    Loss,
+    Options,
+    Outcome,
+    as_matrix,
+    check_range,
+    check_rows,
+    choice,
+    loss_function,
+    parameter,
+    working_dtype,
+)
+from nearfar.pairs import Pairs
+from nearfar.scores import Scores, Stage, logsumexp_over, normalize
+from nearfar.scores.gather import gather_rows
+from nearfar.scores.similarity import root
+
+
+def _two_views(z1: Tensor, z2: Tensor, options: Options, normalized: bool) -> tuple[Tensor, Tensor]:
+    z1, z2 = as_matrix("z1", z1), as_matrix("z2", z2)
+    if z1.shape != z2.shape:
+        raise ValueError(f"the views have shapes {tuple(z1.shape)} and {tuple(z2.shape)}; both need the same (n, d)")
+    unused = set(options) - {"normalize", "backend", "precision", "gather", "validate"}
+    if unused:
+        raise TypeError(f"{min(unused)}= speaks of pairs of rows; a loss on moments has none")
+    for name, z in (("z1", z1), ("z2", z2)):
+        check_rows(name, z, options.get("validate"))
+    if options.get("gather"):
+        (z1, z2), *_ = gather_rows((z1, z2), None, None, None, None)
+    dtype = working_dtype(z1, z2)
+    with torch.autocast(z1.device.type, enabled=False):
+        a, b = z1.to(dtype), z2.to(dtype)
+        return (normalize(a), normalize(b)) if options.get("normalize", normalized) else (a, b)
+
+
+def _off_diagonal(square: Float[Tensor, "d d"]) -> Tensor:
+    return square.sum() - square.diagonal().sum()
+
+
+@loss_function
+def barlow_twins_loss(z1: Tensor, z2: Tensor, *, off_diagonal: float = 0.005, **options: Unpack[Options]) -> Outcome:
+    """Barlow Twins: ``Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij²``, ``C`` the correlations between the views' features.
+
+    Source: Zbontar et al. 2021, arXiv:2103.03230, eq. 1–2.
+
+    Args:
+        z1: ``(n, d)``.
+        z2: ``(n, d)``.
+        off_diagonal: λ; 0.005 is the paper's.
+        **options: ``normalize`` (off), ``gather`` and ``validate`` of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])  # white, and equal
+        >>> nf.functional.barlow_twins_loss(z, z)
+        tensor(0.)
+    """
+    check_range("off_diagonal", off_diagonal, 0.0, open_low=False)
+    z1, z2 = _two_views(z1, z2, options, False)
+
+    def value() -> Tensor:
+        with torch.autocast(z1.device.type, enabled=False):
+            a, b = (normalize((z - z.mean(0)).T).T if len(z) else z for z in (z1, z2))
+            correlation = a.T @ b
+            return (1 - correlation.diagonal()).square().sum() + off_diagonal * _off_diagonal(correlation.square())
+
+    return Outcome(value, None, {"queries": torch.tensor(len(z1))})
+
+
+@loss_function
+def vicreg_loss(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    gamma: float = 1.0,
+    eps: float = 1e-4,
+    form: Literal["paper", "code"] = "paper",
+    **options: Unpack[Options],
+) -> Outcome:
+    """VICReg: views agree (invariance), features spread (variance), features differ (covariance).
+
+    ``λ·mean_i ‖z_i − z'_i‖² + μ·[v(Z) + v(Z')] + ν·[c(Z) + c(Z')]`` with ``v = mean_j [γ − √(Var_j + ε)]₊`` and
+    ``c = 1/d Σ_{i≠j} Cov_ij²``, moments with ``n − 1``.
+
+    Source: Bardes et al. 2022, arXiv:2105.04906, eq. 1–6.
+
+    Args:
+        z1: ``(n, d)``.
+        z2: ``(n, d)``.
+        invariance: λ, 25 in the paper.
+        variance: μ, 25 in the paper.
+        covariance: ν, 1 in the paper.
+        gamma: The spread that features should reach.
+        eps: Keeps the root differentiable.
+        form: ``"paper"``, or ``"code"``: as the authors' code has it, the invariance divided by ``d`` as well and the variance
+            terms halved.
+        **options: ``normalize`` (off), ``gather`` and ``validate`` of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = 2 * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> nf.functional.vicreg_loss(z, z)
+        tensor(0.)
+    """
+    choice("form", form, ("paper", "code"))
+    for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance), ("eps", eps)):
+        check_range(name, weight, 0.0, open_low=False)
+    z1, z2 = _two_views(z1, z2, options, False)
+    n, d = z1.shape
+
+    def spread(z: Tensor) -> tuple[Tensor, Tensor]:
+        centred = z - z.mean(0)
+        cov = centred.T @ centred / max(n - 1, 1)
+        return (gamma - root(cov.diagonal() + eps)).clamp(min=0).mean(), _off_diagonal(cov.square()) / d
+
+    def value() -> Tensor:
+        if n == 0:
+            return (z1.sum() + z2.sum()) * 0.0
+        with torch.autocast(z1.device.type, enabled=False):
+            agreement = (z1 - z2).square().sum(1).mean()
+            (v1, c1), (v2, c2) = spread(z1), spread(z2)
+            code = form == "code"
+            return (
+                invariance * agreement / (d if code else 1)
+                + variance * (v1 + v2) / (2 if code else 1)
+                + covariance * (c1 + c2)
+            )
+
+    return Outcome(value, None, {"queries": torch.tensor(n)})
+
+
+UNIFORMITY: Stage = {"value": logsumexp_over("candidates", lambda s, t: -t.parameters["t"] * s)}
+
+
+@loss_function
+def align_uniform_loss(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    alpha: float = 2.0,
+    t: float | Tensor = 2.0,
+    align: float = 1.0,
+    uniform: float = 1.0,
+    **options: Unpack[Options],
+) -> Outcome:
+    """Alignment of the views and uniformity of each: what InfoNCE tends to, by itself.
+
+    ``align·mean ‖z1 − z2‖^α + uniform·½·[u(z1) + u(z2)]``, ``u(z) = log mean_{i<j} e^{−t‖z_i − z_j‖²}``.
+
+    Source: Wang & Isola 2020, arXiv:2005.10242, sec. 4.1.
+
+    Args:
+        z1: ``(n, d)``.
+        z2: ``(n, d)``.
+        alpha: Power of the distance, 2 in the paper.
+        t: Sharpness of the Gaussian, 2 in the paper.
+        align: Weight of the alignment.
+        uniform: Weight of the uniformity.
+        **options: ``normalize`` (on), ``backend``, ``gather`` and ``validate`` of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.eye(3)  # aligned; every distance is √2
+        >>> nf.functional.align_uniform_loss(z, z).round(decimals=3)
+        tensor(-4.)
+    """
+    check_range("alpha", alpha, 0.0)
+    check_range("t", t, 0.0)
+    z1, z2 = _two_views(z1, z2, options, True)
+    n = len(z1)
+
+    def uniformity(z: Tensor) -> Tensor:
+        pairs = Pairs.aligned(n, z.device).excluding_self()
+        scores = Scores(z, z, pairs, "sqeuclidean", backend=options.get("backend"))
+        rows = scores.reduce(UNIFORMITY, {"t": parameter(t, z)})["value"]
+        return rows.logsumexp(0) - torch.tensor(float(n * (n - 1)), dtype=z.dtype).log()
+
+    def value() -> Tensor:
+        with torch.autocast(z1.device.type, enabled=False):
+            square = (z1 - z2).square().sum(1)
+            aligned = (square if alpha == 2 else root(square) ** alpha).mean() if n else z1.sum() * 0.0
+            if n < 2:  # no pair of rows to spread
+                return align * aligned
+            return align * aligned + uniform * (uniformity(z1) + uniformity(z2)) / 2
+
+    return Outcome(value, None, {"queries": torch.tensor(n)})
+
+
+class BarlowTwinsLoss(Loss):
+    """Barlow Twins; see :func:`nearfar.functional.barlow_twins_loss`.
+
+    Args:
+        off_diagonal: λ.
+        **options: ``normalize``, ``gather`` and ``validate``.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> nf.BarlowTwinsLoss()(z, z)
+        tensor(0.)
+    """
+
+    function = barlow_twins_loss
+    own_options = frozenset({"off_diagonal"})
+
+    def __init__(self, off_diagonal: float = 0.005, **options: Any) -> None:
+        check_range("off_diagonal", off_diagonal, 0.0, open_low=False)
+        super().__init__(off_diagonal=off_diagonal, **options)
+
+
+class VICRegLoss(Loss):
+    """VICReg; see :func:`nearfar.functional.vicreg_loss`.
+
+    Args:
+        invariance: λ.
+        variance: μ.
+        covariance: ν.
+        **options: ``gamma``, ``eps``, ``form``, ``normalize``, ``gather`` and ``validate``.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = 2 * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> nf.VICRegLoss()(z, z)
+        tensor(0.)
+    """
+
+    function = vicreg_loss
+    own_options = frozenset({"invariance", "variance", "covariance", "gamma", "eps", "form"})
+
+    def __init__(
+        self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, **options: Any
+    ) -> None:
+        super().__init__(invariance=invariance, variance=variance, covariance=covariance, **options)
+
+
+class AlignUniformLoss(Loss):
+    """Alignment and uniformity; see :func:`nearfar.functional.align_uniform_loss`.
+
+    Args:
+        alpha: Power of the distance.
+        t: Sharpness of the Gaussian.
+        align: Weight of the alignment.
+        uniform: Weight of the uniformity.
+        **options: ``normalize``, ``backend``, ``gather`` and ``validate``.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.AlignUniformLoss()(torch.eye(3), torch.eye(3)).round(decimals=3)
+        tensor(-4.)
+    """
+
+    function = align_uniform_loss
+    own_options = frozenset({"alpha", "t", "align", "uniform"})
+
+    def __init__(
+        self, alpha: float = 2.0, t: float | Tensor = 2.0, align: float = 1.0, uniform: float = 1.0, **options: Any
+    ) -> None:
+        super().__init__(alpha=alpha, t=t, align=align, uniform=uniform, **options)

@@ -1,0 +1,228 @@
+"""Softmax losses that set the negatives apart: decoupled, hard-negative and debiased InfoNCE."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+from typing_extensions import Unpack
+
+from nearfar.losses.base import (
+    Options,
+    Outcome,
+    averaged,
+    check_range,
+    loss_function,
+    parameter,
+    query_stats,
+    read,
+    scale_of,
+)
+from nearfar.losses.softmax import SoftmaxLoss
+from nearfar.pairs import Pairs
+from nearfar.scores import Stage, mean_over
+
+
+@loss_function
+def dcl_loss(
+    *views: Tensor,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    temperature: float | Tensor = 0.1,
+    logit_scale: float | Tensor | None = None,
+    **options: Unpack[Options],
+) -> Outcome:
+    """Decoupled contrastive loss: InfoNCE with the positives left out of the denominator.
+
+    Source: Yeh et al. 2022, arXiv:2110.06848, eq. 6, averaged over queries with a positive and a negative.
+
+    Args:
+        *views: One or more matrices ``(n, d)``.
+        labels: Integers, once a sample.
+        pairs: In place of labels.
+        temperature: τ.
+        logit_scale: The multiplier 1/τ, in place of the temperature.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.ones(4, 2)  # collapsed: log(2n − 2)
+        >>> nf.functional.dcl_loss(z, z)
+        tensor(1.7918)
+    """
+    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
+    scores = batch.scores.scaled(scale_of(temperature, logit_scale, batch.scores.queries))
+    keep = (scores.count("positives") > 0) & (scores.count("negatives") > 0)
+
+    def values() -> Tensor:
+        repulsion = scores.logsumexp("negatives")
+        return torch.where(keep, repulsion, torch.zeros_like(repulsion)) - scores.mean_positive()
+
+    return averaged(
+        values, keep, batch.weights, query_stats(scores, without_negative=(scores.count("negatives") == 0).sum())
+    )
+
+
+# −log( e^{s_p} / (e^{s_p} + G) ) = softplus(log G − s_p)
+AGAINST: Stage = {
+    "value": mean_over("positives", lambda s, t: softplus(t.rows["repulsion"] - s)),
+}
+
+
+@loss_function
+def hard_negative_loss(
+    *views: Tensor,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    temperature: float | Tensor = 0.1,
+    logit_scale: float | Tensor | None = None,
+    beta: float = 1.0,
+    tau_plus: float = 0.1,
+    **options: Unpack[Options],
+) -> Outcome:
+    """InfoNCE whose negatives weigh more the closer they are, corrected for false negatives.
+
+    ``−log( e^{s_p} / (e^{s_p} + G) )`` with
+    ``G = max( (N·Σ_N e^{(1+β)s} / Σ_N e^{βs} − τ⁺·N·mean_P e^s) / (1 − τ⁺), N·e^{−1/τ} )``, averaged over positives, then
+    over queries with a positive and a negative.
+
+    Source: Robinson et al. 2021, arXiv:2010.04592, sec. 3 and their code; ``beta=0`` is the debiased loss of Chuang et
+    al. 2020, arXiv:2007.00224, eq. 8.
+
+    Args:
+        *views: One or more matrices ``(n, d)``.
+        labels: Integers, once a sample.
+        pairs: In place of labels.
+        temperature: τ.
+        logit_scale: The multiplier 1/τ, in place of the temperature.
+        beta: How much closer negatives are preferred; 1 is the paper's.
+        tau_plus: Chance that a negative is a false one, below 1; 0.1 is the paper's.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.ones(4, 2)  # collapsed: log(1 + 6)
+        >>> nf.functional.hard_negative_loss(z, z)
+        tensor(1.9459)
+    """
+    check_range("beta", beta, 0.0, open_low=False)
+    check_range("tau_plus", tau_plus, 0.0, 1.0, open_low=False)
+    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
+    scale = scale_of(temperature, logit_scale, batch.scores.queries)
+    scores = batch.scores.scaled(scale)
+    positives, negatives = scores.count("positives"), scores.count("negatives")
+    keep = (positives > 0) & (negatives > 0)
+    inverse = parameter(scale, scores.queries)
+
+    def finite(values: Tensor) -> Tensor:
+        return torch.where(keep, values, torch.zeros_like(values))
+
+    def values() -> Tensor:
+        many = negatives.masked_fill(~keep, 1.0).log()
+        hard = finite(scores.scaled(1 + beta).logsumexp("negatives")) + many
+        hard = hard - (finite(scores.scaled(beta).logsumexp("negatives")) if beta else many)
+        false = many - math.inf
+        if tau_plus:
+            some = positives.masked_fill(~keep, 1.0).log()
+            false = finite(scores.logsumexp("positives")) - some + many + math.log(tau_plus)
+        # log(e^hard − e^false) where that is positive, never below N·e^{−1/τ}
+        floor = many - inverse
+        gap = (false - hard).clamp(max=-torch.finfo(hard.dtype).eps)
+        estimate = hard + torch.log1p(-gap.exp()) - math.log1p(-tau_plus)
+        repulsion = torch.where((false < hard) & (estimate > floor), estimate, floor)
+        return scores.reduce(AGAINST, statistics={"repulsion": repulsion})["value"]
+
+    return averaged(values, keep, batch.weights, query_stats(scores, without_negative=(negatives == 0).sum()))
+
+
+@loss_function
+def debiased_loss(
+    *views: Tensor,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    temperature: float | Tensor = 0.1,
+    logit_scale: float | Tensor | None = None,
+    tau_plus: float = 0.1,
+    **options: Unpack[Options],
+) -> Outcome:
+    """Debiased contrastive loss: InfoNCE corrected for false negatives.
+
+    Source: Chuang et al. 2020, arXiv:2007.00224, eq. 7–8: :func:`hard_negative_loss` with ``beta=0``.
+
+    Args:
+        *views: One or more matrices ``(n, d)``.
+        labels: Integers, once a sample.
+        pairs: In place of labels.
+        temperature: τ.
+        logit_scale: The multiplier 1/τ, in place of the temperature.
+        tau_plus: Chance that a negative is a false one, below 1.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.ones(4, 2)  # collapsed: log(1 + 6)
+        >>> nf.functional.debiased_loss(z, z)
+        tensor(1.9459)
+    """
+    return hard_negative_loss.outcome(
+        *views, labels=labels, pairs=pairs, temperature=temperature, logit_scale=logit_scale, beta=0.0,
+        tau_plus=tau_plus, **options,
+    )  # fmt: skip
+
+
+class DCLLoss(SoftmaxLoss):
+    """Decoupled contrastive loss; see :func:`nearfar.functional.dcl_loss`.
+
+    Args:
+        temperature: τ, 0.1 by default.
+        learnable: Learn τ.
+        max_scale: Largest 1/τ that learning may reach.
+        **options: Those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.DCLLoss()(torch.ones(4, 2), torch.ones(4, 2))
+        tensor(1.7918)
+    """
+
+    function = dcl_loss
+
+
+class HardNegativeLoss(SoftmaxLoss):
+    """Hard-negative reweighted InfoNCE; see :func:`nearfar.functional.hard_negative_loss`.
+
+    Args:
+        temperature: τ, 0.1 by default.
+        learnable: Learn τ.
+        max_scale: Largest 1/τ that learning may reach.
+        **options: ``beta``, ``tau_plus``, and those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.HardNegativeLoss(beta=2.0)(torch.ones(4, 2), torch.ones(4, 2))
+        tensor(1.9459)
+    """
+
+    function = hard_negative_loss
+    own_options = frozenset({"beta", "tau_plus"})
+
+
+class DebiasedLoss(SoftmaxLoss):
+    """Debiased InfoNCE; see :func:`nearfar.functional.debiased_loss`.
+
+    Args:
+        temperature: τ, 0.1 by default.
+        learnable: Learn τ.
+        max_scale: Largest 1/τ that learning may reach.
+        **options: ``tau_plus``, and those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.DebiasedLoss()(torch.ones(4, 2), torch.ones(4, 2))
+        tensor(1.9459)
+    """
+
+    function = debiased_loss
+    own_options = frozenset({"tau_plus"})

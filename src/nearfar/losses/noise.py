@@ -1,0 +1,234 @@
+"""Noise-contrastive estimation: tell the true target from samples of a known noise distribution."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+from typing_extensions import Unpack, override
+
+from nearfar.losses.base import Loss, Options, Outcome, as_matrix, averaged, check_rows, loss_function, working_dtype
+
+
+class Noise(nn.Module):
+    """A categorical distribution over a vocabulary, sampled in constant time by the alias method.
+
+    Source: Vose 1991, "A linear algorithm for generating random numbers with a given distribution".
+
+    Args:
+        weights: Probabilities or counts ``(v,)``, 0 or more; they are normalised.
+
+    Raises:
+        ValueError: For negative or non-finite weights, or none above 0.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> noise = nf.Noise(torch.tensor([1.0, 3.0]))
+        >>> sample = noise.sample((10_000,), torch.Generator().manual_seed(0))
+        >>> abs(float((sample == 1).float().mean()) - 0.75) < 0.02
+        True
+    """
+
+    log_probability: Float[Tensor, " v"]
+    threshold: Float[Tensor, " v"]
+    alias: Int[Tensor, " v"]
+
+    def __init__(self, weights: Float[Tensor, " v"]) -> None:
+        super().__init__()
+        weights = torch.as_tensor(weights).detach().double().cpu()
+        if (
+            weights.ndim != 1
+            or not bool(weights.isfinite().all())
+            or bool((weights < 0).any())
+            or not bool(weights.sum() > 0)
+        ):
+            raise ValueError(
+                f"noise has shape {tuple(weights.shape)} and weights from {float(weights.min()):g} to {float(weights.max()):g}; "
+                "one finite weight of 0 or more a word, not all 0, was wanted"
+            )
+        probability = weights / weights.sum()
+        threshold, alias = _alias_table(probability)
+        self.register_buffer("log_probability", probability.log().float())
+        self.register_buffer("threshold", threshold.float())
+        self.register_buffer("alias", alias)
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Int[Tensor, "..."]:
+        """Independent draws; the same ones for the same generator."""
+        device = self.alias.device
+        column = torch.randint(len(self.alias), shape, generator=generator, device=device)
+        keep = torch.rand(shape, generator=generator, device=device) < self.threshold[column]
+        return torch.where(keep, column, self.alias[column])
+
+
+def _alias_table(probability: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns of equal height, each shared by at most two outcomes."""
+    size = len(probability)
+    heights = (probability * size).tolist()
+    threshold, alias = [1.0] * size, list(range(size))
+    low = [k for k, height in enumerate(heights) if height < 1]
+    high = [k for k, height in enumerate(heights) if height >= 1]
+    while low and high:
+        small, large = low.pop(), high[-1]
+        threshold[small], alias[small] = heights[small], large
+        heights[large] -= 1 - heights[small]
+        if heights[large] < 1:
+            low.append(high.pop())
+    return torch.tensor(threshold, dtype=torch.float64), torch.tensor(alias)
+
+
+def unigram_noise(counts: Tensor, power: float = 0.75) -> Noise:
+    """Noise proportional to ``count^power``.
+
+    Source: Mikolov et al. 2013, arXiv:1310.4546, sec. 2.2, which found 3/4 best.
+
+    Args:
+        counts: How often each word occurs, ``(v,)``.
+        power: 1 is the unigram distribution, 0 the uniform one.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.unigram_noise(torch.tensor([1, 16])).log_probability.exp()  # 1 : 8
+        tensor([0.1111, 0.8889])
+    """
+    return Noise(torch.as_tensor(counts).double() ** power)
+
+
+@loss_function
+def nce_loss(
+    queries: Tensor,
+    targets: Tensor,
+    table: Tensor,
+    *,
+    noise: Noise,
+    k: int,
+    bias: Tensor | None = None,
+    log_z: float | Tensor = 0.0,
+    samples: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **options: Unpack[Options],
+) -> Outcome:
+    """NCE: ``−log σ(Δ(target)) − Σ_{j≤k} log σ(−Δ(w_j))``, ``Δ(w) = ⟨q, t_w⟩ + b_w − log Z − log(k·noise_w)``.
+
+    With scores that are normalised log-probabilities, the expected gradient tends to that of the full softmax at O(1/k).
+
+    Source: Gutmann & Hyvärinen 2010, "Noise-contrastive estimation", eq. 3; Mnih & Teh 2012, arXiv:1206.6426, eq. 8.
+
+    Args:
+        queries: Contexts ``(n, d)``.
+        targets: The true words ``(n,)``.
+        table: Word vectors ``(v, d)``.
+        noise: The distribution of the samples.
+        k: Noise samples a query.
+        bias: ``(v,)``.
+        log_z: Logarithm of the normaliser; 0 lets the model normalise itself.
+        samples: The noise words, ``(n, k)`` or shared ``(k,)``, in place of drawing them.
+        generator: For the draw.
+        **options: ``weights`` and ``validate`` of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> noise, table = nf.Noise(torch.ones(4)), torch.zeros(4, 2)
+        >>> nf.functional.nce_loss(torch.zeros(1, 2), torch.tensor([1]), table, noise=noise, k=4)  # Δ = 0: 5·log 2
+        tensor(3.4657)
+    """
+    x, rows = as_matrix("queries", queries), as_matrix("table", table)
+    n, v = len(x), len(rows)
+    if x.shape[1] != rows.shape[1] or targets.shape != (n,) or targets.is_floating_point():
+        raise ValueError(
+            f"queries, targets and table have shapes {tuple(x.shape)}, {tuple(targets.shape)} ({targets.dtype}) and "
+            f"{tuple(rows.shape)}; (n, d), integers (n,) and (v, d) were wanted"
+        )
+    if len(noise.log_probability) != v:
+        raise ValueError(f"the noise has {len(noise.log_probability)} words but the table has {v}")
+    if k < 1:
+        raise ValueError(f"k is {k}; at least one noise sample a query is needed")
+    unused = set(options) - {"weights", "validate", "backend", "precision"}
+    if unused:
+        raise TypeError(f"{min(unused)}= speaks of in-batch pairs; NCE has none")
+    check_rows("queries", x, options.get("validate"))
+    if n and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= v:
+            raise ValueError(f"targets reach from {low} to {high}; words of the table are 0 to {v - 1}")
+    if samples is None:
+        samples = noise.sample((n, k), generator)
+    samples = samples.expand(n, -1) if samples.ndim == 1 else samples
+    dtype = working_dtype(x, rows)
+    words = torch.cat([targets[:, None], samples], 1)
+
+    def values() -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            scores = torch.einsum("nd,nkd->nk", x.to(dtype), rows.to(dtype)[words])
+            if bias is not None:
+                scores = scores + bias.to(dtype)[words]
+            delta = scores - log_z - math.log(k) - noise.log_probability.to(dtype)[words]
+            return -logsigmoid(delta[:, 0]) - logsigmoid(-delta[:, 1:]).sum(1)
+
+    weights = options.get("weights")
+    keep = torch.ones(n, dtype=torch.bool, device=x.device)
+    return averaged(values, keep, None if weights is None else weights.to(dtype), {"queries": torch.tensor(n)})
+
+
+class NCELoss(Loss):
+    """Noise-contrastive estimation; see :func:`nearfar.functional.nce_loss`.
+
+    Called as ``loss(queries, targets, table, bias=None, generator=None)``.
+
+    Args:
+        noise: A :class:`Noise`, or probabilities or counts ``(v,)``.
+        k: Noise samples a query: the bias against softmax's gradient falls as 1/k.
+        normalizer: ``"zero"``: the scores should normalise themselves (Mnih & Teh 2012 found that they do); a number: the
+            logarithm of a fixed normaliser; ``"learned"``: one parameter ``log_z``.
+        **options: ``weights`` and ``validate``.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> loss = nf.NCELoss(torch.ones(4), k=4)
+        >>> loss(torch.zeros(1, 2), torch.tensor([1]), torch.zeros(4, 2))
+        tensor(3.4657)
+    """
+
+    function = nce_loss
+
+    def __init__(
+        self,
+        noise: Noise | Tensor,
+        k: int = 16,
+        *,
+        normalizer: Literal["zero", "learned"] | float = "zero",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if isinstance(normalizer, str) and normalizer not in ("zero", "learned"):
+            raise ValueError(f"normalizer={normalizer!r} is not known: 'zero', 'learned' or a number, the fixed log Z")
+        if k < 1:
+            raise ValueError(f"k is {k}; at least one noise sample a query is needed")
+        self.noise = noise if isinstance(noise, Noise) else Noise(noise)
+        self.k = k
+        self.log_z = (
+            nn.Parameter(torch.zeros(()))
+            if normalizer == "learned"
+            else 0.0
+            if isinstance(normalizer, str)
+            else normalizer
+        )
+
+    @override
+    def arguments(self) -> dict[str, Any]:
+        return {"noise": self.noise, "k": self.k, "log_z": self.log_z}
+
+    def forward(
+        self,
+        queries: Tensor,
+        targets: Tensor,
+        table: Tensor,
+        bias: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The loss, a scalar."""
+        return super().forward(queries, targets, table, bias=bias, generator=generator, **kwargs)

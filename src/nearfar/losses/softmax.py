@@ -1,0 +1,506 @@
+"""Losses that are a softmax over a query's candidates: InfoNCE and its family.
+
+With ``s`` the score over the temperature, most are ``LSE(candidates) − mean(positives)``; the log-sum-exp is the engine's,
+the mean of the positives is linear in the rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack, override
+
+from nearfar.losses.base import (
+    Batch,
+    Form,
+    Loss,
+    Options,
+    Outcome,
+    as_matrix,
+    averaged,
+    check_range,
+    check_rows,
+    choice,
+    loss_function,
+    mean_weights,
+    parameter,
+    query_stats,
+    read,
+    scale_of,
+)
+from nearfar.losses.temperature import Temperature
+from nearfar.pairs import Pairs
+from nearfar.scores import Scores, Stage, logsumexp_over, normalize
+from nearfar.scores.similarity import some_scores
+
+
+def _softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
+    """``LSE_A − mean_P`` (out) or ``LSE_A − LSE_P + log|P|`` (in), averaged over queries with a positive."""
+    choice("form", form, ("out", "in"))
+    scores = batch.scores.scaled(scale)
+    positives = scores.count("positives")
+    keep = positives > 0
+    stats = query_stats(scores)
+
+    def attraction() -> Tensor:
+        if form == "out":
+            return scores.mean_positive()
+        found = scores.logsumexp("positives") - positives.masked_fill(~keep, 1.0).log()
+        return found.masked_fill(~keep, 0.0)
+
+    def value() -> Tensor:
+        weights = mean_weights(keep, batch.weights, positives.dtype)
+        repulsion, _ = scores.mean_logsumexp(weights)
+        return repulsion - (weights * attraction()).sum()
+
+    outcome = averaged(lambda: scores.logsumexp() - attraction(), keep, batch.weights, stats)
+    return Outcome(value, outcome.per_query, stats)
+
+
+@loss_function
+def info_nce_loss(
+    queries: Tensor,
+    keys: Tensor | None = None,
+    negatives: Tensor | None = None,
+    *,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    temperature: float | Tensor = 0.1,
+    logit_scale: float | Tensor | None = None,
+    form: Form = "out",
+    in_batch: bool = False,
+    **options: Unpack[Options],
+) -> Outcome:
+    """InfoNCE: ``−log( e^{s⁺/τ} / (e^{s⁺/τ} + Σ_j e^{s⁻_j/τ}) )``, averaged over queries with a positive.
+
+    Source: van den Oord et al. 2018, arXiv:1807.03748, eq. 4; with labels Khosla et al. 2020, arXiv:2004.11362, eq. 2–3.
+
+    Args:
+        queries: ``(n, d)``.
+        keys: ``(n, d)``, row ``i`` belonging to query ``i`` unless ``labels`` or ``pairs`` say otherwise; left out, the
+            queries are their own keys, each excluded for itself (then ``labels`` or ``pairs`` are needed).
+        negatives: Shared ``(m, d)`` or each query's own ``(n, j, d)``: a query then meets its own key and these only.
+        labels: Integers, once a sample; negative means unknown.
+        pairs: In place of labels.
+        temperature: τ.
+        logit_scale: The multiplier 1/τ, in place of the temperature.
+        form: Several positives: the mean of their log-probabilities (``"out"``) or the logarithm of their mean
+            probability (``"in"``).
+        in_batch: With ``negatives``: the other queries' keys are negatives too.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.eye(4)
+        >>> nf.functional.info_nce_loss(z, z, temperature=1.0)  # log(1 + 3/e)
+        tensor(0.7437)
+    """
+    if negatives is None:
+        sides = (queries,) if keys is None else (queries, keys)
+        batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
+        return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.queries), form)
+    if keys is None or labels is not None or pairs is not None:
+        raise TypeError("negatives go with queries and their own keys: call loss(queries, keys, negatives)")
+    return _explicit(queries, keys, negatives, temperature, logit_scale, in_batch, options)
+
+
+def _explicit(
+    queries: Tensor,
+    keys: Tensor,
+    negatives: Tensor,
+    temperature: float | Tensor,
+    logit_scale: float | Tensor | None,
+    in_batch: bool,
+    options: Options,
+) -> Outcome:
+    """InfoNCE of each query with its own key and explicit negatives."""
+    if options.get("offsets") is not None or options.get("gather"):
+        raise TypeError("offsets= and gather= speak of in-batch keys: pass the negatives as keys, with pairs=")
+    batch = read((queries, keys), sided=True, labels=None, pairs=None, options=options, normalized=True)
+    x, y = batch.scores.queries, batch.scores.keys
+    n, d = x.shape
+    if negatives.ndim not in (2, 3) or negatives.shape[-1] != d or (negatives.ndim == 3 and len(negatives) != n):
+        raise ValueError(f"negatives have shape {tuple(negatives.shape)}; (m, {d}) shared or ({n}, j, {d}) was wanted")
+    check_rows("negatives", negatives, options.get("validate"))
+    scale = scale_of(temperature, logit_scale, x)
+    prepare = normalize if options.get("normalize", True) else (lambda z: z)
+    with torch.autocast(x.device.type, enabled=False):
+        others = prepare(as_matrix("negatives", negatives.reshape(-1, d)).to(x.dtype))
+        positive = some_scores(x, y, "dot") * scale
+        parts = []
+        if negatives.ndim == 2:
+            none = Pairs.from_ids(torch.arange(n, device=x.device), torch.arange(n, n + len(others), device=x.device))
+            parts.append(Scores(x, others, none, backend=options.get("backend")).scaled(scale).logsumexp())
+        else:
+            own = torch.einsum("nd,njd->nj", x, others.view(n, -1, d)) * scale
+            parts.append(own.logsumexp(1))
+        parts.append(batch.scores.scaled(scale).logsumexp() if in_batch else positive)
+
+    def values() -> Tensor:
+        return torch.stack(parts).logsumexp(0) - positive
+
+    keep = torch.ones(n, dtype=torch.bool, device=x.device)
+    return averaged(values, keep, batch.weights, query_stats(batch.scores))
+
+
+@loss_function
+def nt_xent_loss(
+    *views: Tensor,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    temperature: float | Tensor = 0.1,
+    logit_scale: float | Tensor | None = None,
+    **options: Unpack[Options],
+) -> Outcome:
+    """NT-Xent: InfoNCE over the 2n views of a batch, a view never its own candidate.
+
+    Source: Chen et al. 2020 (SimCLR), arXiv:2002.05709, eq. 1, averaged over all 2n views.
+
+    Args:
+        *views: Two or more matrices ``(n, d)``, row ``i`` of each a view of sample ``i``.
+        labels: As in SupCon.
+        pairs: In place of labels.
+        temperature: τ. 0.1 suits batches of a few hundred; SimCLR's own sweep (Table 5) found 0.1 best.
+        logit_scale: The multiplier 1/τ, in place of the temperature.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.ones(4, 2)  # collapsed: log(2n − 1)
+        >>> nf.functional.nt_xent_loss(z, z), torch.tensor(7.0).log()
+        (tensor(1.9459), tensor(1.9459))
+    """
+    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
+    return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.queries), "out")
+
+
+@loss_function
+def supcon_loss(
+    *views: Tensor,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    temperature: float | Tensor = 0.1,
+    logit_scale: float | Tensor | None = None,
+    form: Form = "out",
+    **options: Unpack[Options],
+) -> Outcome:
+    """Supervised contrastive loss: every sample of the same class is a positive.
+
+    Source: Khosla et al. 2020, arXiv:2004.11362, eq. 2 (``form="out"``) and eq. 3 (``form="in"``), averaged over queries
+    with a positive; without the reference code's factor ``τ/0.07``.
+
+    Args:
+        *views: One or more matrices ``(n, d)``, or one tensor ``(n, views, d)``.
+        labels: Integers ``(n,)``, once a sample; negative means unknown. Without them this is NT-Xent.
+        pairs: In place of labels: soft or multi-label relations.
+        temperature: τ. 0.1 is the paper's best (Fig. 4).
+        logit_scale: The multiplier 1/τ, in place of the temperature.
+        form: ``"out"``, the paper's better one, or ``"in"``.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.eye(2).repeat_interleave(2, 0)  # two classes, orthogonal
+        >>> nf.functional.supcon_loss(z, labels=torch.tensor([0, 0, 1, 1]), temperature=1.0)  # log(1 + 2/e)
+        tensor(0.5514)
+    """
+    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
+    return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.queries), form)
+
+
+@loss_function
+def clip_loss(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    temperature: float | Tensor = 0.07,
+    logit_scale: float | Tensor | None = None,
+    **options: Unpack[Options],
+) -> Outcome:
+    """CLIP: InfoNCE both ways, ``½·(queries over keys + keys over queries)``.
+
+    Source: Radford et al. 2021, arXiv:2103.00020, fig. 3. With labels or pairs several texts may belong to an image
+    (Yang et al. 2022, UniCL, arXiv:2204.03610, eq. 2).
+
+    Args:
+        queries: Image embeddings ``(n, d)``, say.
+        keys: Text embeddings ``(n, d)``.
+        labels: Integers, once a row pair.
+        pairs: In place of labels.
+        temperature: τ; 0.07 is the paper's start.
+        logit_scale: The exponentiated multiplier 1/τ, in place of the temperature.
+        **options: See :class:`nearfar.losses.base.Options`; ``weights`` need as many queries as keys.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.eye(4)
+        >>> nf.functional.clip_loss(z, z, temperature=1.0)  # both ways log(1 + 3/e)
+        tensor(0.7437)
+    """
+    batch = read((queries, keys), sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
+    scores = batch.scores.scaled(scale_of(temperature, logit_scale, batch.scores.queries))
+    back = scores.T
+    counts = scores.count("positives"), back.count("positives")
+    keep = counts[0] > 0, counts[1] > 0
+    square = len(counts[0]) == len(counts[1])
+    if batch.weights is not None and not square:
+        raise ValueError("weights= of CLIP's rows and columns need as many queries as keys")
+
+    def sides() -> tuple[Tensor, Tensor]:
+        rows, columns = scores.logsumexp_both_ways()
+        return rows - scores.mean_positive(), columns - back.mean_positive()
+
+    def value() -> Tensor:
+        halves = [
+            (torch.where(kept, side, torch.zeros_like(side)) * mean_weights(kept, batch.weights, side.dtype)).sum()
+            for side, kept in zip(sides(), keep)
+        ]
+        return (halves[0] + halves[1]) / 2
+
+    def per_query() -> Tensor:
+        return sum(torch.where(k, s, torch.zeros_like(s)) for s, k in zip(sides(), keep)) / 2  # pyright: ignore[reportReturnType]
+
+    # rows and columns average over their own queries: only with a positive everywhere is that one mean over queries
+    return Outcome(value, per_query if square else None, query_stats(scores, keys_without_positive=(~keep[1]).sum()))
+
+
+@loss_function
+def n_pairs_loss(
+    queries: Tensor,
+    keys: Tensor | None = None,
+    *,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    regularization: float = 0.0,
+    **options: Unpack[Options],
+) -> Outcome:
+    """N-pairs: ``log(1 + Σ_{j≠i} e^{⟨x_i, y_j⟩ − ⟨x_i, y_i⟩})`` on raw dot products: InfoNCE with τ = 1.
+
+    Source: Sohn 2016, "Improved deep metric learning with multi-class N-pair loss objective", eq. 7–8.
+
+    Args:
+        queries: ``(n, d)``.
+        keys: ``(n, d)``; as in InfoNCE.
+        labels: Integers, once a sample.
+        pairs: In place of labels.
+        regularization: Weight of the mean squared norm of all rows; 0 by default, the paper used 0.002.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.functional.n_pairs_loss(torch.eye(4), torch.eye(4))
+        tensor(0.7437)
+    """
+    check_range("regularization", regularization, 0.0, open_low=False)
+    sides = (queries,) if keys is None else (queries, keys)
+    batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=False)
+    outcome = _softmax(batch, 1.0, "out")
+    if not regularization:
+        return outcome
+
+    def value() -> Tensor:
+        norms = sum(z.to(batch.scores.queries.dtype).square().sum(1).mean() for z in sides) / len(sides)
+        return outcome.value() + regularization * norms
+
+    return Outcome(value, None, outcome.stats)
+
+
+NCA: Stage = {
+    "all": logsumexp_over("candidates", lambda s, t: -s * t.parameters["scale"]),
+    "own": logsumexp_over("positives", lambda s, t: -s * t.parameters["scale"]),
+}
+
+
+@loss_function
+def nca_loss(
+    *views: Tensor,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    temperature: float | Tensor = 1.0,
+    objective: Literal["log", "probability"] = "log",
+    **options: Unpack[Options],
+) -> Outcome:
+    """Neighbourhood components analysis: a query should pick a neighbour of its class, ``p_ij ∝ e^{−‖z_i − z_j‖²/τ}``.
+
+    Source: Goldberger et al. 2004, "Neighbourhood components analysis": ``"log"`` is their eq. 7, ``"probability"``
+    their eq. 3, as ``1 − p_i``.
+
+    Args:
+        *views: One or more matrices ``(n, d)``.
+        labels: Integers, once a sample.
+        pairs: In place of labels.
+        temperature: τ; 1 is the paper's.
+        objective: ``−log p_i`` or ``1 − p_i``.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.functional.nca_loss(torch.ones(4, 2), labels=torch.tensor([0, 0, 1, 1]))  # collapsed: log 3
+        tensor(1.0986)
+    """
+    choice("objective", objective, ("log", "probability"))
+    batch = read(
+        views, sided=False, labels=labels, pairs=pairs, options=options, normalized=False, similarity="sqeuclidean"
+    )
+    scores = batch.scores
+    scale = parameter(scale_of(temperature, None, scores.queries), scores.queries)
+    keep = scores.count("positives") > 0
+
+    def values() -> Tensor:
+        found = scores.reduce(NCA, {"scale": scale})
+        log = torch.where(keep, found["own"] - found["all"], torch.zeros_like(found["all"]))
+        return -log if objective == "log" else -log.expm1()
+
+    return averaged(values, keep, batch.weights, query_stats(scores))
+
+
+# ---- modules --------------------------------------------------------------------------------------------------------
+
+
+class SoftmaxLoss(Loss):
+    """A loss with a temperature: fixed, a tensor of the user's, or learned (``learnable=True``)."""
+
+    default_temperature: ClassVar[float] = 0.1
+
+    def __init__(
+        self,
+        temperature: float | Tensor | None = None,
+        *,
+        learnable: bool = False,
+        max_scale: float = 100.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        start = self.default_temperature if temperature is None else temperature
+        self.tau = Temperature(start, learnable, max_scale)
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """τ in force."""
+        return self.tau()
+
+    @override
+    def arguments(self) -> dict[str, Any]:
+        return {"temperature": self.tau()}
+
+
+class InfoNCELoss(SoftmaxLoss):
+    """InfoNCE; see :func:`nearfar.functional.info_nce_loss`.
+
+    Args:
+        temperature: τ, 0.1 by default.
+        learnable: Learn τ, as ``log_scale`` clamped to ``max_scale`` after the optimiser's step.
+        max_scale: Largest 1/τ that learning may reach.
+        **options: ``form``, ``in_batch``, and those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> loss = nf.InfoNCELoss(temperature=1.0)
+        >>> loss(torch.eye(4), torch.eye(4))
+        tensor(0.7437)
+        >>> loss(torch.eye(4)[:2], torch.eye(4)[:2], torch.eye(4)[2:])  # negatives of one's own
+        tensor(0.5514)
+    """
+
+    function = info_nce_loss
+    own_options = frozenset({"form", "in_batch"})
+
+
+class NTXentLoss(SoftmaxLoss):
+    """NT-Xent; see :func:`nearfar.functional.nt_xent_loss`.
+
+    Args:
+        temperature: τ, 0.1 by default.
+        learnable: Learn τ.
+        max_scale: Largest 1/τ that learning may reach.
+        **options: Those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.NTXentLoss()(torch.ones(4, 2), torch.ones(4, 2))
+        tensor(1.9459)
+    """
+
+    function = nt_xent_loss
+
+
+class SupConLoss(SoftmaxLoss):
+    """Supervised contrastive loss; see :func:`nearfar.functional.supcon_loss`.
+
+    Args:
+        temperature: τ, 0.1 by default.
+        learnable: Learn τ.
+        max_scale: Largest 1/τ that learning may reach.
+        **options: ``form``, and those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.SupConLoss()(torch.ones(4, 2), labels=torch.tensor([0, 0, 1, 1]))  # collapsed: log 3
+        tensor(1.0986)
+    """
+
+    function = supcon_loss
+    own_options = frozenset({"form"})
+
+
+class CLIPLoss(SoftmaxLoss):
+    """CLIP's two-sided loss; see :func:`nearfar.functional.clip_loss`.
+
+    Args:
+        temperature: τ, 0.07 by default.
+        learnable: Learn τ; 1/τ stays at most ``max_scale``.
+        max_scale: 100 is CLIP's.
+        **options: Those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.CLIPLoss(temperature=1.0)(torch.eye(4), torch.eye(4))
+        tensor(0.7437)
+    """
+
+    function = clip_loss
+    default_temperature = 0.07
+
+
+class NPairsLoss(Loss):
+    """N-pairs loss; see :func:`nearfar.functional.n_pairs_loss`.
+
+    Args:
+        regularization: Weight of the rows' mean squared norm.
+        **options: Those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.NPairsLoss()(torch.eye(4), torch.eye(4))
+        tensor(0.7437)
+    """
+
+    function = n_pairs_loss
+    own_options = frozenset({"regularization"})
+
+    def __init__(self, regularization: float = 0.0, **options: Any) -> None:
+        super().__init__(regularization=regularization, **options)
+
+
+class NCALoss(SoftmaxLoss):
+    """Neighbourhood components analysis; see :func:`nearfar.functional.nca_loss`.
+
+    Args:
+        temperature: τ, 1 by default.
+        learnable: Learn τ.
+        max_scale: Largest 1/τ that learning may reach.
+        **options: ``objective``, and those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.NCALoss()(torch.ones(4, 2), labels=torch.tensor([0, 0, 1, 1]))
+        tensor(1.0986)
+    """
+
+    function = nca_loss
+    default_temperature = 1.0
+    own_options = frozenset({"objective"})

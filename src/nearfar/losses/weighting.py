@@ -1,0 +1,290 @@
+"""Losses of a labelled batch that weigh its pairs against one another: multi-similarity, circle, lifted structure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+from typing_extensions import Unpack
+
+from nearfar.losses.base import (
+    Loss,
+    Options,
+    Outcome,
+    averaged,
+    check_range,
+    loss_function,
+    parameter,
+    query_stats,
+    read,
+)
+from nearfar.pairs import Pairs
+from nearfar.scores import Stage, logsumexp_over, sum_over
+
+MULTI_SIMILARITY: Stage = {
+    "near": logsumexp_over("positives", lambda s, t: -t.parameters["alpha"] * (s - t.parameters["base"])),
+    "far": logsumexp_over("negatives", lambda s, t: t.parameters["beta"] * (s - t.parameters["base"])),
+}
+# Mining keeps a negative above the hardest positive less ε, and a positive below the hardest negative plus ε.
+MINED: Stage = {
+    "near": logsumexp_over("positives", MULTI_SIMILARITY["near"].of, keep=lambda s, t: s < t.rows["ceiling"]),
+    "far": logsumexp_over("negatives", MULTI_SIMILARITY["far"].of, keep=lambda s, t: s > t.rows["floor"]),
+}
+
+
+@loss_function
+def multi_similarity_loss(
+    *views: Tensor,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    epsilon: float | None = 0.1,
+    **options: Unpack[Options],
+) -> Outcome:
+    """Multi-similarity: ``1/α·log(1 + Σ_P e^{−α(s−λ)}) + 1/β·log(1 + Σ_N e^{β(s−λ)})`` over mined pairs.
+
+    Source: Wang et al. 2019, arXiv:1904.06627, eq. 15, mining eq. 11–12; λ as in the authors' code. Averaged over all
+    queries.
+
+    Args:
+        *views: One or more matrices ``(n, d)``.
+        labels: Integers, once a sample.
+        pairs: In place of labels.
+        alpha: Sharpness for positives; 2 is the paper's.
+        beta: Sharpness for negatives; 50 is the paper's.
+        base: λ, a cosine; 0.5 is the authors' code's (the paper's text says 1).
+        epsilon: Slack of the mining, 0.1 in the paper; ``None`` keeps all pairs.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+        >>> nf.functional.multi_similarity_loss(z, labels=torch.tensor([0, 0, 1]), epsilon=None)
+        tensor(0.3994)
+    """
+    check_range("alpha", alpha, 0.0)
+    check_range("beta", beta, 0.0)
+    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
+    scores = batch.scores
+    numbers = {
+        name: parameter(value, scores.queries) for name, value in (("alpha", alpha), ("beta", beta), ("base", base))
+    }
+
+    def values() -> Tensor:
+        if epsilon is None:
+            found = scores.reduce(MULTI_SIMILARITY, numbers)
+        else:
+            lowest, has_positive, _ = scores.hardest("positives", "min")
+            highest, has_negative, _ = scores.hardest("negatives", "max")
+            bounds = {
+                "floor": (lowest.detach() - epsilon).masked_fill(~has_positive, torch.inf),
+                "ceiling": (highest.detach() + epsilon).masked_fill(~has_negative, -torch.inf),
+            }
+            found = scores.reduce(MINED, numbers, bounds)
+        return softplus(found["near"]) / alpha + softplus(found["far"]) / beta
+
+    keep = torch.ones(len(scores.queries), dtype=torch.bool, device=scores.queries.device)
+    return averaged(values, keep, batch.weights, query_stats(scores))
+
+
+# The weights in brackets carry no gradient: [1 + m − s]₊ and [s + m]₊
+CIRCLE: Stage = {
+    "near": logsumexp_over(
+        "positives",
+        lambda s, t: (
+            -t.parameters["scale"]
+            * (1 + t.parameters["margin"] - s).clamp(min=0).detach()
+            * (s - (1 - t.parameters["margin"]))
+        ),
+    ),
+    "far": logsumexp_over(
+        "negatives",
+        lambda s, t: (
+            t.parameters["scale"] * (s + t.parameters["margin"]).clamp(min=0).detach() * (s - t.parameters["margin"])
+        ),
+    ),
+}
+
+
+@loss_function
+def circle_loss(
+    *views: Tensor,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    margin: float | Tensor = 0.25,
+    scale: float | Tensor = 256.0,
+    **options: Unpack[Options],
+) -> Outcome:
+    """Circle loss: ``log(1 + Σ_N e^{γ[s+m]₊(s−m)} · Σ_P e^{−γ[1+m−s]₊(s−(1−m))})``, the bracketed weights constant.
+
+    The double sum factors, so that it is ``softplus`` of two log-sum-exps. Averaged over queries with a positive and a
+    negative.
+
+    Source: Sun et al. 2020, arXiv:2002.10857, eq. 6 with its sec. 3.3 choice of optima and margins.
+
+    Args:
+        *views: One or more matrices ``(n, d)``.
+        labels: Integers, once a sample.
+        pairs: In place of labels.
+        margin: m; 0.25 is the paper's for faces.
+        scale: γ; 256 is the paper's for faces.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.eye(2).repeat_interleave(2, 0)  # s⁺ = 1, s⁻ = 0: softplus(log 2 − 2·m²)
+        >>> nf.functional.circle_loss(z, labels=torch.tensor([0, 0, 1, 1]), scale=1.0)
+        tensor(1.0170)
+    """
+    check_range("scale", scale, 0.0)
+    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
+    scores = batch.scores
+    keep = (scores.count("positives") > 0) & (scores.count("negatives") > 0)
+    numbers = {"margin": parameter(margin, scores.queries), "scale": parameter(scale, scores.queries)}
+
+    def values() -> Tensor:
+        found = scores.reduce(CIRCLE, numbers)
+        near, far = (torch.where(keep, side, torch.zeros_like(side)) for side in (found["near"], found["far"]))
+        return softplus(near + far)
+
+    return averaged(
+        values, keep, batch.weights, query_stats(scores, without_negative=(scores.count("negatives") == 0).sum())
+    )
+
+
+LIFTED_REPULSION: Stage = {"repulsion": logsumexp_over("negatives", lambda s, t: t.parameters["margin"] - s)}
+LIFTED: Stage = {
+    "value": sum_over(
+        "positives",
+        lambda s, t: (torch.logaddexp(t.rows["repulsion"], t.columns["repulsion"]) + s).clamp(min=0).square(),
+    )
+}
+_NOTHING = -1e30  # stands for log 0 where −∞ would make a NaN gradient
+
+
+@loss_function
+def lifted_structure_loss(
+    *views: Tensor,
+    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
+    margin: float | Tensor = 1.0,
+    **options: Unpack[Options],
+) -> Outcome:
+    """Lifted structure: each positive pair against all negatives of both its ends.
+
+    ``½·mean_{(i,j)∈P} [log(Σ_{k∈N(i)} e^{m − d_ik} + Σ_{l∈N(j)} e^{m − d_jl}) + d_ij]₊²``.
+
+    Source: Song et al. 2016, arXiv:1511.06452, eq. 4, averaged over positive pairs.
+
+    Args:
+        *views: One or more matrices ``(n, d)``.
+        labels: Integers, once a sample.
+        pairs: In place of labels, for rows paired with themselves.
+        margin: m, in units of the distance; 1 is the paper's.
+        **options: See :class:`nearfar.losses.base.Options`.
+
+    Raises:
+        TypeError: For queries and keys that differ: a positive's other end must have negatives too.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.tensor([[0.0], [0.0], [1.0]])  # ½·(log(e⁰ + e⁰) + 0)²
+        >>> nf.functional.lifted_structure_loss(z, labels=torch.tensor([0, 0, 1]))
+        tensor(0.2402)
+    """
+    check_range("margin", margin, 0.0, open_low=False)
+    batch = read(
+        views, sided=False, labels=labels, pairs=pairs, options=options, normalized=False, similarity="euclidean"
+    )
+    scores = batch.scores
+    if scores.keys is not scores.queries:
+        raise TypeError(
+            "the lifted structure loss pairs rows with themselves: call loss(z, pairs=…), not loss(q, k, …)"
+        )
+    if batch.weights is not None:
+        raise TypeError("weights= are per query, but the mean of the lifted structure loss runs over positive pairs")
+
+    def value() -> Tensor:
+        repulsion = scores.reduce(LIFTED_REPULSION, {"margin": parameter(margin, scores.queries)})["repulsion"]
+        repulsion = repulsion.masked_fill(repulsion == -torch.inf, _NOTHING)
+        found = scores.reduce(LIFTED, statistics={"repulsion": repulsion})["value"]
+        return found.sum() / (2 * scores.count("positives").sum().clamp(min=1))
+
+    return Outcome(value, None, query_stats(scores))
+
+
+class MultiSimilarityLoss(Loss):
+    """Multi-similarity loss; see :func:`nearfar.functional.multi_similarity_loss`.
+
+    Args:
+        alpha: Sharpness for positives.
+        beta: Sharpness for negatives.
+        base: λ, a cosine.
+        epsilon: Slack of the mining; ``None`` keeps all pairs.
+        **options: Those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+        >>> nf.MultiSimilarityLoss(epsilon=None)(z, labels=torch.tensor([0, 0, 1]))
+        tensor(0.3994)
+    """
+
+    function = multi_similarity_loss
+    own_options = frozenset({"alpha", "beta", "base", "epsilon"})
+
+    def __init__(
+        self, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5, epsilon: float | None = 0.1, **options: Any
+    ) -> None:
+        check_range("alpha", alpha, 0.0)
+        check_range("beta", beta, 0.0)
+        super().__init__(alpha=alpha, beta=beta, base=base, epsilon=epsilon, **options)
+
+
+class CircleLoss(Loss):
+    """Circle loss; see :func:`nearfar.functional.circle_loss`.
+
+    Args:
+        margin: m.
+        scale: γ.
+        **options: Those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.eye(2).repeat_interleave(2, 0)
+        >>> nf.CircleLoss(scale=1.0)(z, labels=torch.tensor([0, 0, 1, 1]))
+        tensor(1.0170)
+    """
+
+    function = circle_loss
+    own_options = frozenset({"margin", "scale"})
+
+    def __init__(self, margin: float | Tensor = 0.25, scale: float | Tensor = 256.0, **options: Any) -> None:
+        check_range("scale", scale, 0.0)
+        super().__init__(margin=margin, scale=scale, **options)
+
+
+class LiftedStructureLoss(Loss):
+    """Lifted structure loss; see :func:`nearfar.functional.lifted_structure_loss`.
+
+    Args:
+        margin: In units of the distance.
+        **options: Those of :class:`nearfar.losses.base.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.tensor([[0.0], [0.0], [1.0]])
+        >>> nf.LiftedStructureLoss()(z, labels=torch.tensor([0, 0, 1]))
+        tensor(0.2402)
+    """
+
+    function = lifted_structure_loss
+    own_options = frozenset({"margin"})
+
+    def __init__(self, margin: float | Tensor = 1.0, **options: Any) -> None:
+        check_range("margin", margin, 0.0, open_low=False)
+        super().__init__(margin=margin, **options)

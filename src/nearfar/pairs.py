@@ -1,0 +1,338 @@
+"""Who belongs with whom: a relation between queries and keys that is never held as a matrix.
+
+Every (query, key) pair is *positive* (weight > 0), *negative*, or *ignored* (left out of both). The relation is a
+rule over integer ids (or a matrix that the user already holds), evaluated a tile at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+
+class Relation(NamedTuple):
+    """One tile of the relation. ``None`` spares the common cases a mask."""
+
+    positive: Bool[Tensor, "b c"] | None
+    """Where a pair is positive; ``None``: nowhere."""
+    ignored: Bool[Tensor, "b c"] | None
+    """Where a pair is ignored; ``None``: nowhere."""
+    weight: Float[Tensor, "b c"] | None
+    """Weights of the positives, 0 elsewhere; ``None``: every positive weighs 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Ids:
+    """Positive where ids are equal; ignored where either id is negative (unknown)."""
+
+    query: Int[Tensor, " n"]
+    key: Int[Tensor, " m"]
+    unknown: bool  # whether any id is negative
+
+    @property
+    def own(self) -> bool:
+        return self.query is self.key
+
+    def relation(self, i: slice, j: slice) -> Relation:
+        query, key = self.query[i, None], self.key[None, j]
+        positive = query == key
+        if not self.unknown:
+            return Relation(positive, None, None)
+        ignored = (query < 0) | (key < 0)
+        return Relation(positive & ~ignored, ignored, None)
+
+    def flip(self) -> _Ids:
+        return _Ids(self.key, self.query, self.unknown)
+
+    def take(self, queries: Tensor, keys: Tensor) -> _Ids:
+        return _Ids(self.query[queries], self.key[keys], self.unknown)
+
+
+@dataclass(frozen=True, eq=False)
+class _Overlap:
+    """Positive where two rows of label weights overlap; weighted by their inner product if they are soft."""
+
+    query: Shaped[Tensor, "n c"]
+    key: Shaped[Tensor, "m c"]
+    soft: bool
+
+    @property
+    def own(self) -> bool:
+        return self.query is self.key
+
+    def relation(self, i: slice, j: slice) -> Relation:
+        weight = self.query[i] @ self.key[j].T
+        return Relation(weight > 0, None, weight if self.soft else None)
+
+    def flip(self) -> _Overlap:
+        return _Overlap(self.key, self.query, self.soft)
+
+    def take(self, queries: Tensor, keys: Tensor) -> _Overlap:
+        return _Overlap(self.query[queries], self.key[keys], self.soft)
+
+
+@dataclass(frozen=True, eq=False)
+class _Matrix:
+    """Positive where the entry is above 0, ignored where it is NaN. Dense, or sparse with absent entries negative."""
+
+    values: Tensor
+    weighted: bool
+    own = False  # a matrix may be lopsided
+
+    def relation(self, i: slice, j: slice) -> Relation:
+        tile = self.values
+        if tile.is_sparse:
+            rows, columns = tile.indices()
+            first, last = torch.searchsorted(rows, torch.tensor([i.start, i.stop], device=rows.device)).tolist()
+            rows, columns, entries = (
+                rows[first:last] - i.start,
+                columns[first:last] - j.start,
+                tile.values()[first:last],
+            )
+            inside = (columns >= 0) & (columns < j.stop - j.start)
+            tile = entries.new_zeros(i.stop - i.start, j.stop - j.start)
+            tile[rows[inside], columns[inside]] = entries[inside]
+        else:
+            tile = tile[i, j]
+        ignored = tile.isnan() if tile.is_floating_point() else None
+        return Relation(tile > 0, ignored, tile.nan_to_num(0.0).clamp(min=0) if self.weighted else None)
+
+    def flip(self) -> _Matrix:
+        return _Matrix(self.values.T.coalesce() if self.values.is_sparse else self.values.T, self.weighted)
+
+    def take(self, queries: Tensor, keys: Tensor) -> _Matrix:
+        if self.values.is_sparse:
+            return _Matrix(self.values.index_select(0, queries).index_select(1, keys).coalesce(), self.weighted)
+        return _Matrix(self.values[queries][:, keys], self.weighted)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Who belongs with whom among ``n`` queries and ``m`` keys.
+
+    Build one with :meth:`by_label`, :meth:`views`, :meth:`aligned`, :meth:`from_ids` or :meth:`from_matrix`; ``a | b``
+    unites positives (a pair that one side ignores and neither calls positive is ignored).
+
+    Example:
+        >>> import torch
+        >>> from nearfar import Pairs
+        >>> print((Pairs.by_label(torch.tensor([0, 0, 1, -1])) | Pairs.views(2)).table())
+        + + + .
+        + + - +
+        + - + .
+        . + . +
+
+    Attributes:
+        shape: ``(n, m)``.
+    """
+
+    shape: tuple[int, int]
+    parts: tuple[_Ids | _Overlap | _Matrix, ...]
+    rows: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None = None
+    itself: bool = False  # the keys are the queries: a row is no partner of its own
+    layout: int | None = None  # how many views of each sample stand behind one another (1: aligned), if that is all
+
+    # ---- constructors -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def by_label(
+        cls, labels: Tensor, keys: Tensor | None = None, *, unknown: Literal["ignore", "negative"] = "ignore"
+    ) -> Pairs:
+        """Rows with the same label belong together.
+
+        Args:
+            labels: Integer labels ``(n,)`` of the queries; negative means unknown. Or ``(n, classes)``: label sets
+                (integers or booleans; positive where two rows share a class) or soft labels (floats; weighted by the
+                inner product).
+            keys: The keys' labels, same form; the queries' own by default.
+            unknown: What becomes of pairs with an unknown label: ``"ignore"`` (default: nothing is known about them) or
+                ``"negative"``.
+
+        Raises:
+            TypeError: For float labels ``(n,)``, which collide above 2²⁴.
+            ValueError: For other shapes or an unknown name.
+        """
+        query, key = torch.as_tensor(labels), torch.as_tensor(labels if keys is None else keys)
+        for side in (query, key):
+            if side.ndim == 1 and side.is_floating_point():
+                raise TypeError(f"labels are {side.dtype}, integers were wanted: pass labels.long()")
+            if side.ndim not in (1, 2) or side.ndim != query.ndim:
+                raise ValueError(f"labels have shape {tuple(side.shape)}; (n,) ids or (n, classes) weights were wanted")
+        if unknown not in ("ignore", "negative"):
+            raise ValueError(f"unknown={unknown!r} is not known: 'ignore' or 'negative'")
+        shape = (len(query), len(key))
+        if query.ndim == 2:
+            soft = query.is_floating_point()
+            query = query if soft else query.float()
+            return cls(shape, (_Overlap(query, query if keys is None else key.to(query.dtype), soft),))
+        query, key = query.long(), key.long()
+        key = query if keys is None else key
+        if unknown == "negative" and shape[0] and shape[1]:
+            # a fresh id for each unknown row: equal to nothing, its own key (the same sample) included
+            fresh = torch.maximum(query.max(), key.max()).clamp(min=-1) + 1
+            own = keys is None
+            query = torch.where(query < 0, fresh + torch.arange(shape[0], device=query.device), query)
+            key = torch.where(key < 0, fresh + shape[0] + torch.arange(shape[1], device=key.device), key)
+            key = query if own else key
+        return cls.from_ids(query, key)
+
+    @classmethod
+    def views(cls, n: int, views: int = 2, device: torch.device | str | None = None) -> Pairs:
+        """The views of a sample belong together; rows are view-major (all first views, then all second ones)."""
+        ids = torch.arange(n, device=device).repeat(views)
+        return cls((n * views, n * views), (_Ids(ids, ids, False),), layout=views)
+
+    @classmethod
+    def aligned(cls, n: int, device: torch.device | str | None = None) -> Pairs:
+        """Query ``i`` belongs with key ``i`` and with no other."""
+        ids = torch.arange(n, device=device)
+        return cls((n, n), (_Ids(ids, ids, False),), layout=1)
+
+    @classmethod
+    def from_ids(cls, query: Int[Tensor, " n"], key: Int[Tensor, " m"]) -> Pairs:
+        """A query belongs with the keys that carry its id; a negative id is unknown, and its pairs are ignored."""
+        if query.ndim != 1 or key.ndim != 1 or query.is_floating_point() or key.is_floating_point():
+            raise TypeError(
+                f"ids are {query.dtype} {tuple(query.shape)} and {key.dtype} {tuple(key.shape)}; "
+                "integers (n,) and (m,) were wanted"
+            )
+        unknown = bool((query < 0).any() | (key < 0).any()) if not torch.compiler.is_compiling() else True
+        return cls((len(query), len(key)), (_Ids(query.long(), key.long(), unknown),))
+
+    @classmethod
+    def from_matrix(cls, relation: Tensor) -> Pairs:
+        """A relation that is at hand as a matrix ``(n, m)``, dense or sparse.
+
+        Args:
+            relation: Booleans or 0/1: positive or negative. Floats: above 0 is positive with that weight (softmax losses
+                normalise the weights by row), 0 is negative, NaN is ignored.
+
+        Raises:
+            ValueError: If it is no matrix, or a weight is negative or infinite.
+        """
+        if relation.ndim != 2:
+            raise ValueError(f"the relation has shape {tuple(relation.shape)}; a matrix (queries, keys) was wanted")
+        shape = (relation.shape[0], relation.shape[1])
+        relation = relation.to_sparse_coo().coalesce() if relation.layout != torch.strided else relation
+        entries = relation.values() if relation.is_sparse else relation
+        if (entries < 0).any() or (entries.is_floating_point() and entries.isinf().any()):
+            raise ValueError("the relation has a weight below 0 or infinite: use 0 for negative, NaN for ignored")
+        weighted = entries.is_floating_point() and bool(((entries > 0) & (entries != 1)).any())
+        return cls(shape, (_Matrix(relation, weighted),))
+
+    def __or__(self, other: Pairs) -> Pairs:
+        """Unite the positives of two relations of one shape."""
+        if self.shape != other.shape:
+            raise ValueError(f"cannot unite pairs of shape {self.shape} with {other.shape}: both need the same rows")
+        return replace(
+            self, parts=self.parts + other.parts, rows=self.rows or other.rows, itself=self.itself or other.itself,
+            layout=None,
+        )  # fmt: skip
+
+    def excluding(self, query_rows: Int[Tensor, " n"], key_rows: Int[Tensor, " m"]) -> Pairs:
+        """Leave out the pairs whose rows are equal: there, the key is the query's own sample."""
+        if (len(query_rows), len(key_rows)) != self.shape:
+            raise ValueError(
+                f"query_rows and key_rows have {len(query_rows)} and {len(key_rows)} entries but the pairs are "
+                f"{self.shape[0]} × {self.shape[1]}: pass one id a query and one a key"
+            )
+        return replace(self, rows=(query_rows, key_rows))
+
+    def excluding_self(self) -> Pairs:
+        """The keys are the queries: leave out the diagonal."""
+        if self.shape[0] != self.shape[1]:
+            raise ValueError(f"pairs of shape {self.shape} were given for rows paired with themselves")
+        return replace(self, itself=True)
+
+    # ---- what the engine reads --------------------------------------------------------------------------------------
+
+    @property
+    def T(self) -> Pairs:
+        """The relation seen from the keys."""
+        rows = None if self.rows is None else self.rows[::-1]
+        return replace(self, shape=self.shape[::-1], parts=tuple(part.flip() for part in self.parts), rows=rows)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the relation is known to be its own transpose, as ids of one set of rows are."""
+        return self.itself and all(part.own for part in self.parts)
+
+    @property
+    def ids(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None:
+        """The ids, if they alone define the relation and none is unknown."""
+        part = self.parts[0]
+        return (part.query, part.key) if len(self.parts) == 1 and isinstance(part, _Ids) and not part.unknown else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the relation lies."""
+        part = self.parts[0]
+        return part.values.device if isinstance(part, _Matrix) else part.query.device
+
+    def to(self, device: torch.device) -> Pairs:
+        """The same relation on a device."""
+        if self.device == device:
+            return self
+
+        def move(part: _Ids | _Overlap | _Matrix) -> _Ids | _Overlap | _Matrix:
+            if isinstance(part, _Matrix):
+                return replace(part, values=part.values.to(device))
+            query = part.query.to(device)
+            return replace(part, query=query, key=query if part.own else part.key.to(device))
+
+        rows = None if self.rows is None else (self.rows[0].to(device), self.rows[1].to(device))
+        return replace(self, parts=tuple(move(part) for part in self.parts), rows=rows)
+
+    def take(self, queries: Int[Tensor, " a"], keys: Int[Tensor, " b"]) -> Pairs:
+        """The relation among some of the rows."""
+        rows = None if self.rows is None else (self.rows[0][queries], self.rows[1][keys])
+        parts = [part.take(queries, keys) for part in self.parts]
+        if queries is keys:  # keep the knowledge that both sides are one
+            parts = [
+                new if isinstance(new, _Matrix) or not old.own else replace(new, key=new.query)
+                for new, old in zip(parts, self.parts)
+            ]
+        return replace(self, shape=(len(queries), len(keys)), parts=tuple(parts), rows=rows, layout=None)
+
+    def relation(self, i: slice, j: slice) -> Relation:
+        """The tile of queries ``i`` and keys ``j``."""
+        positive, ignored, weight = self.parts[0].relation(i, j)
+        for part in self.parts[1:]:
+            there = part.relation(i, j)
+            assert positive is not None
+            assert there.positive is not None
+            if weight is not None or there.weight is not None:
+                sides = [
+                    w if w is not None else p.float() for p, w in ((positive, weight), (there.positive, there.weight))
+                ]
+                weight = torch.maximum(*sides)
+            positive = positive | there.positive
+            if ignored is not None or there.ignored is not None:
+                ignored = torch.zeros_like(positive) if ignored is None else ignored
+                ignored = ignored if there.ignored is None else ignored | there.ignored
+                ignored = ignored & ~positive
+        same = None
+        if self.rows is not None:
+            same = self.rows[0][i, None] == self.rows[1][None, j]
+        if self.itself and i.start < j.stop and j.start < i.stop:
+            device = self.device
+            own = torch.arange(i.start, i.stop, device=device)[:, None] == torch.arange(j.start, j.stop, device=device)
+            same = own if same is None else same | own
+        if same is not None:
+            assert positive is not None
+            positive = positive & ~same
+            ignored = same if ignored is None else ignored | same
+            weight = None if weight is None else weight.masked_fill(same, 0)
+        return Relation(positive, ignored, weight)
+
+    def table(self) -> str:
+        """A small relation as text: ``+`` positive, ``-`` negative, ``.`` ignored."""
+        positive, ignored, _ = self.relation(slice(0, self.shape[0]), slice(0, self.shape[1]))
+        assert positive is not None
+        marks = torch.where(positive, 2, 1)
+        marks = marks if ignored is None else marks.masked_fill(ignored, 0)
+        return "\n".join(" ".join(".-+"[mark] for mark in row) for row in marks.tolist())

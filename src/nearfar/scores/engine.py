@@ -1,0 +1,284 @@
+"""The scores of queries with keys, as something to ask questions of: lazy data, and the choice of a plan.
+
+Nobody is handed the matrix. A loss asks for a log-sum-exp, for the mean score of the positives, for the hardest pair, or
+for a stage of reductions of its own, and gets one number a query, differentiable in the rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nearfar.pairs import Pairs
+from nearfar.scores import dense, softmax, tiled
+from nearfar.scores.reductions import Stage, count_over, lower, raise_means
+from nearfar.scores.similarity import some_scores, tile_scores
+from nearfar.types import Backend, Rule, Similarity
+
+BACKENDS: dict[str, str] = {
+    "dense": "the whole matrix: O(n·m) memory, any number of derivatives",
+    "strip": "whole rows at a time: O(m) memory a row",
+    "tiled": "tiles: O(n·d) memory",
+}
+"""What ``backend=`` may be; ``None`` lets the planner choose."""
+
+_DENSE = 192 * 192  # up to here the dense form's time is all overhead, and a tile would hold it anyway
+_TILE: ContextVar[int | None] = ContextVar("tile", default=None)
+
+
+@contextlib.contextmanager
+def tile_size(rows: int) -> Iterator[None]:
+    """Within this context every tiled plan uses tiles of this many rows (tests; tuning)."""
+    token = _TILE.set(rows)
+    try:
+        yield
+    finally:
+        _TILE.reset(token)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores ``s_ij`` of ``n`` queries with ``m`` keys, not computed yet.
+
+    Attributes:
+        queries: ``(n, d)``, float32 or float64.
+        keys: ``(m, d)``; the same tensor as ``queries`` for rows paired with themselves.
+        pairs: Who belongs with whom.
+        similarity: What a score is.
+        offsets: Added to the score of each key, ``(m,)``.
+        backend: The plan by name, or ``None``.
+    """
+
+    queries: Float[Tensor, "n d"]
+    keys: Float[Tensor, "m d"]
+    pairs: Pairs
+    similarity: Similarity = "dot"
+    offsets: Float[Tensor, " m"] | None = None
+    backend: Backend | None = None
+
+    # ---- the plan ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def plan(self) -> Backend:
+        """The backend in force."""
+        if self.backend is not None:
+            return self.backend
+        if torch.compiler.is_compiling():
+            return "dense"
+        n, m = self.pairs.shape
+        # the dense form of a distance holds (n, m, d)
+        return "dense" if n * m <= _DENSE and self.similarity == "dot" else "tiled"
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether ``s_ij`` and the relation are both symmetric, so that half of the tiles suffice."""
+        return self.keys is self.queries and self.offsets is None and self.pairs.symmetric
+
+    def _tile(self) -> tuple[int, int]:
+        rows = _TILE.get() or 512
+        return (rows, max(self.pairs.shape[1], 1)) if self.plan == "strip" else (rows, rows)
+
+    @property
+    def T(self) -> Scores:
+        """Keys asking the queries."""
+        return replace(self, queries=self.keys, keys=self.queries, pairs=self.pairs.T, offsets=None)
+
+    def scaled(self, scale: float | Tensor) -> Scores:
+        """The same scores times ``scale``, above 0 (dot products; before any offsets)."""
+        if self.keys is not self.queries:
+            return replace(self, queries=self.queries * scale)
+        # both sides take the root, so that they stay one
+        rows = self.queries * (scale.sqrt() if isinstance(scale, Tensor) else scale**0.5)
+        return replace(self, queries=rows, keys=rows)
+
+    def _by_class(self) -> tuple[Scores, Int[Tensor, " n"] | None]:
+        """Rows in order of their ids, so that most tiles hold no positive; and the order of the queries."""
+        ids = self.pairs.ids
+        if ids is None or self.plan != "tiled" or not len(ids[0]) or not len(ids[1]):
+            return self, None
+        order = ids[0].argsort(stable=True)
+        if self.keys is self.queries and ids[0] is ids[1]:
+            rows = self.queries[order]
+            return replace(self, queries=rows, keys=rows, pairs=self.pairs.take(order, order),
+                           offsets=None if self.offsets is None else self.offsets[order]), order  # fmt: skip
+        if self.pairs.itself:  # the diagonal would be lost
+            return self, None
+        columns = ids[1].argsort(stable=True)
+        return replace(
+            self, queries=self.queries[order], keys=self.keys[columns], pairs=self.pairs.take(order, columns),
+            offsets=None if self.offsets is None else self.offsets[columns],
+        ), order  # fmt: skip
+
+    # ---- questions --------------------------------------------------------------------------------------------------
+
+    def logsumexp(self, over: Rule = "candidates") -> Float[Tensor, " n"]:
+        """``log Σ_j e^{s_ij}`` over a rule; −∞ where nothing counts."""
+        if self.plan == "dense" or self.similarity != "dot" or over == "positives":
+            from nearfar.scores.reductions import logsumexp_over
+
+            return self.reduce({"value": logsumexp_over(over)})["value"]
+        scores, order = self._by_class() if over == "negatives" else (self, None)
+        values, _ = softmax.logsumexp(scores.queries, scores.keys, scores.offsets, scores._softmax_plan(over))
+        return values if order is None else values[order.argsort()]
+
+    def logsumexp_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+        """``log Σ_j e^{s_ij}`` and ``log Σ_i e^{s_ij}`` over the candidates, from one pass over the tiles."""
+        if self.plan == "dense" or self.similarity != "dot":
+            return self.logsumexp(), self.T.logsumexp()
+        plan = replace(self._softmax_plan("candidates"), symmetric=False, by_column=True)
+        return softmax.logsumexp(self.queries, self.keys, self.offsets, plan)
+
+    def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        """``Σ_i w_i · log Σ_j e^{s_ij}`` with constant weights, and the log-sum-exps (maybe without gradient)."""
+        if self.plan == "dense" or self.symmetric or self.similarity != "dot":
+            rows = self.logsumexp()
+            return (weights * torch.where(weights == 0, torch.zeros_like(rows), rows)).sum(), rows
+        rows = _TILE.get() or max(16, min(512, 2**21 // max(self.pairs.shape[1], 1)))
+        plan = replace(self._softmax_plan("candidates"), rows=rows)
+        return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
+
+    def _softmax_plan(self, over: Rule) -> softmax.SoftmaxPlan:
+        return softmax.SoftmaxPlan(self.pairs, over, self.symmetric and self.plan != "strip", *self._tile())
+
+    def mean_positive(self) -> Float[Tensor, " n"]:
+        """Mean score of each query's positives, weighted where the relation has weights; 0 for a query without any."""
+        total = self._sum_of_positives()
+        if total is None:
+            from nearfar.scores.reductions import mean_over
+
+            return self.reduce({"value": mean_over("positives")})["value"]
+        count = self.count("positives")
+        return total / count.masked_fill(count == 0, 1.0)
+
+    def _sum_of_positives(self) -> Float[Tensor, " n"] | None:
+        """``⟨x_i, Σ_{p∈P(i)} y_p⟩`` in O(n·d), where scores are linear in the keys and ids say who is positive."""
+        ids, pairs = self.pairs.ids, self.pairs
+        if ids is None or self.similarity != "dot" or pairs.rows is not None or not len(ids[0]) or not len(ids[1]):
+            return None
+        views = pairs.layout
+        if views is not None and (views == 1 or (pairs.itself and self.keys is self.queries)):
+            if views == 1:
+                total = some_scores(self.queries, self.keys, "dot") * (0.0 if pairs.itself else 1.0)
+                return total if self.offsets is None or pairs.itself else total + self.offsets
+            n = len(self.queries) // views
+            others = [self.keys.roll(n * view, 0) for view in range(1, views)]
+            total = sum((some_scores(self.queries, other, "dot") for other in others), self.queries.new_zeros(()))
+            if self.offsets is not None:
+                total = total + sum(self.offsets.roll(n * view) for view in range(1, views))
+            return total  # pyright: ignore[reportReturnType]
+        ordered, _ = ids[1].sort()
+        slot = torch.searchsorted(ordered, ids[1])
+        home = torch.searchsorted(ordered, ids[0]).clamp(max=len(ordered) - 1)
+        found = (ordered[home] == ids[0])[:, None]
+        keys = self.keys if self.offsets is None else torch.cat([self.keys, self.offsets[:, None]], 1)
+        sums = torch.zeros_like(keys).index_add(0, slot, keys)[home] * found
+        if pairs.itself:
+            sums = sums - keys
+        total = some_scores(self.queries, sums[:, : self.queries.shape[1]], "dot")
+        return total if self.offsets is None else total + sums[:, -1]
+
+    def count(self, over: Rule) -> Float[Tensor, " n"]:
+        """How many pairs a rule has for each query (for positives of a weighted relation: their total weight)."""
+        ids, pairs = self.pairs.ids, self.pairs
+        if ids is None or pairs.rows is not None:
+            stage: Stage = {"value": replace(count_over(over), op="weight" if over == "positives" else "count")}
+            return self.reduce(stage)["value"].detach()
+        own = 1 if pairs.itself else 0
+        candidates = self.queries.new_full((pairs.shape[0],), pairs.shape[1] - own)
+        if over == "candidates":
+            return candidates
+        if pairs.layout is not None:
+            positives = self.queries.new_full((pairs.shape[0],), pairs.layout - own)
+        else:
+            ordered, _ = ids[1].sort()
+            positives = torch.searchsorted(ordered, ids[0], right=True) - torch.searchsorted(ordered, ids[0]) - own
+            positives = positives.to(self.queries.dtype)
+        return positives if over == "positives" else candidates - positives
+
+    def hardest(
+        self, over: Rule, which: Literal["max", "min"]
+    ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"], Int[Tensor, " n"]]:
+        """The highest or lowest score of each query over a rule, whether there is any, and the key's row.
+
+        Ties go to the lowest row. The value is 0 where there is none; its gradient reaches the two rows alone.
+        """
+        sign = 1.0 if which == "max" else -1.0
+        n, m = self.pairs.shape
+        with torch.no_grad(), torch.autocast(self.queries.device.type, enabled=False):
+            best = self.queries.new_full((n,), -torch.inf)
+            index = torch.zeros(n, dtype=torch.long, device=self.queries.device)
+            plan = self._reduce_plan({})
+
+            def see(scores: Tensor, i: slice, j: slice) -> None:
+                mask = tiled.Tile(plan.relation(i, j), {}, {}, {}).mask(over)
+                if mask is None:
+                    return
+                scores = scores if sign > 0 else -scores
+                value, where = (scores if mask is True else scores.masked_fill(~mask, -torch.inf)).max(1)
+                better = value > best[i]
+                best[i] = torch.where(better, value, best[i])
+                index[i] = torch.where(better, where + j.start, index[i])
+
+            for i, j in plan.tiles() if m else ():
+                scores = tile_scores(self.queries[i], self.keys[j], self.similarity)
+                scores = scores if self.offsets is None else scores.add_(self.offsets[j])
+                see(scores, i, j)
+                if plan.symmetric and i != j:
+                    see(scores.T, j, i)
+        exists = best != -torch.inf
+        if not m:
+            return self.queries.sum(1) * 0.0, exists, index
+        value = some_scores(self.queries, self.keys[index], self.similarity)
+        value = value if self.offsets is None else value + self.offsets[index]
+        return value.masked_fill(~exists, 0.0), exists, index
+
+    def _reduce_plan(
+        self, stage: Mapping[str, tiled.Reduction], parameters: tuple[str, ...] = (), statistics: tuple[str, ...] = ()
+    ) -> tiled.Plan:
+        rows, columns = self._tile()
+        symmetric = self.symmetric and rows == columns  # whole rows leave no transpose to serve
+        return tiled.Plan(dict(stage), self.similarity, self.pairs, symmetric, rows, columns, parameters, statistics)
+
+    def reduce(
+        self,
+        stage: Stage,
+        parameters: Mapping[str, Tensor] | None = None,
+        statistics: Mapping[str, Float[Tensor, " n"]] | None = None,
+    ) -> dict[str, Float[Tensor, " n"]]:
+        """Every reduction of a stage, one number a query, differentiable in rows, offsets, parameters and statistics.
+
+        Args:
+            stage: Named reductions.
+            parameters: Tensors that element functions read as ``tile.parameters[name]``.
+            statistics: Numbers a query from earlier stages: ``tile.rows[name]`` and ``tile.columns[name]``.
+        """
+        parameters, statistics, lowered = parameters or {}, statistics or {}, lower(stage)
+        n, m = self.pairs.shape
+        if self.plan == "dense" or not n or not m:
+            with torch.autocast(self.queries.device.type, enabled=False):
+                found = dense.reduce(
+                    self.queries, self.keys, self.offsets, self.similarity, self.pairs, lowered, parameters, statistics
+                )
+            return raise_means(stage, found)
+        scores, order = self, None
+        if any(reduction.over != "candidates" for reduction in lowered.values()):
+            scores, order = self._by_class()
+        plan = scores._reduce_plan(lowered, tuple(parameters), tuple(statistics))
+        ids = scores.pairs.ids
+        if order is not None and ids is not None and scores.pairs.rows is None:
+            low, high = tiled.extents(ids[0], plan.rows), tiled.extents(ids[1], plan.columns)
+            plan = replace(plan, extents=(low, high))
+        ordered = [value if order is None else value[order] for value in statistics.values()]
+        found = tiled.reduce(scores.queries, scores.keys, scores.offsets, plan, [*parameters.values(), *ordered])
+        if order is not None:
+            back = order.argsort()
+            found = {name: value[back] for name, value in found.items()}
+        return raise_means(stage, found)

@@ -1,0 +1,86 @@
+"""Scores of a tile of rows, and how a tile's gradient flows back to them. Plain functions, no state.
+
+``dot`` is ⟨x, y⟩ (cosine similarity of normalised rows), ``euclidean`` the distance, ``sqeuclidean`` its square.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nearfar.types import Similarity
+
+# Below this share of |x|² + |y|², the product form |x|² + |y|² − 2⟨x, y⟩ has lost too many digits.
+_CLOSE = 1e-2
+
+
+def normalize(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Rows of length one; a zero row stays zero and has zero gradient."""
+    square = z.square().sum(1, keepdim=True)
+    zero = square == 0
+    return z * square.masked_fill(zero, 1.0).rsqrt().masked_fill(zero, 0.0)
+
+
+def root(square: Tensor) -> Tensor:
+    """Square root whose gradient at 0 is 0."""
+    zero = square <= 0
+    return square.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
+
+
+def all_scores(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], similarity: Similarity) -> Float[Tensor, "n m"]:
+    """Every score by the definition, differentiable any number of times."""
+    if similarity == "dot":
+        return x @ y.T
+    square = (x[:, None] - y[None]).square().sum(2)
+    return square if similarity == "sqeuclidean" else root(square)
+
+
+def some_scores(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], similarity: Similarity) -> Float[Tensor, "..."]:
+    """Scores of rows with rows, by the definition."""
+    if similarity == "dot":
+        return (x * y).sum(-1)
+    square = (x - y).square().sum(-1)
+    return square if similarity == "sqeuclidean" else root(square)
+
+
+def tile_scores(
+    x: Float[Tensor, "b d"], y: Float[Tensor, "c d"], similarity: Similarity, out: Tensor | None = None
+) -> Float[Tensor, "b c"]:
+    """Scores of a tile by one matrix product, without gradient; close rows of a distance are done again directly."""
+    if similarity == "dot":
+        return torch.mm(x, y.T, out=out)
+    x2, y2 = x.square().sum(1, keepdim=True), y.square().sum(1)
+    square = torch.mm(x, y.T, out=out).mul_(-2).add_(x2).add_(y2)
+    close = square <= _CLOSE * (x2 + y2)
+    count = int(close.sum())
+    if count > close.numel() // 16:
+        square.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_())
+    elif count:
+        i, j = close.nonzero(as_tuple=True)
+        square[i, j] = (x[i] - y[j]).square_().sum(1)
+    return square if similarity == "sqeuclidean" else square.sqrt_()
+
+
+def pull_back(
+    gradient: Float[Tensor, "b c"],
+    scores: Float[Tensor, "b c"],
+    x: Float[Tensor, "b d"],
+    y: Float[Tensor, "c d"],
+    similarity: Similarity,
+    dx: Float[Tensor, "b d"] | None,
+    dy: Float[Tensor, "c d"] | None,
+) -> None:
+    """Add a tile's gradient to the gradients of its rows (``None``: not wanted). Uses ``gradient`` up."""
+    if similarity == "dot":
+        if dx is not None:
+            dx.addmm_(gradient, y)
+        if dy is not None:
+            dy.addmm_(gradient.T, x)
+        return
+    # ∂d/∂x = (x − y)/d and ∂d²/∂x = 2(x − y): a weighted graph Laplacian either way
+    weight = gradient.mul_(2) if similarity == "sqeuclidean" else gradient.div_(scores).masked_fill_(scores == 0, 0.0)
+    if dx is not None:
+        dx.addcmul_(weight.sum(1, keepdim=True), x).addmm_(weight, y, alpha=-1)
+    if dy is not None:
+        dy.addcmul_(weight.sum(0)[:, None], y).addmm_(weight.T, x, alpha=-1)

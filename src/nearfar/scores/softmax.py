@@ -1,0 +1,308 @@
+"""Log-sum-exp of dot-product scores, the heart of the softmax losses, with as little work as is known.
+
+``s_ij = ⟨x_i, y_j⟩ + o_j`` over the candidates or the negatives of each query:
+
+====================  =============================================================  ==================
+plan                  what it does                                                   matrix products
+====================  =============================================================  ==================
+rows with themselves  half of the tiles, each serving its transpose; built twice     2
+rows and columns      every tile, built twice (the columns' sums need all rows)      4
+mean over rows        whole rows at a time, gradient in the forward pass             3
+====================  =============================================================  ==================
+
+Where every score is known to lie in ±60 (Cauchy–Schwarz), exponentials are summed as they are; else a running maximum is
+kept. Rows and columns are weighted by scaling the rows of ``x`` and ``y``, never the tile, wherever one side suffices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nearfar.pairs import Pairs
+from nearfar.scores.tiled import once
+from nearfar.types import Rule
+
+_RANGE = 60.0  # e^±60 times a million rows stays inside float32
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxPlan:
+    """What is fixed about one log-sum-exp."""
+
+    pairs: Pairs
+    over: Rule
+    symmetric: bool
+    rows: int
+    columns: int
+    by_column: bool = False  # whether the columns' log-sum-exp is wanted too
+
+    def tiles(self) -> Iterator[tuple[slice, slice]]:
+        """Ranges of the tiles; a symmetric plan yields each diagonal block and then what lies right of it."""
+        n, m = self.pairs.shape
+        for i in range(0, n, self.rows):
+            stop = min(i + self.rows, n)
+            if self.symmetric:
+                yield slice(i, stop), slice(i, stop)
+            for j in range(stop if self.symmetric else 0, m, self.columns):
+                yield slice(i, stop), slice(j, min(j + self.columns, m))
+
+    def drop(self, tile: Tensor, i: slice, j: slice, value: float) -> None:
+        """Put ``value`` where a tile's pairs don't count."""
+        pairs = self.pairs
+        if self.over == "candidates" and pairs.ids is not None and pairs.rows is None:
+            if pairs.itself and i.start < j.stop and j.start < i.stop:
+                tile.diagonal(i.start - j.start).fill_(value)
+            return
+        mask = self.dropped(i, j)
+        if mask is not None:
+            tile.masked_fill_(mask, value)
+
+    def dropped(self, i: slice, j: slice) -> Bool[Tensor, "b c"] | None:
+        """Where a tile's pairs don't count."""
+        positive, ignored, _ = self.pairs.relation(i, j)
+        if self.over == "candidates":
+            return ignored
+        return positive if ignored is None else ignored if positive is None else positive | ignored
+
+
+def logsumexp(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], offsets: Float[Tensor, " m"] | None, plan: SoftmaxPlan
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " columns"]]:
+    """Log-sum-exp by row and, if the plan wants it, by column (else empty); −∞ where nothing counts."""
+    return _LogSumExp.apply(x, None if plan.symmetric else y, offsets, plan)  # pyright: ignore[reportReturnType]
+
+
+def mean_logsumexp(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    offsets: Float[Tensor, " m"] | None,
+    weights: Float[Tensor, " n"],
+    plan: SoftmaxPlan,
+) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+    """``Σ w_i · LSE_i`` for constant weights, and the log-sum-exps without gradient."""
+    wanted = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in (x, y, offsets))
+    value, rows, *_ = _MeanLogSumExp.apply(x, y, offsets, weights.detach(), plan, wanted)  # pyright: ignore[reportGeneralTypeIssues]
+    return value, rows
+
+
+def _bounded(x: Tensor, y: Tensor, offsets: Tensor | None) -> bool:
+    if not len(x) or not len(y):
+        return True
+    square = x.square().sum(1).amax() * y.square().sum(1).amax()
+    bound = math.sqrt(float(square)) + (0.0 if offsets is None else float(offsets.abs().amax()))
+    return bound <= _RANGE
+
+
+class _Buffer:
+    """One tile's worth of memory, used again for every tile."""
+
+    def __init__(self, like: Tensor, size: int) -> None:
+        self._memory = like.new_empty(size)
+
+    def __call__(self, b: int, c: int) -> Tensor:
+        return self._memory[: b * c].view(b, c)
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        x: Tensor, y: Tensor | None, offsets: Tensor | None, plan: SoftmaxPlan
+    ) -> tuple[Tensor, Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            return _sums(x, x if y is None else y, offsets, plan)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, y, offsets, ctx.plan = inputs
+        ctx.save_for_backward(x, y, offsets, *output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, y, offsets, rows, columns = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False), torch.no_grad():
+            keys = x if y is None else y
+            if ctx.plan.symmetric:
+                return once(_symmetric_gradient(x, rows, gradients[0], ctx.plan)), None, None, None
+            dx, dy, do = _cross_gradient(x, keys, offsets, (rows, columns), gradients, ctx.plan, ctx.needs_input_grad)
+        return once(dx), once(dy), once(do), None
+
+
+def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tuple[Tensor, Tensor]:
+    both = plan.symmetric or plan.by_column
+    row_sum = x.new_zeros(len(x))
+    column_sum = row_sum if plan.symmetric else x.new_zeros(len(y) if plan.by_column else 0)
+    buffer = _Buffer(x, plan.rows * max(plan.rows, plan.columns))
+    if _bounded(x, y, offsets):
+        for i, j in plan.tiles():
+            tile = torch.mm(x[i], y[j].T, out=buffer(i.stop - i.start, j.stop - j.start))
+            if offsets is not None:
+                tile.add_(offsets[j])
+            tile.exp_()
+            plan.drop(tile, i, j, 0.0)
+            row_sum[i] += tile.sum(1)
+            if both and not (plan.symmetric and i == j):
+                column_sum[j] += tile.sum(0)
+        return row_sum.log_(), x.new_zeros(0) if plan.symmetric else column_sum.log_()
+    row_max = torch.full_like(row_sum, -torch.inf)
+    column_max = row_max if plan.symmetric else torch.full_like(column_sum, -torch.inf)
+
+    def merge(total: Tensor, highest: Tensor, values: Tensor, where: slice) -> None:
+        before = highest[where]
+        now = torch.maximum(before, values.amax(1))
+        shift = now.masked_fill(now == -torch.inf, 0.0)
+        total[where] = total[where] * (before - shift).exp_() + (values - shift[:, None]).exp_().sum(1)
+        highest[where] = now
+
+    for i, j in plan.tiles():
+        tile = torch.mm(x[i], y[j].T, out=buffer(i.stop - i.start, j.stop - j.start))
+        if offsets is not None:
+            tile.add_(offsets[j])
+        plan.drop(tile, i, j, -torch.inf)
+        merge(row_sum, row_max, tile, i)
+        if both and not (plan.symmetric and i == j):
+            merge(column_sum, column_max, tile.T, j)
+    rows = row_sum.log_().add_(row_max.masked_fill_(row_max == -torch.inf, 0.0))
+    if plan.symmetric:
+        return rows, x.new_zeros(0)
+    return rows, column_sum.log_().add_(column_max.masked_fill_(column_max == -torch.inf, 0.0))
+
+
+def _share(gradient: Tensor, lse: Tensor) -> Tensor:
+    """``g·e^{−lse}``, 0 for a row where nothing counts."""
+    return (gradient * (-lse).exp_()).masked_fill_(lse == -torch.inf, 0.0)
+
+
+def _symmetric_gradient(x: Tensor, lse: Tensor, gradient: Tensor, plan: SoftmaxPlan) -> Tensor:
+    """``dz_i = Σ_j (g_i e^{s_ij − lse_i} + g_j e^{s_ij − lse_j}) z_j``."""
+    dx = torch.zeros_like(x)
+    buffer, other = (
+        _Buffer(x, plan.rows * max(plan.rows, plan.columns)),
+        _Buffer(x, plan.rows * max(plan.rows, plan.columns)),
+    )
+    bounded = _bounded(x, x, None)
+    share = _share(gradient, lse) if bounded else None
+    safe = lse.masked_fill(lse == -torch.inf, torch.inf)  # an empty row: e^{s − ∞} = 0
+    for i, j in plan.tiles():
+        shape = i.stop - i.start, j.stop - j.start
+        tile = torch.mm(x[i], x[j].T, out=buffer(*shape))
+        if share is not None:
+            tile.exp_().mul_(torch.add(share[i, None], share[None, j], out=other(*shape)))
+        else:
+            by_column = torch.sub(tile, safe[None, j], out=other(*shape)).exp_().mul_(gradient[None, j])
+            tile.sub_(safe[i, None]).exp_().mul_(gradient[i, None]).add_(by_column)
+        plan.drop(tile, i, j, 0.0)
+        dx[i].addmm_(tile, x[j])
+        if i != j:
+            dx[j].addmm_(tile.T, x[i])
+    return dx
+
+
+def _cross_gradient(
+    x: Tensor,
+    y: Tensor,
+    offsets: Tensor | None,
+    lse: tuple[Tensor, Tensor],
+    gradients: tuple[Tensor, ...],
+    plan: SoftmaxPlan,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    dx = torch.zeros_like(x) if needs[0] else None
+    dy = torch.zeros_like(y) if needs[1] else None
+    do = torch.zeros_like(offsets) if offsets is not None and needs[2] else None
+    buffer, other = _Buffer(x, plan.rows * plan.columns), _Buffer(x, plan.rows * plan.columns)
+    bounded = _bounded(x, y, offsets)
+    (by_row, by_column), (rows, columns) = gradients, lse
+    row_share = _share(by_row, rows) if bounded else None
+    column_share = _share(by_column, columns) if bounded else None
+    rows = rows.masked_fill(rows == -torch.inf, torch.inf)
+    columns = columns.masked_fill(columns == -torch.inf, torch.inf)
+    for i, j in plan.tiles():
+        shape = i.stop - i.start, j.stop - j.start
+        tile = torch.mm(x[i], y[j].T, out=buffer(*shape))
+        if offsets is not None:
+            tile.add_(offsets[j])
+        if row_share is not None and column_share is not None:
+            tile.exp_()
+            if plan.by_column:
+                tile.mul_(torch.add(row_share[i, None], column_share[None, j], out=other(*shape)))
+            else:
+                tile.mul_(row_share[i, None])
+        elif plan.by_column:
+            right = torch.sub(tile, columns[None, j], out=other(*shape)).exp_().mul_(by_column[None, j])
+            tile.sub_(rows[i, None]).exp_().mul_(by_row[i, None]).add_(right)
+        else:
+            tile.sub_(rows[i, None]).exp_().mul_(by_row[i, None])
+        plan.drop(tile, i, j, 0.0)
+        if dx is not None:
+            dx[i].addmm_(tile, y[j])
+        if dy is not None:
+            dy[j].addmm_(tile.T, x[i])
+        if do is not None:
+            do[j] += tile.sum(0)
+    return dx, dy, do
+
+
+class _MeanLogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        x: Tensor, y: Tensor, offsets: Tensor | None, weights: Tensor, plan: SoftmaxPlan, wanted: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
+        with torch.autocast(x.device.type, enabled=False):
+            return _mean_forward(x, y, offsets, weights, plan, wanted)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        _, rows, *gradients = output
+        ctx.mark_non_differentiable(rows, *(g for g in gradients if g is not None))
+        ctx.save_for_backward(*gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with torch.no_grad():
+            found = [None if saved is None else saved * gradients[0] for saved in ctx.saved_tensors]
+        return *map(once, found), None, None, None
+
+
+def _mean_forward(
+    x: Tensor, y: Tensor, offsets: Tensor | None, weights: Tensor, plan: SoftmaxPlan, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    rows = x.new_empty(len(x))
+    dx = torch.empty_like(x) if wanted[0] else None
+    dy = torch.zeros_like(y) if wanted[1] else None
+    do = torch.zeros_like(offsets) if offsets is not None and wanted[2] else None
+    bounded = _bounded(x, y, offsets)
+    m = len(y)
+    buffer = _Buffer(x, plan.rows * m)
+    everything = slice(0, m)
+    for start in range(0, len(x), plan.rows):
+        i = slice(start, min(start + plan.rows, len(x)))
+        tile = torch.mm(x[i], y.T, out=buffer(i.stop - i.start, m))
+        if offsets is not None:
+            tile.add_(offsets)
+        shift = None
+        if not bounded:
+            plan.drop(tile, i, everything, -torch.inf)
+            highest = tile.amax(1) if m else x.new_full((len(tile),), -torch.inf)
+            shift = highest.masked_fill_(highest == -torch.inf, 0.0)
+            tile.sub_(shift[:, None])
+        tile.exp_()
+        if bounded:
+            plan.drop(tile, i, everything, 0.0)
+        total = tile.sum(1)
+        rows[i] = total.log() if shift is None else total.log().add_(shift)
+        share = (weights[i] / total).masked_fill_(total == 0, 0.0)[:, None]
+        if dx is not None:
+            torch.mm(tile, y, out=dx[i]).mul_(share)
+        if dy is not None:
+            dy.addmm_(tile.T, x[i] * share)
+        if do is not None:
+            do += torch.mv(tile.T, share[:, 0])
+    value = (weights * rows.masked_fill(weights == 0, 0.0)).sum()
+    return value, rows, dx, dy, do

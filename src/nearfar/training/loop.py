@@ -1,0 +1,95 @@
+"""The training loop: steps, a clock that runs only while it trains, and a pause to look every few steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Where training stands when the caller gets to look at the model."""
+
+    step: int
+    """Optimiser steps so far."""
+    seconds: float
+    """Time spent training so far; what the caller does in a pause is left out."""
+    loss: float
+    """Of the last step."""
+
+
+class Diverged(ArithmeticError):
+    """The loss or the weights are no longer finite: nothing can come of this run."""
+
+
+def shuffled_batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[Int64[Tensor, "batch"]]:
+    """Row indices of batches of one size for ever, each pass over the rows in an order of its own.
+
+    What is left of a pass is too short for a batch and is dropped; the next order leaves out others.
+
+    Args:
+        rows: How many there are.
+        batch_size: At most ``rows``.
+        generator: Draws the orders.
+    """
+    if not 0 < batch_size <= rows:
+        raise ValueError(f"batch size {batch_size} for {rows} rows: wanted 1 to {rows}")
+    while True:
+        order = torch.randperm(rows, generator=generator)
+        yield from order[: rows - rows % batch_size].split(batch_size)
+
+
+def fit(
+    loss: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Tensor],
+    *,
+    steps: int,
+    every: int,
+) -> Iterator[Pause]:
+    """Trains, and yields every few steps and after the last one.
+
+    Args:
+        loss: Of a batch, as ``batches`` gives it.
+        optimizer: Of the parameters to train.
+        batches: At least ``steps`` of them.
+        steps: Optimiser steps in all.
+        every: Steps between two pauses.
+
+    Yields:
+        A ``Pause``. The clock stands until the next one is asked for; an accelerator has then finished its work.
+
+    Raises:
+        Diverged: If the loss is not finite, or the loss refuses its inputs because the weights are not.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor(3.0))
+        >>> sgd = torch.optim.SGD([weight], lr=0.1)
+        >>> [p.step for p in fit(lambda batch: weight**2, sgd, [torch.zeros(1)] * 5, steps=5, every=2)]
+        [2, 4, 5]
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    seconds, begun = 0.0, time.perf_counter()
+    for step, batch in zip(range(1, steps + 1), batches):
+        optimizer.zero_grad()
+        try:
+            value = loss(batch)
+        except ValueError as error:  # losses refuse NaN embeddings; if the weights are to blame, say so
+            if all(bool(p.isfinite().all()) for p in parameters):
+                raise
+            raise Diverged(f"the weights are no longer finite at step {step}") from error
+        value.backward()
+        optimizer.step()
+        if step % every and step < steps:
+            continue
+        last = value.item()  # waits for the device too
+        seconds += time.perf_counter() - begun
+        if last != last or last in (float("inf"), float("-inf")):
+            raise Diverged(f"the loss is {last} at step {step}")
+        yield Pause(step, seconds, last)
+        begun = time.perf_counter()

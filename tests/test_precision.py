@@ -1,0 +1,71 @@
+"""Rounding: float32, bfloat16 and float16 inputs, held to the error of the dense form in the same type.
+
+The reference is the loop in float64 on the identically rounded inputs. A plan may err twice as much as the dense form, plus
+4 units in the last place: of float32 at the value's size, of the inputs' type at the largest entry of a gradient.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from harness import KINDS, backends_of, build, evaluate, expected
+from problems import Case, forms_of
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+N, D = 17, 8
+SEEDS = {torch.float32: (0, 1, 2), torch.bfloat16: (0, 1), torch.float16: (0, 1)}
+ROUNDINGS = 256
+"""Float32: an exponent near 20 (2/τ) is rounded to 16 units of its exponential, and some 16 such errors may add up."""
+NAMES = [name for name in KINDS if name != "NCELoss"]
+
+
+def ulp(size: float, dtype: torch.dtype) -> float:
+    """One unit in the last place of a number of that size."""
+    return torch.finfo(dtype).eps * 2.0 ** math.floor(math.log2(size)) if size > 0 else torch.finfo(dtype).tiny
+
+
+def case(name: str) -> Case:
+    return Case(name, forms_of(name, KINDS[name])[0], {})
+
+
+def error(actual: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
+    """The largest difference, in units of the actual tensors' type at their largest entry."""
+    worst = 0.0
+    for a, b in zip(actual, wanted, strict=True):
+        worst = max(worst, float((a.double() - b).abs().max()) / ulp(float(b.abs().max()), a.dtype))
+    return worst
+
+
+def errors(name: str, backend: str | None, dtype: torch.dtype) -> dict[str, float]:
+    """The worst over seeds: of the value, of the gradients of inputs and of parameters."""
+    worst = {"value": 0.0, "gradient": 0.0, "parameters": 0.0}
+    for seed in SEEDS[dtype]:
+        wanted = expected(case(name), N, D, dtype, seed)
+        actual = evaluate(build(name, {}, D, backend), case(name).problem(N, D, seed), dtype)
+        inputs = len(case(name).problem(N, D, seed).leaves())
+        assert actual.value.dtype is torch.float32  # whatever the inputs are
+        assert all(g.dtype is dtype for g in actual.gradients[:inputs])
+        for what, a, b in (
+            ("value", [actual.value], [wanted.value]),
+            ("gradient", actual.gradients[:inputs], wanted.gradients[:inputs]),
+            ("parameters", actual.gradients[inputs:], wanted.gradients[inputs:]),
+        ):
+            worst[what] = max(worst[what], error(a, b))
+    return worst
+
+
+@pytest.mark.parametrize("dtype", SEEDS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_error_is_within_the_budget(name, dtype):
+    """And the dense form's own error within a bound, so that both cannot be wrong together."""
+    dense = errors(name, backends_of(name)[0], dtype)
+    assert dense["value"] <= ROUNDINGS, dense
+    assert dense["gradient"] <= (ROUNDINGS if dtype is torch.float32 else 2), dense
+    assert dense["parameters"] <= ROUNDINGS, dense
+    for backend in (*backends_of(name)[1:], None):
+        for what, own in errors(name, backend, dtype).items():
+            assert own <= 2 * dense[what] + 4, f"{backend}: {what} off by {own:.1f} ulp, dense {dense[what]:.1f}"

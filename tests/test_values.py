@@ -1,0 +1,26 @@
+"""Every loss, every call form, every option: value and gradient of every plan against the naive loop, in float64."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import KINDS, assert_same, build, evaluate, expected, parametrize_backends
+from problems import SHAPES, Case, cases, forms_of
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+CASES = parametrize_backends(list(cases(KINDS)))
+
+
+def shapes_of(case: Case) -> list[tuple[int, int]]:
+    """All of them for a loss as it comes; a few for the others, smaller where views multiply the rows."""
+    if not case.options and case.form == forms_of(case.name, KINDS[case.name])[0]:
+        return SHAPES
+    return [(1, 3), (4, 2)] if case.form in ("three views", "stacked") else [(1, 3), (11, 4)]
+
+
+@pytest.mark.parametrize(("case", "backend"), CASES, ids=str)
+def test_value_and_gradient_are_the_loops(case, backend):
+    for n, d in shapes_of(case):
+        actual = evaluate(build(case.name, case.options, d, backend), case.problem(n, d))
+        assert_same(actual, expected(case, n, d), note=f"at {n} rows of {d}")
