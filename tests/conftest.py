@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
-from jaxtyping import config, install_import_hook
 
 SOURCE = Path(__file__).parent.parent / "src"
 UNCHECKED: tuple[str, ...] = ()
@@ -20,16 +22,26 @@ def modules() -> list[str]:
     return [".".join(p.parts) for p in paths if p.name != "__init__" and ".".join(p.parts) not in UNCHECKED]
 
 
-install_import_hook(modules(), "beartype.beartype")  # before the package is first imported
+def sparing(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook's decorator, which leaves functions within functions alone: they would be compiled anew at every call."""
+
+    def decorator(**options: Any) -> Callable[[Any], Any]:
+        return lambda x: x if "<locals>" in x.__qualname__ else jaxtyped(**options)(x)
+
+    return decorator
+
+
+jaxtyping.jaxtyped = sparing(jaxtyping.jaxtyped)
+jaxtyping.install_import_hook(modules(), "beartype.beartype")  # before the package is first imported
 
 torch.set_num_threads(1)  # the problems are tiny: threads would only wait for each other
 settings.register_profile("quick", deadline=None, max_examples=10, derandomize=True)
 settings.load_profile("quick")
 
 
-@pytest.fixture()
+@pytest.fixture
 def unchecked():
     """Switch the checks off: for errors that are the package's own, and where a test would mostly run them."""
-    config.update("jaxtyping_disable", True)
+    jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", False)

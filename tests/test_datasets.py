@@ -1,6 +1,5 @@
 """Pair and triplet datasets: what is drawn, from what, and the same in any number of workers."""
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -9,12 +8,6 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import nearfar as nf
 from nearfar.data.datasets import PairDataset, TripletDataset
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """As users call it: without the type checks of the tests, which would speak first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def tensors(labels):

@@ -1,6 +1,5 @@
 """The cosine head with its normalisation, the projection, and class prototypes."""
 
-import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -8,12 +7,6 @@ from torch.nn import functional as F
 
 from nearfar.encoders.heads import CosineHead, FeatureNorm, ProjectionHead, cosine_logits
 from nearfar.encoders.prototypes import Prototypes, class_sums, mixed_logits
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """As users call it: without the type checks of the tests, which would speak first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def rows(n: int = 12, d: int = 5, seed: int = 0) -> torch.Tensor:

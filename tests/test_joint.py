@@ -6,7 +6,6 @@ import io
 import pickle
 import weakref
 
-import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -17,12 +16,6 @@ from nearfar.joint import Constant, Cosine, Linear, Warmup
 from nearfar.joint.relation import UNWEIGHTED
 
 CE = nn.CrossEntropyLoss()
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """As users call it: without the type checks of the tests, which would speak first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +168,7 @@ def test_losses_of_two_sides_take_labels_pairs_and_soft_targets_of_both(model):
     pairs = nf.Pairs.from_matrix(relation)
     torch.testing.assert_close(criterion(model(x), y, pairs=pairs, features=f), clip(f[:9], f[9:]))
     with pytest.raises(TypeError, match="contrastive compares two views: pass 18 rows of features"):
-        criterion(model(x), y, features=f[:9])
+        nf.Joint(CE, nf.VICRegLoss())(model(x), y, features=f[:9])
 
 
 @pytest.mark.parametrize("name", [name for name, row in nf.LOSSES.items() if row.kind not in ("noise", "moments")])
@@ -704,8 +697,28 @@ def test_under_autocast_and_a_gradient_scaler(model):
     scaler.step(optimiser)
 
 
+def test_a_model_compiled_before_its_layer_was_read_is_named(model):
+    x, y = batch()
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    criterion = nf.Joint(CE, nf.SupConLoss(), features=model.body)
+    with pytest.raises(RuntimeError, match=r"does not see the hook: call torch\.compiler\.reset\(\)"):
+        criterion(compiled(x), y)
+    torch.compiler.reset()
+    assert criterion(compiled(x), y) > 0
+
+
+def test_balancing_within_one_compiled_graph_is_refused(model):
+    x, y = batch()
+    torch.compiler.reset()
+    criterion = nf.Joint(CE, nf.SupConLoss(), features=model.body, balance="gradient")
+    with pytest.raises(RuntimeError, match=r"'task' does not depend on these features.*torch\.compile graph"):
+        criterion(torch.compile(model, backend="aot_eager")(x), y)
+
+
 def test_a_compiled_model_gives_its_features(model):
     x, y = batch()
+    torch.compiler.reset()
     criterion = nf.Joint(CE, nf.SupConLoss(), features=model.body)
     expected = criterion(model(x), y)
     expected.backward()

@@ -2,7 +2,6 @@
 
 from itertools import chain
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -11,12 +10,6 @@ from hypothesis import strategies as st
 
 import nearfar as nf
 from nearfar.data.samplers import ClassBalancedSampler, EpisodeSampler, PKSampler
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """As users call it: without the type checks of the tests, which would speak first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def joined(batches):

@@ -16,7 +16,8 @@ def shapes_of(case: Case) -> list[tuple[int, int]]:
     """All of them for a loss as it comes; a few for the others, smaller where views multiply the rows."""
     if not case.options and case.form == forms_of(case.name, KINDS[case.name])[0]:
         return SHAPES
-    return [(1, 3), (4, 2)] if case.form in ("three views", "stacked") else [(1, 3), (11, 4)]
+    n = 4 if case.form in ("three views", "stacked") else 11
+    return [(n, 4)] if case.options else [(1, 3), (n, 4)]
 
 
 @pytest.mark.parametrize(("case", "backend"), CASES, ids=str)

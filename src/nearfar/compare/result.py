@@ -13,6 +13,7 @@ import numpy as np
 
 from nearfar.compare.arms import ARMS, BASELINE
 from nearfar.compare.config import FRACTIONS, SWEEP_SEED, CompareConfig
+from nearfar.compare.names import unknown
 from nearfar.compare.record import Curve, Run, RunFolder
 from nearfar.compare.statistics import Estimate, Times, censored_median, mean_interval, speedup, times_to_target
 from nearfar.compare.sweep import Choice, choose
@@ -93,8 +94,11 @@ class Comparison:
     folder: Path | None = None
 
     def __getitem__(self, name: str) -> ArmResult:
-        """An arm by its name."""
-        return next(arm for arm in self.arms if arm.name == name)
+        """A measured arm by its name."""
+        arms = {arm.name: arm for arm in self.arms}
+        if name not in arms:
+            raise KeyError(unknown("measured arm", name, arms))
+        return arms[name]
 
     @property
     def verdict(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nearfar.compare.arms import ARMS, select_arms
+from nearfar.compare.arms import ARMS, BASELINE, select_arms
 from nearfar.compare.config import SWEEP_SEED, CompareConfig
 from nearfar.compare.environment import describe_machine
 from nearfar.compare.inputs import Rows, Task
@@ -136,6 +136,8 @@ class Study:
         for name, arm in arms.items():
             choices[name] = choose(arm, config.rates, config.budget, functools.partial(score, name))
             self.progress.chosen(name, choices[name])
+        if choices[BASELINE].score == 0:
+            raise ValueError(f"the baseline diverged at every rate, {', '.join(map(str, config.rates))}: pass lower rates")
         for name, choice in choices.items():
             self._warm_up(Run("sweep", name, choice.rate, choice.weight, SWEEP_SEED))
         for seed in range(config.seed, config.seed + config.seeds):  # arms side by side: the machine drifts for all
@@ -162,22 +164,21 @@ class Study:
     def _train(self, run: Run, folder: RunFolder) -> Curve:
         """One run from its seed to its last step."""
         watched = (self.task.validation if run.stage == "sweep" else self.task.test).to(self.device)
-        curve, seconds = Curve(), 0.0
+        curve = Curve()
+
+        def look(step: int, seconds: float, rows: int, accuracy: float) -> None:
+            curve.add(step, seconds, rows, accuracy)
+            folder.evaluation(step, seconds, rows, accuracy)
+
         with torch.random.fork_rng():
             learner = self._learner(run)
-
-            def look(step: int, accuracy: float) -> None:
-                curve.add(step, seconds, learner.rows, accuracy)
-                folder.evaluation(step, seconds, learner.rows, accuracy)
-
             try:
                 for pause in self._fit(learner, run, self.config.steps):
-                    seconds = pause.seconds
-                    look(pause.step, learner.accuracy(watched.inputs, watched.labels))
-            except Diverged:  # it answers nothing any more; a rate that does this is not chosen
+                    look(pause.step, pause.seconds, learner.rows, learner.accuracy(watched.inputs, watched.labels))
+            except Diverged as stop:  # it answers nothing any more, and costs as much a step as it did
                 curve.diverged = True
                 for step in looks(self.config)[len(curve.steps) :]:
-                    look(step, 0.0)
+                    look(step, stop.seconds * step / stop.step, learner.rows * step // stop.step, 0.0)
         return curve
 
     def _fit(self, learner: Learner, run: Run, steps: int | None) -> Iterator[Pause]:

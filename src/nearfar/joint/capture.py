@@ -89,8 +89,8 @@ def check_captured(
     if captured is None:
         raise RuntimeError(
             f"no features: {name} has not run since the last call. Run the model before each call of the criterion, hook "
-            "a layer that its forward pass uses, build the criterion before a compiled model first runs, or pass "
-            "features= at the call"
+            "a layer that its forward pass uses, or pass features= at the call. A compiled model that ran before the "
+            "criterion was built does not see the hook: call torch.compiler.reset()"
         )
     if wants_gradient and not captured.requires_grad:
         raise RuntimeError(

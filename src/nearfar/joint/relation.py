@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from nearfar.pairs import Pairs
 
-# Losses that read extremes or sums of exponentials of the positives, where a weight has no place.
-UNWEIGHTED = frozenset({"CircleLoss", "MultiSimilarityLoss", "NCALoss", "TripletLoss"})
+# Losses to which a pair belongs together or not, whatever its weight.
+UNWEIGHTED = frozenset({"NCALoss", "TripletLoss"})
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class Loss(nn.Module):
         if unknown:
             name = min(unknown)
             raise TypeError(f"{type(self).__name__} has no option {name!r}{nearest(name, self._known())}")
-        check_names(options)
+        check_names({name: value for name, value in options.items() if name in Options.__annotations__})
         self.options = options
         self.stats: dict[str, Tensor] = {}
 
@@ -145,7 +145,11 @@ def nearest(name: str, known: Any) -> str:
 
 
 def check_names(options: Mapping[str, Any]) -> None:
-    """Refuse unknown names of backends and precisions."""
+    """Refuse unknown names of options, backends and precisions."""
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        name = min(unknown)
+        raise TypeError(f"there is no option {name!r}{nearest(name, Options.__annotations__)}")
     backend, precision = options.get("backend"), options.get("precision")
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is not known{nearest(backend, BACKENDS)}")

@@ -144,7 +144,7 @@ SIGLIP: Stage = {
 @loss_function
 def siglip_loss(
     queries: Tensor,
-    keys: Tensor,
+    keys: Tensor | None = None,
     *,
     labels: Tensor | None = None,
     pairs: Pairs | None = None,
@@ -160,7 +160,7 @@ def siglip_loss(
 
     Args:
         queries: ``(n, d)``.
-        keys: ``(m, d)``.
+        keys: ``(m, d)``; left out, the queries are their own keys, each excluded for itself.
         labels: Integers, once a row pair.
         pairs: In place of labels.
         temperature: τ; 0.1 (a scale of 10) is the paper's start.
@@ -175,7 +175,8 @@ def siglip_loss(
         >>> nf.functional.siglip_loss(z, z, temperature=1.0, bias=0.0)  # softplus(−1) + log 2
         tensor(1.0064)
     """
-    batch = read((queries, keys), sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
+    sides = (queries,) if keys is None else (queries, keys)
+    batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores
     scale = parameter(scale_of(temperature, logit_scale, scores.queries), scores.queries)
     shift = parameter(bias if logit_bias is None else logit_bias, scores.queries)

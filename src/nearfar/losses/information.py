@@ -56,6 +56,8 @@ def mutual_information_loss(
     ``mean_P(T) − log mean_N(e^T)`` (Donsker–Varadhan; Belghazi et al. 2018, MINE, arXiv:1801.04062, eq. 5), its marginal
     without the positives.
 
+    Source: van den Oord et al. 2018, eq. 5; Hjelm et al. 2019, eq. 4–5; Belghazi et al. 2018, eq. 5, as above.
+
     Args:
         summary: Global features ``(n, d)``.
         local: Another vector of each item ``(n, e)``; maps ``(n, e, h, w)`` or sequences ``(n, e, l)``; or nodes ``(m, e)``

@@ -121,8 +121,8 @@ def hard_negative_loss(
 
     def values() -> Tensor:
         many = negatives.masked_fill(~keep, 1.0).log()
-        hard = finite(scores.scaled(1 + beta).logsumexp("negatives")) + many
-        hard = hard - (finite(scores.scaled(beta).logsumexp("negatives")) if beta else many)
+        hard = finite(scores.powered(1 + beta).logsumexp("negatives")) + many
+        hard = hard - (finite(scores.powered(beta).logsumexp("negatives")) if beta else many)
         false = many - math.inf
         if tau_plus:
             some = positives.masked_fill(~keep, 1.0).log()

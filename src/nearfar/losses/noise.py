@@ -52,7 +52,7 @@ class Noise(nn.Module):
             )
         probability = weights / weights.sum()
         threshold, alias = _alias_table(probability)
-        self.register_buffer("log_probability", probability.log().float())
+        self.register_buffer("log_probability", probability.log())
         self.register_buffer("threshold", threshold.float())
         self.register_buffer("alias", alias)
 
@@ -92,7 +92,7 @@ def unigram_noise(counts: Tensor, power: float = 0.75) -> Noise:
     Example:
         >>> import torch, nearfar as nf
         >>> nf.unigram_noise(torch.tensor([1, 16])).log_probability.exp()  # 1 : 8
-        tensor([0.1111, 0.8889])
+        tensor([0.1111, 0.8889], dtype=torch.float64)
     """
     return Noise(torch.as_tensor(counts).double() ** power)
 

@@ -6,6 +6,7 @@ the mean of the positives is linear in the rows.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -213,7 +214,7 @@ def supcon_loss(
 @loss_function
 def clip_loss(
     queries: Tensor,
-    keys: Tensor,
+    keys: Tensor | None = None,
     *,
     labels: Tensor | None = None,
     pairs: Pairs | None = None,
@@ -228,7 +229,7 @@ def clip_loss(
 
     Args:
         queries: Image embeddings ``(n, d)``, say.
-        keys: Text embeddings ``(n, d)``.
+        keys: Text embeddings ``(n, d)``; left out, the queries are their own keys, each excluded for itself.
         labels: Integers, once a row pair.
         pairs: In place of labels.
         temperature: τ; 0.07 is the paper's start.
@@ -241,28 +242,29 @@ def clip_loss(
         >>> nf.functional.clip_loss(z, z, temperature=1.0)  # both ways log(1 + 3/e)
         tensor(0.7437)
     """
-    batch = read((queries, keys), sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
+    sides = (queries,) if keys is None else (queries, keys)
+    batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores.scaled(scale_of(temperature, logit_scale, batch.scores.queries))
-    back = scores.T
+    back = scores.T  # without offsets: one key's is the same for all queries, and cancels
     counts = scores.count("positives"), back.count("positives")
     keep = counts[0] > 0, counts[1] > 0
     square = len(counts[0]) == len(counts[1])
     if batch.weights is not None and not square:
         raise ValueError("weights= of CLIP's rows and columns need as many queries as keys")
 
-    def sides() -> tuple[Tensor, Tensor]:
+    def both() -> tuple[Tensor, Tensor]:
         rows, columns = scores.logsumexp_both_ways()
         return rows - scores.mean_positive(), columns - back.mean_positive()
 
     def value() -> Tensor:
         halves = [
             (torch.where(kept, side, torch.zeros_like(side)) * mean_weights(kept, batch.weights, side.dtype)).sum()
-            for side, kept in zip(sides(), keep)
+            for side, kept in zip(both(), keep)
         ]
         return (halves[0] + halves[1]) / 2
 
     def per_query() -> Tensor:
-        return sum(torch.where(k, s, torch.zeros_like(s)) for s, k in zip(sides(), keep)) / 2  # pyright: ignore[reportReturnType]
+        return sum(torch.where(k, s, torch.zeros_like(s)) for s, k in zip(both(), keep)) / 2  # pyright: ignore[reportReturnType]
 
     # rows and columns average over their own queries: only with a positive everywhere is that one mean over queries
     return Outcome(value, per_query if square else None, query_stats(scores, keys_without_positive=(~keep[1]).sum()))
@@ -311,7 +313,7 @@ def n_pairs_loss(
 
 NCA: Stage = {
     "all": logsumexp_over("candidates", lambda s, t: -s * t.parameters["scale"]),
-    "own": logsumexp_over("positives", lambda s, t: -s * t.parameters["scale"]),
+    "own": replace(logsumexp_over("positives", lambda s, t: -s * t.parameters["scale"]), weighted=False),
 }
 
 
@@ -321,6 +323,7 @@ def nca_loss(
     labels: Tensor | None = None,
     pairs: Pairs | None = None,
     temperature: float | Tensor = 1.0,
+    logit_scale: float | Tensor | None = None,
     objective: Literal["log", "probability"] = "log",
     **options: Unpack[Options],
 ) -> Outcome:
@@ -332,8 +335,9 @@ def nca_loss(
     Args:
         *views: One or more matrices ``(n, d)``.
         labels: Integers, once a sample.
-        pairs: In place of labels.
+        pairs: In place of labels; a neighbour belongs together or not, whatever its weight.
         temperature: τ; 1 is the paper's.
+        logit_scale: The multiplier 1/τ, in place of the temperature.
         objective: ``−log p_i`` or ``1 − p_i``.
         **options: See :class:`nearfar.losses.base.Options`.
 
@@ -347,7 +351,9 @@ def nca_loss(
         views, sided=False, labels=labels, pairs=pairs, options=options, normalized=False, similarity="sqeuclidean"
     )
     scores = batch.scores
-    scale = parameter(scale_of(temperature, None, scores.queries), scores.queries)
+    scale = parameter(scale_of(temperature, logit_scale, scores.queries), scores.queries)
+    if scores.offsets is not None:
+        scores = replace(scores, offsets=-scores.offsets / scale)  # the stage turns distances into logits
     keep = scores.count("positives") > 0
 
     def values() -> Tensor:

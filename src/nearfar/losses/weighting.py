@@ -21,7 +21,7 @@ from nearfar.losses.base import (
     read,
 )
 from nearfar.pairs import Pairs
-from nearfar.scores import Stage, logsumexp_over, sum_over
+from nearfar.scores import Scores, Stage, logsumexp_over, sum_over
 
 MULTI_SIMILARITY: Stage = {
     "near": logsumexp_over("positives", lambda s, t: -t.parameters["alpha"] * (s - t.parameters["base"])),
@@ -183,12 +183,9 @@ def lifted_structure_loss(
     Args:
         *views: One or more matrices ``(n, d)``.
         labels: Integers, once a sample.
-        pairs: In place of labels, for rows paired with themselves.
+        pairs: In place of labels; for queries and keys, a key's negatives are queries.
         margin: m, in units of the distance; 1 is the paper's.
         **options: See :class:`nearfar.losses.base.Options`.
-
-    Raises:
-        TypeError: For queries and keys that differ: a positive's other end must have negatives too.
 
     Example:
         >>> import torch, nearfar as nf
@@ -201,17 +198,17 @@ def lifted_structure_loss(
         views, sided=False, labels=labels, pairs=pairs, options=options, normalized=False, similarity="euclidean"
     )
     scores = batch.scores
-    if scores.keys is not scores.queries:
-        raise TypeError(
-            "the lifted structure loss pairs rows with themselves: call loss(z, pairs=…), not loss(q, k, …)"
-        )
     if batch.weights is not None:
         raise TypeError("weights= are per query, but the mean of the lifted structure loss runs over positive pairs")
 
+    def repulsion(side: Scores) -> Tensor:
+        found = side.reduce(LIFTED_REPULSION, {"margin": parameter(margin, side.queries)})["repulsion"]
+        return found.masked_fill(found == -torch.inf, _NOTHING)
+
     def value() -> Tensor:
-        repulsion = scores.reduce(LIFTED_REPULSION, {"margin": parameter(margin, scores.queries)})["repulsion"]
-        repulsion = repulsion.masked_fill(repulsion == -torch.inf, _NOTHING)
-        found = scores.reduce(LIFTED, statistics={"repulsion": repulsion})["value"]
+        rows = repulsion(scores)
+        columns = rows if scores.symmetric else repulsion(scores.T)
+        found = scores.reduce(LIFTED, None, {"repulsion": rows}, {"repulsion": columns})["value"]
         return found.sum() / (2 * scores.count("positives").sum().clamp(min=1))
 
     return Outcome(value, None, query_stats(scores))

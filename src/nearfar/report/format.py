@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-Number = float | None
+Real = float | int
+Number = Real | None
 """None stands for infinite, as in files."""
 
 
-def percent(value: float) -> str:
+def percent(value: Real) -> str:
     """A part of one, in percent.
 
     Example:
@@ -19,7 +20,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
-def times(value: float) -> str:
+def times(value: Real) -> str:
     """A ratio.
 
     Example:
@@ -29,7 +30,7 @@ def times(value: float) -> str:
     return f"{value:.3g}×" if value >= 10 else f"{value:.2f}×"
 
 
-def points(value: float) -> str:
+def points(value: Real) -> str:
     """A difference of accuracies, in percentage points.
 
     Example:
@@ -39,7 +40,7 @@ def points(value: float) -> str:
     return f"{'−' if value < 0 else '+'}{abs(100 * value):.1f} points"
 
 
-def count(value: float) -> str:
+def count(value: Real) -> str:
     """Steps or rows.
 
     Example:
@@ -49,7 +50,7 @@ def count(value: float) -> str:
     return f"{value:,.1f}".removesuffix(".0")
 
 
-def seconds(value: float) -> str:
+def seconds(value: Real) -> str:
     """A time.
 
     Example:
@@ -61,7 +62,7 @@ def seconds(value: float) -> str:
     return f"{1000 * value:.0f} ms" if value >= 0.01 else f"{1000 * value:.1f} ms"
 
 
-def bounded(lower: Number, upper: Number, show: Callable[[float], str] = times) -> str:
+def bounded(lower: Number, upper: Number, show: Callable[[Real], str] = times) -> str:
     """A number that lies between two, which are equal if it is known.
 
     Example:
@@ -81,7 +82,7 @@ def bounded(lower: Number, upper: Number, show: Callable[[float], str] = times) 
     return show(lower) if lower == upper else f"{show(lower)}–{show(upper)}"
 
 
-def interval(low: Number, high: Number, show: Callable[[float], str] = times) -> str:
+def interval(low: Number, high: Number, show: Callable[[Real], str] = times) -> str:
     """An interval, open where it has no end.
 
     Example:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from nearfar.report.format import bounded, count, percent
+from nearfar.report.format import Real, bounded, count, percent
 from nearfar.report.palette import colours, shown_first
 
-Scale = Callable[[float], float]
+Scale = Callable[[Real], float]
 
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 56, 190, 52, 46
@@ -97,7 +97,7 @@ def _across(height: float, kind: str) -> str:
     return f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
 
 
-def _scale(low: float, high: float, start: float, stop: float) -> Scale:
+def _scale(low: Real, high: Real, start: Real, stop: Real) -> Scale:
     return lambda value: start + (value - low) / (high - low) * (stop - start)
 
 
@@ -109,10 +109,10 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(k * step, 10) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def _doubling(low: float, high: float) -> list[float]:
+def _doubling(low: Real, high: Real) -> list[float]:
     """Numbers from low to high, each twice the one before: on a logarithmic scale, equal distances."""
     return [low * 2**k for k in range(math.floor(math.log2(high / low) + 1e-9) + 1)]
 
 
-def _text(x: float, y: float, words: str, kind: str, anchor: str = "start") -> str:
+def _text(x: Real, y: Real, words: str, kind: str, anchor: str = "start") -> str:
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

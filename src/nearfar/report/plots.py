@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from nearfar.report.format import bounded, interval, percent
+from nearfar.report.format import Number, bounded, interval, percent
 from nearfar.report.palette import DASHES, colours, shown_first
 
 Figure = dict[str, Any]
@@ -105,7 +105,7 @@ def forest(result: dict[str, Any], k: int) -> Figure:
     return _plain(figure, 150 + 60 * len(arms))
 
 
-def _between(lower: float | None, upper: float | None, left: float, right: float) -> float:
+def _between(lower: Number, upper: Number, left: float, right: float) -> float:
     """Where to put the dot of a ratio that may be known from one side only: at the side that is known."""
     if not lower:
         return upper or math.sqrt(left * right)

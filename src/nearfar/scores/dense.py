@@ -26,11 +26,12 @@ def reduce(
     stage: Stage,
     parameters: Mapping[str, Tensor],
     statistics: Mapping[str, Float[Tensor, " n"]],
+    key_statistics: Mapping[str, Float[Tensor, " m"]],
 ) -> dict[str, Float[Tensor, " n"]]:
     """Every reduction of a lowered stage, one number a query."""
     scores = all_scores(x, y, similarity)
     scores = scores if offsets is None else scores + offsets
-    columns = {name: value[None, :] for name, value in statistics.items()} if pairs.itself else {}
+    columns = {name: value[None, :] for name, value in key_statistics.items()}
     rows = {name: value[:, None] for name, value in statistics.items()}
     tile = Tile(pairs.relation(slice(0, len(x)), slice(0, len(y))), parameters, rows, columns)
     return {name: _reduce(reduction, scores, tile) for name, reduction in stage.items()}
@@ -48,5 +49,6 @@ def _reduce(reduction: Reduction, scores: Float[Tensor, "n m"], tile: Tile) -> F
         return weight.sum(1)
     values = reduction.values(scores, tile)
     if reduction.op == "logsumexp":
+        values = values if reduction.weight(tile) is None else values + weight.masked_fill(~mask, 1.0).log()
         return values.masked_fill(~mask, -torch.inf).logsumexp(1)
     return (values.masked_fill(~mask, 0.0) * weight).sum(1)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.scores import dense, softmax, tiled
-from nearfar.scores.reductions import Stage, count_over, lower, raise_means
+from nearfar.scores.reductions import Reduction, Stage, count_over, logsumexp_over, lower, mean_over, raise_means
 from nearfar.scores.similarity import some_scores, tile_scores
 from nearfar.types import Backend, Rule, Similarity
 
@@ -99,42 +99,44 @@ class Scores:
         rows = self.queries * (scale.sqrt() if isinstance(scale, Tensor) else scale**0.5)
         return replace(self, queries=rows, keys=rows)
 
-    def _by_class(self) -> tuple[Scores, Int[Tensor, " n"] | None]:
-        """Rows in order of their ids, so that most tiles hold no positive; and the order of the queries."""
+    def powered(self, power: float) -> Scores:
+        """The same scores, offsets included, times ``power``: what e^s raised to it has for exponents."""
+        scaled = self.scaled(power)
+        return scaled if self.offsets is None else replace(scaled, offsets=self.offsets * power)
+
+    def _by_class(self) -> tuple[Scores, Int[Tensor, " n"] | None, Int[Tensor, " m"] | None]:
+        """Rows in order of their ids, so that most tiles hold no positive; and the orders of queries and keys."""
         ids = self.pairs.ids
         if ids is None or self.plan != "tiled" or not len(ids[0]) or not len(ids[1]):
-            return self, None
-        order = ids[0].argsort(stable=True)
-        if self.keys is self.queries and ids[0] is ids[1]:
-            rows = self.queries[order]
-            return replace(self, queries=rows, keys=rows, pairs=self.pairs.take(order, order),
-                           offsets=None if self.offsets is None else self.offsets[order]), order  # fmt: skip
-        if self.pairs.itself:  # the diagonal would be lost
-            return self, None
-        columns = ids[1].argsort(stable=True)
-        return replace(
-            self, queries=self.queries[order], keys=self.keys[columns], pairs=self.pairs.take(order, columns),
-            offsets=None if self.offsets is None else self.offsets[columns],
-        ), order  # fmt: skip
+            return self, None, None
+        order = key_order = ids[0].argsort(stable=True)
+        queries = keys = self.queries[order]
+        if self.keys is not self.queries or ids[0] is not ids[1]:
+            if self.pairs.itself:  # the diagonal would be lost
+                return self, None, None
+            key_order = ids[1].argsort(stable=True)
+            keys = self.keys[key_order]
+        offsets = None if self.offsets is None else self.offsets[key_order]
+        pairs = self.pairs.take(order, key_order)
+        return replace(self, queries=queries, keys=keys, pairs=pairs, offsets=offsets), order, key_order
 
     # ---- questions --------------------------------------------------------------------------------------------------
 
     def logsumexp(self, over: Rule = "candidates") -> Float[Tensor, " n"]:
         """``log Σ_j e^{s_ij}`` over a rule; −∞ where nothing counts."""
         if self.plan == "dense" or self.similarity != "dot" or over == "positives":
-            from nearfar.scores.reductions import logsumexp_over
-
             return self.reduce({"value": logsumexp_over(over)})["value"]
-        scores, order = self._by_class() if over == "negatives" else (self, None)
+        scores, order, _ = self._by_class() if over == "negatives" else (self, None, None)
         values, _ = softmax.logsumexp(scores.queries, scores.keys, scores.offsets, scores._softmax_plan(over))
         return values if order is None else values[order.argsort()]
 
     def logsumexp_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-        """``log Σ_j e^{s_ij}`` and ``log Σ_i e^{s_ij}`` over the candidates, from one pass over the tiles."""
+        """``log Σ_j e^{s_ij}`` and, without offsets, ``log Σ_i e^{s_ij}``: the candidates from both sides, in one pass."""
         if self.plan == "dense" or self.similarity != "dot":
             return self.logsumexp(), self.T.logsumexp()
         plan = replace(self._softmax_plan("candidates"), symmetric=False, by_column=True)
-        return softmax.logsumexp(self.queries, self.keys, self.offsets, plan)
+        rows, columns = softmax.logsumexp(self.queries, self.keys, self.offsets, plan)
+        return rows, columns if self.offsets is None else columns - self.offsets
 
     def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
         """``Σ_i w_i · log Σ_j e^{s_ij}`` with constant weights, and the log-sum-exps (maybe without gradient)."""
@@ -152,8 +154,6 @@ class Scores:
         """Mean score of each query's positives, weighted where the relation has weights; 0 for a query without any."""
         total = self._sum_of_positives()
         if total is None:
-            from nearfar.scores.reductions import mean_over
-
             return self.reduce({"value": mean_over("positives")})["value"]
         count = self.count("positives")
         return total / count.masked_fill(count == 0, 1.0)
@@ -241,43 +241,55 @@ class Scores:
         return value.masked_fill(~exists, 0.0), exists, index
 
     def _reduce_plan(
-        self, stage: Mapping[str, tiled.Reduction], parameters: tuple[str, ...] = (), statistics: tuple[str, ...] = ()
+        self,
+        stage: Mapping[str, Reduction],
+        parameters: tuple[str, ...] = (),
+        statistics: tuple[str, ...] = (),
+        key_statistics: tuple[str, ...] = (),
     ) -> tiled.Plan:
         rows, columns = self._tile()
         symmetric = self.symmetric and rows == columns  # whole rows leave no transpose to serve
-        return tiled.Plan(dict(stage), self.similarity, self.pairs, symmetric, rows, columns, parameters, statistics)
+        return tiled.Plan(
+            dict(stage), self.similarity, self.pairs, symmetric, rows, columns, parameters, statistics, key_statistics
+        )
 
     def reduce(
         self,
         stage: Stage,
         parameters: Mapping[str, Tensor] | None = None,
         statistics: Mapping[str, Float[Tensor, " n"]] | None = None,
+        key_statistics: Mapping[str, Float[Tensor, " m"]] | None = None,
     ) -> dict[str, Float[Tensor, " n"]]:
         """Every reduction of a stage, one number a query, differentiable in rows, offsets, parameters and statistics.
 
         Args:
             stage: Named reductions.
             parameters: Tensors that element functions read as ``tile.parameters[name]``.
-            statistics: Numbers a query from earlier stages: ``tile.rows[name]`` and ``tile.columns[name]``.
+            statistics: Numbers a query from earlier stages: ``tile.rows[name]``.
+            key_statistics: Numbers a key: ``tile.columns[name]``.
         """
-        parameters, statistics, lowered = parameters or {}, statistics or {}, lower(stage)
+        parameters, statistics, key_statistics = parameters or {}, statistics or {}, key_statistics or {}
+        lowered = lower(stage)
         n, m = self.pairs.shape
         if self.plan == "dense" or not n or not m:
             with torch.autocast(self.queries.device.type, enabled=False):
                 found = dense.reduce(
-                    self.queries, self.keys, self.offsets, self.similarity, self.pairs, lowered, parameters, statistics
-                )
+                    self.queries, self.keys, self.offsets, self.similarity, self.pairs, lowered,
+                    parameters, statistics, key_statistics,
+                )  # fmt: skip
             return raise_means(stage, found)
-        scores, order = self, None
+        scores, order, key_order = self, None, None
         if any(reduction.over != "candidates" for reduction in lowered.values()):
-            scores, order = self._by_class()
-        plan = scores._reduce_plan(lowered, tuple(parameters), tuple(statistics))
+            scores, order, key_order = self._by_class()
+        plan = scores._reduce_plan(lowered, tuple(parameters), tuple(statistics), tuple(key_statistics))
         ids = scores.pairs.ids
         if order is not None and ids is not None and scores.pairs.rows is None:
             low, high = tiled.extents(ids[0], plan.rows), tiled.extents(ids[1], plan.columns)
             plan = replace(plan, extents=(low, high))
-        ordered = [value if order is None else value[order] for value in statistics.values()]
-        found = tiled.reduce(scores.queries, scores.keys, scores.offsets, plan, [*parameters.values(), *ordered])
+        rows = [value if order is None else value[order] for value in statistics.values()]
+        columns = [value if key_order is None else value[key_order] for value in key_statistics.values()]
+        tensors = [*parameters.values(), *rows, *columns]
+        found = tiled.reduce(scores.queries, scores.keys, scores.offsets, plan, tensors)
         if order is not None:
             back = order.argsort()
             found = {name: value[back] for name, value in found.items()}

@@ -2,7 +2,7 @@
 
 A reduction takes a row of scores, keeps the pairs of its rule, maps each score by an element function and reduces.
 Element functions are ordinary differentiable torch code on a tile; they may read parameters, statistics of earlier
-reductions (of the tile's queries and, for rows paired with themselves, of its keys) and where the positives lie.
+reductions (of the tile's queries and of its keys) and where the positives lie.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Tile:
     rows: Mapping[str, Float[Tensor, "b 1"]]
     """Statistics of the tile's queries."""
     columns: Mapping[str, Float[Tensor, "1 c"]]
-    """The same statistics of its keys; empty unless the keys are the queries."""
+    """Statistics of its keys."""
 
     def mask(self, over: Rule) -> Bool[Tensor, "b c"] | Literal[True] | None:
         """Where a rule holds in the tile: a mask, ``True`` for everywhere, ``None`` for nowhere."""
@@ -56,16 +56,18 @@ class Reduction:
 
     Attributes:
         op: ``logsumexp`` (−∞ where nothing is left), ``sum`` and ``mean`` (0 there), ``count``, and ``weight``, the sum
-            of the relation's weights. Sums and means of positives are weighted so.
+            of the relation's weights. All reductions of positives but ``count`` are weighted so.
         over: The rule.
         of: Element function; the score itself by default.
         keep: A further condition, without gradient, as multi-similarity's mining.
+        weighted: Whether the relation's weights count.
     """
 
     op: Literal["logsumexp", "sum", "mean", "count", "weight"]
     over: Rule
     of: ElementFunction | None = None
     keep: Keep | None = None
+    weighted: bool = True
 
     def mask(self, scores: Tensor, tile: Tile) -> Bool[Tensor, "b c"] | Literal[True] | None:
         """Where this reduction looks in a tile."""
@@ -80,8 +82,8 @@ class Reduction:
         return scores if self.of is None else self.of(scores, tile)
 
     def weight(self, tile: Tile) -> Tensor | None:
-        """Weights of sums and means."""
-        return tile.relation.weight if self.over == "positives" else None
+        """Weights of the pairs, if there are any."""
+        return tile.relation.weight if self.over == "positives" and self.weighted else None
 
 
 Stage = Mapping[str, Reduction]

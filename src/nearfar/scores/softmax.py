@@ -127,11 +127,11 @@ class _LogSumExp(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, y, offsets, rows, columns = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False), torch.no_grad():
-            keys = x if y is None else y
-            if ctx.plan.symmetric:
-                return once(_symmetric_gradient(x, rows, gradients[0], ctx.plan)), None, None, None
-            dx, dy, do = _cross_gradient(x, keys, offsets, (rows, columns), gradients, ctx.plan, ctx.needs_input_grad)
-        return once(dx), once(dy), once(do), None
+            if y is None:
+                dx, dy, do = _symmetric_gradient(x, rows, gradients[0], ctx.plan), None, None
+            else:
+                dx, dy, do = _cross_gradient(x, y, offsets, (rows, columns), gradients, ctx.plan, ctx.needs_input_grad)
+        return once(dx, x, y), once(dy, x, y), once(do, x, y), None
 
 
 def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tuple[Tensor, Tensor]:
@@ -261,13 +261,14 @@ class _MeanLogSumExp(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
         _, rows, *gradients = output
         ctx.mark_non_differentiable(rows, *(g for g in gradients if g is not None))
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(*inputs[:2], *gradients)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         with torch.no_grad():
-            found = [None if saved is None else saved * gradients[0] for saved in ctx.saved_tensors]
-        return *map(once, found), None, None, None
+            x, y, *saved = ctx.saved_tensors
+            found = [None if gradient is None else gradient * gradients[0] for gradient in saved]
+        return *(once(gradient, x, y) for gradient in found), None, None, None
 
 
 def _mean_forward(

@@ -34,6 +34,7 @@ class Plan:
     columns: int
     parameters: tuple[str, ...] = ()
     statistics: tuple[str, ...] = ()
+    key_statistics: tuple[str, ...] = ()
     extents: tuple[list[tuple[int, int]], list[tuple[int, int]]] | None = None
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
@@ -72,7 +73,7 @@ def reduce(
     plan: Plan,
     tensors: Sequence[Tensor],
 ) -> dict[str, Float[Tensor, " n"]]:
-    """Every reduction of a plan's lowered stage; ``tensors``: its parameters, then its statistics."""
+    """Every reduction of a plan's lowered stage; ``tensors``: its parameters, statistics and key statistics."""
     values = _Reduce.apply(x, None if plan.symmetric else y, offsets, plan, *tensors)
     return dict(zip(plan.stage, values))  # pyright: ignore[reportArgumentType]
 
@@ -101,26 +102,24 @@ class _Reduce(torch.autograd.Function):
             dx, dy, doffsets, dtensors = _backward(
                 x, y, offsets, ctx.plan, tensors, output, gradients, ctx.needs_input_grad
             )
-        return once(dx), once(dy), once(doffsets), None, *map(once, dtensors)
+        inputs = (x, y, offsets, *tensors)
+        dx, dy, doffsets, *dtensors = (once(gradient, *inputs) for gradient in (dx, dy, doffsets, *dtensors))
+        return dx, dy, doffsets, None, *dtensors
 
 
-def _tile(plan: Plan, i: slice, j: slice, parameters: Sequence[Tensor], statistics: Sequence[Tensor]) -> Tile:
-    columns = {k: v[None, j] for k, v in zip(plan.statistics, statistics)} if plan.pairs.itself else {}
-    return Tile(
-        plan.relation(i, j),
-        dict(zip(plan.parameters, parameters)),
-        {k: v[i, None] for k, v in zip(plan.statistics, statistics)},
-        columns,
-    )
+def _tile(plan: Plan, i: slice, j: slice, tensors: Sequence[Tensor]) -> Tile:
+    rest = iter(tensors)
+    parameters = {name: next(rest) for name in plan.parameters}
+    rows = {name: next(rest)[i, None] for name in plan.statistics}
+    return Tile(plan.relation(i, j), parameters, rows, {name: next(rest)[None, j] for name in plan.key_statistics})
 
 
 def _forward(x: Tensor, y: Tensor, offsets: Tensor | None, plan: Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    parameters, statistics = tensors[: len(plan.parameters)], tensors[len(plan.parameters) :]
     zeros = {name: x.new_zeros(len(x)) for name in plan.stage}
     highest = {name: x.new_full((len(x),), -torch.inf) for name, r in plan.stage.items() if r.op == "logsumexp"}
 
     def accumulate(scores: Tensor, i: slice, j: slice) -> None:
-        tile = _tile(plan, i, j, parameters, statistics)
+        tile = _tile(plan, i, j, tensors)
         for name, reduction in plan.stage.items():
             mask = reduction.mask(scores, tile)
             if mask is None:
@@ -138,6 +137,7 @@ def _forward(x: Tensor, y: Tensor, offsets: Tensor | None, plan: Plan, tensors: 
                 total[i] += (values if mask is True else values.masked_fill(~mask, 0.0)).sum(1)
             else:
                 values = reduction.values(scores, tile)
+                values = values if weight is None else values + weight.log()
                 values = values if mask is True else values.masked_fill(~mask, -torch.inf)
                 before = highest[name][i]
                 now = torch.maximum(before, values.amax(1))
@@ -169,12 +169,10 @@ def _backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor | None]]:
     keys = x if y is None else y
-    parameters, statistics = tensors[: len(plan.parameters)], tensors[len(plan.parameters) :]
     dx = torch.zeros_like(x) if needs[0] else None
     dy = dx if y is None else torch.zeros_like(y) if needs[1] else None
     doffsets = torch.zeros_like(offsets) if offsets is not None and needs[2] else None
     dtensors = [torch.zeros_like(t) if need else None for t, need in zip(tensors, needs[4:])]
-    dparameters, dstatistics = dtensors[: len(parameters)], dtensors[len(parameters) :]
     active = [
         (reduction, value, gradient)
         for reduction, value, gradient in zip(plan.stage.values(), output, gradients)
@@ -183,7 +181,7 @@ def _backward(
 
     def gradient_of(scores: Tensor, i: slice, j: slice) -> Tensor | None:
         """Gradient of the tile's scores; those of parameters and statistics are added up on the way."""
-        tile = _tile(plan, i, j, parameters, statistics)
+        tile = _tile(plan, i, j, tensors)
         terms = [
             (reduction, value[i, None], gradient[i, None], mask)
             for reduction, value, gradient in active
@@ -204,21 +202,23 @@ def _backward(
                 weight = reduction.weight(tile)
                 if reduction.op == "logsumexp":
                     slope = (mapped_scores.detach() - value).exp_().mul_(gradient)
+                    slope = slope if weight is None else slope.mul_(weight)
                 else:
                     slope = gradient.expand_as(scores) if weight is None else gradient * weight
                 found.append(slope if isinstance(mask, bool) else slope.masked_fill(~mask, 0.0))
             return tuple(found)
 
         ds, *others = _vjp(mapped, leaves.tensors, slopes)
-        rest = iter(others)
-        for total in dparameters:
-            _add(total, next(rest))
-        for total in dstatistics:
-            gradient = next(rest)
-            _add(total, None if gradient is None else gradient[:, 0], i)
-        for total in dstatistics if tile.columns else ():
-            gradient = next(rest)
-            _add(total, None if gradient is None else gradient[0], j)
+        rows = len(plan.parameters), len(plan.parameters) + len(plan.statistics)
+        for k, (total, gradient) in enumerate(zip(dtensors, others)):
+            if total is None or gradient is None:
+                continue
+            if k < rows[0]:
+                total += gradient
+            elif k < rows[1]:
+                total[i] += gradient[:, 0]
+            else:
+                total[j] += gradient[0]
         return ds
 
     for i, j in plan.tiles():
@@ -244,11 +244,6 @@ def _backward(
             None if dy is None else dy[j],
         )
     return dx, None if y is None else dy, doffsets, dtensors
-
-
-def _add(total: Tensor | None, gradient: Tensor | None, where: slice | None = None) -> None:
-    if total is not None and gradient is not None:
-        (total if where is None else total[where]).add_(gradient)
 
 
 class _Leaves:
@@ -285,14 +280,16 @@ def in_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def once(gradient: Tensor | None) -> Tensor | None:
-    """A gradient that says what to do when it is differentiated again."""
-    return _Once.apply(gradient) if gradient is not None and torch.is_grad_enabled() else gradient  # pyright: ignore[reportReturnType]
+def once(gradient: Tensor | None, *inputs: Tensor | None) -> Tensor | None:
+    """A gradient that depends on the inputs, and says what to do when it is differentiated again."""
+    if gradient is None or not torch.is_grad_enabled() or in_transform():
+        return gradient
+    return _Once.apply(gradient, *inputs)  # pyright: ignore[reportReturnType]
 
 
 class _Once(torch.autograd.Function):
     @staticmethod
-    def forward(gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(gradient: Tensor, *inputs: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return gradient.view_as(gradient)
 
     @staticmethod

@@ -66,13 +66,14 @@ class _Triplets(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
         _, active, dropped, *gradients = output
         ctx.mark_non_differentiable(active, dropped, *(g for g in gradients if g is not None))
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(*inputs[:2], *gradients)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         with torch.no_grad():
-            found = [None if saved is None else saved * gradients[0] for saved in ctx.saved_tensors]
-        return *map(once, found), None, None
+            x, y, *saved = ctx.saved_tensors
+            found = [None if gradient is None else gradient * gradients[0] for gradient in saved]
+        return *(once(gradient, x, y) for gradient in found), None, None
 
 
 def _forward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,11 @@ class Pause:
 
 
 class Diverged(ArithmeticError):
-    """The loss or the weights are no longer finite: nothing can come of this run."""
+    """The loss or the weights are no longer finite: nothing can come of this run. Says when: ``step``, ``seconds``."""
+
+    def __init__(self, what: str, step: int, seconds: float) -> None:
+        super().__init__(f"{what} at step {step}: lower the learning rate")
+        self.step, self.seconds = step, seconds
 
 
 def shuffled_batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[Int64[Tensor, "batch"]]:
@@ -82,14 +87,15 @@ def fit(
         except ValueError as error:  # losses refuse NaN embeddings; if the weights are to blame, say so
             if all(bool(p.isfinite().all()) for p in parameters):
                 raise
-            raise Diverged(f"the weights are no longer finite at step {step}") from error
+            clock = seconds + time.perf_counter() - begun
+            raise Diverged("the weights are no longer finite", step, clock) from error
         value.backward()
         optimizer.step()
         if step % every and step < steps:
             continue
         last = value.item()  # waits for the device too
         seconds += time.perf_counter() - begun
-        if last != last or last in (float("inf"), float("-inf")):
-            raise Diverged(f"the loss is {last} at step {step}")
+        if not math.isfinite(last):
+            raise Diverged(f"the loss is {last}", step, seconds)
         yield Pause(step, seconds, last)
         begun = time.perf_counter()
