@@ -9,7 +9,7 @@ from torch import nn
 
 from nearfar.compare import CompareConfig
 from nearfar.compare.record import Curve, Run
-from nearfar.compare.result import sweep_runs
+from nearfar.compare.summary import sweep_runs
 
 EVERY = 10
 
@@ -73,4 +73,3 @@ SMALL = {
     "rates": (1e-2,), "budget": 1, "seeds": 2, "steps": 12, "eval_every": 4, "batch_size": 32, "show": False,
     "arms": ("task", "joint"),
 }  # fmt: skip
-

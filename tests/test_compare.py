@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 import time
+from typing import ClassVar
 
-import nearfar as nf
 import numpy as np
 import pytest
 import torch
-from studies import EVERY, SMALL, arriving, blobs, study, tiny
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from nearfar.compare import ARMS, Comparison, CompareConfig, Interrupted
+import nearfar as nf
+from nearfar.compare import ARMS, CompareConfig, Comparison, Interrupted
 from nearfar.compare.convergence import compare
 from nearfar.compare.inputs import make_task
 from nearfar.compare.learner import Learner, find_factory
 from nearfar.compare.record import Curve, Run, RunFolder
-from nearfar.compare.result import summarize
+from nearfar.compare.summary import summarize
 from nearfar.compare.sweep import choose
 from nearfar.compare.verdict import judge
 from nearfar.training.loop import Diverged, fit, shuffled_batches
+from studies import EVERY, SMALL, arriving, blobs, study, tiny
 
 ALL = tuple(ARMS)
 
@@ -41,7 +42,7 @@ def accuracies(folder) -> dict[Run, list[float]]:
 class Spy(nn.Module):
     """Notes which rows it is shown, by the number in their first feature, and in which mode."""
 
-    seen: list[tuple[bool, list[int]]] = []
+    seen: ClassVar[list[tuple[bool, list[int]]]] = []
 
     def __init__(self, in_shape, num_classes):
         super().__init__()
@@ -430,7 +431,7 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path):
 
 def test_going_on_with_something_else_is_refused(tmp_path):
     small(tmp_path)
-    with pytest.raises(ValueError, match="seeds was 2 when .* was begun and is 9 now"):
+    with pytest.raises(ValueError, match=r"seeds was 2 when .* was begun and is 9 now"):
         small_again(tmp_path, seeds=9)
     with pytest.raises(ValueError, match=r"begun with another data \(fingerprint"):
         small_again(tmp_path, data=blobs(seed=1))
@@ -459,7 +460,7 @@ def test_every_evaluation_is_on_disk_as_soon_as_it_is_made(tmp_path):
         assert len((tmp_path / "run/events.jsonl").read_text().splitlines()) == 2
         assert folder.finished() == {}
         folder.end(Curve())
-    assert list(folder.finished().values())[0].accuracy == [0.5]
+    assert next(iter(folder.finished().values())).accuracy == [0.5]
 
 
 # ---- whatever the user has ------------------------------------------------------------------------------------------
@@ -473,9 +474,12 @@ def test_data_come_in_many_forms():
     tasks = [make_task(form, config) for form in forms]
     assert len({task.fingerprint() for task in tasks}) == 1
     split = make_task((inputs[:40], labels[:40], inputs[40:], labels[40:]), config)
-    assert split.fingerprint() == make_task(
-        (TensorDataset(inputs[:40], labels[:40]), TensorDataset(inputs[40:], labels[40:])), config
-    ).fingerprint()
+    assert (
+        split.fingerprint()
+        == make_task(
+            (TensorDataset(inputs[:40], labels[:40]), TensorDataset(inputs[40:], labels[40:])), config
+        ).fingerprint()
+    )
     assert len(split.train) + len(split.validation) == 40
     assert make_task(nf.data.sources.load_data("digits"), config).name == "digits"
 
@@ -540,7 +544,7 @@ def test_the_users_network_is_found_beside_them(tmp_path, monkeypatch):
     assert name == "netofmine:build"
     with pytest.raises(ValueError, match="no factory in netofmine: 'biuld'; did you mean 'build'"):
         find_factory("netofmine:biuld", (6,))
-    with pytest.raises(ValueError, match="no module 'netofyours'.*run this in the folder that holds netofyours.py"):
+    with pytest.raises(ValueError, match=r"no module 'netofyours'.*run this in the folder that holds netofyours\.py"):
         find_factory("netofyours:build", (6,))
     with pytest.raises(ValueError, match="no network 'small-cn'; did you mean 'small-cnn'"):
         find_factory("small-cn", (6,))

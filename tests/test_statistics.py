@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.compare.statistics import (
-    Estimate, Times, censored_median, first_held, mean_interval, speedup, student_t, times_to_target,
+    Estimate,
+    Times,
+    censored_median,
+    first_held,
+    mean_interval,
+    speedup,
+    student_t,
+    times_to_target,
 )  # fmt: skip
 
 inf = np.inf

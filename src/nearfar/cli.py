@@ -73,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"nearfar: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("nearfar: interrupted before anything was trained", file=sys.stderr)
+        return 130
     return _compare(study, folder)
 
 

@@ -329,9 +329,13 @@ class Pairs:
             weight = None if weight is None else weight.masked_fill(same, 0)
         return Relation(positive, ignored, weight)
 
+    def whole(self) -> Relation:
+        """The relation of all queries with all keys, for small batches."""
+        return self.relation(slice(0, self.shape[0]), slice(0, self.shape[1]))
+
     def table(self) -> str:
         """A small relation as text: ``+`` positive, ``-`` negative, ``.`` ignored."""
-        positive, ignored, _ = self.relation(slice(0, self.shape[0]), slice(0, self.shape[1]))
+        positive, ignored, _ = self.whole()
         assert positive is not None
         marks = torch.where(positive, 2, 1)
         marks = marks if ignored is None else marks.masked_fill(ignored, 0)

@@ -153,7 +153,7 @@ def speedup(
 def mean_interval(values: Float[ndarray, "runs"], confidence: float = CONFIDENCE) -> Estimate:
     """The mean over runs with Student's t interval; a single run has an open one.
 
-    For five runs, percentiles of a bootstrapped mean would be a fifth too narrow.
+    For five runs, percentiles of a bootstrapped mean would be a third too narrow.
 
     Example:
         >>> mean_interval(np.array([0.90, 0.92, 0.94])).high.__round__(3)
@@ -163,7 +163,7 @@ def mean_interval(values: Float[ndarray, "runs"], confidence: float = CONFIDENCE
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return Estimate(mean, mean, -np.inf, np.inf)
-    half = student_t(confidence, n - 1) * float(values.std(ddof=1)) / np.sqrt(n)
+    half = student_t(confidence, n - 1) * float(values.std(ddof=1)) / n**0.5
     return Estimate(mean, mean, mean - half, mean + half)
 
 

@@ -21,7 +21,8 @@ from nearfar.compare.inputs import Rows, Task
 from nearfar.compare.learner import Factory, Learner, check_network
 from nearfar.compare.progress import Progress
 from nearfar.compare.record import Curve, Run, RunFolder
-from nearfar.compare.result import Comparison, sweep_runs
+from nearfar.compare.result import Comparison
+from nearfar.compare.summary import sweep_runs
 from nearfar.compare.sweep import Choice, choose
 from nearfar.training.loop import Diverged, Pause, fit, shuffled_batches
 
@@ -53,7 +54,7 @@ class Study:
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.device = torch.device(self.config.device)
+        self.device = _device(self.config.device)
         train, config = self.task.train, self.config
         with torch.random.fork_rng():
             network = self.factory(self.task.in_shape, self.task.num_classes)
@@ -137,7 +138,9 @@ class Study:
             choices[name] = choose(arm, config.rates, config.budget, functools.partial(score, name))
             self.progress.chosen(name, choices[name])
         if choices[BASELINE].score == 0:
-            raise ValueError(f"the baseline diverged at every rate, {', '.join(map(str, config.rates))}: pass lower rates")
+            raise ValueError(
+                f"the baseline diverged at every rate, {', '.join(map(str, config.rates))}: pass lower rates"
+            )
         for name, choice in choices.items():
             self._warm_up(Run("sweep", name, choice.rate, choice.weight, SWEEP_SEED))
         for seed in range(config.seed, config.seed + config.seeds):  # arms side by side: the machine drifts for all
@@ -200,6 +203,17 @@ class Study:
         """A few steps for nobody, so that what a process pays once is not on the clock of the arm that comes first."""
         with torch.random.fork_rng(), contextlib.suppress(Diverged):
             list(self._fit(self._learner(run), run, 3))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        torch.empty(1, device=name).fill_(0)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        gist = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device {name!r} cannot be used here ({gist}): pass cpu, or one that this torch sees"
+        ) from error
+    return torch.device(name)
 
 
 def looks(config: CompareConfig) -> list[int]:

@@ -106,7 +106,7 @@ def triplet_loss(
     stats = query_stats(scores)
 
     def value() -> Tensor:
-        dense = scores.backend == "dense"
+        dense = scores.backend == "dense" or torch.compiler.is_compiling()
         total, active, dropped = triplets(scores.queries, scores.keys, parameter(margin, scores.queries), plan, dense)
         stats.update(active=active.detach(), dropped=dropped.detach())
         return total / active.detach().clamp(min=1)

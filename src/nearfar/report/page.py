@@ -48,12 +48,13 @@ def _document(title: str, body: str, figures: dict[str, Any]) -> str:
     style, script = ((here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     scripts = ""
     if figures:
-        from nearfar.data.labelled import require
-
-        plotly = require("plotly.offline", "the report").get_plotlyjs()
+        try:
+            from plotly.offline import get_plotlyjs
+        except ImportError as error:
+            raise ImportError('the report needs plotly: pip install "nearfar[cli]"') from error
         data = json.dumps(figures, allow_nan=False).replace("<", "\\u003c")  # so that no text can close the element
         scripts = (
-            f'<script type="application/json" id="figures">{data}</script>\n<script>{plotly}</script>\n'
+            f'<script type="application/json" id="figures">{data}</script>\n<script>{get_plotlyjs()}</script>\n'
             f"<script>{script}</script>"
         )
     return (

@@ -33,7 +33,7 @@ def reduce(
     scores = scores if offsets is None else scores + offsets
     columns = {name: value[None, :] for name, value in key_statistics.items()}
     rows = {name: value[:, None] for name, value in statistics.items()}
-    tile = Tile(pairs.relation(slice(0, len(x)), slice(0, len(y))), parameters, rows, columns)
+    tile = Tile(pairs.whole(), parameters, rows, columns)
     return {name: _reduce(reduction, scores, tile) for name, reduction in stage.items()}
 
 

@@ -10,17 +10,16 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.pairs import Pairs
+from nearfar.pairs import Pairs, Relation
 from nearfar.scores import dense, softmax, tiled
 from nearfar.scores.reductions import Reduction, Stage, count_over, logsumexp_over, lower, mean_over, raise_means
-from nearfar.scores.similarity import some_scores, tile_scores
+from nearfar.scores.similarity import all_scores, some_scores, tile_scores
 from nearfar.types import Backend, Rule, Similarity
 
 BACKENDS: dict[str, str] = {
@@ -66,7 +65,7 @@ class Scores:
 
     # ---- the plan ---------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def plan(self) -> Backend:
         """The backend in force."""
         if self.backend is not None:
@@ -210,35 +209,51 @@ class Scores:
 
         Ties go to the lowest row. The value is 0 where there is none; its gradient reaches the two rows alone.
         """
-        sign = 1.0 if which == "max" else -1.0
-        n, m = self.pairs.shape
-        with torch.no_grad(), torch.autocast(self.queries.device.type, enabled=False):
-            best = self.queries.new_full((n,), -torch.inf)
-            index = torch.zeros(n, dtype=torch.long, device=self.queries.device)
-            plan = self._reduce_plan({})
-
-            def see(scores: Tensor, i: slice, j: slice) -> None:
-                mask = tiled.Tile(plan.relation(i, j), {}, {}, {}).mask(over)
-                if mask is None:
-                    return
-                scores = scores if sign > 0 else -scores
-                value, where = (scores if mask is True else scores.masked_fill(~mask, -torch.inf)).max(1)
-                better = value > best[i]
-                best[i] = torch.where(better, value, best[i])
-                index[i] = torch.where(better, where + j.start, index[i])
-
-            for i, j in plan.tiles() if m else ():
-                scores = tile_scores(self.queries[i], self.keys[j], self.similarity)
-                scores = scores if self.offsets is None else scores.add_(self.offsets[j])
-                see(scores, i, j)
-                if plan.symmetric and i != j:
-                    see(scores.T, j, i)
-        exists = best != -torch.inf
+        m = self.pairs.shape[1]
         if not m:
-            return self.queries.sum(1) * 0.0, exists, index
+            none = torch.zeros(len(self.queries), dtype=torch.long, device=self.queries.device)
+            return self.queries.sum(1) * 0.0, none > 0, none
+        sign = 1.0 if which == "max" else -1.0
+        with torch.no_grad(), torch.autocast(self.queries.device.type, enabled=False):
+            best, index = self._whole_hardest(over, sign) if self.plan == "dense" else self._tiled_hardest(over, sign)
+        exists = best != -torch.inf
         value = some_scores(self.queries, self.keys[index], self.similarity)
         value = value if self.offsets is None else value + self.offsets[index]
         return value.masked_fill(~exists, 0.0), exists, index
+
+    def _whole_hardest(self, over: Rule, sign: float) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+        scores = all_scores(self.queries, self.keys, self.similarity)
+        return self._best(scores if self.offsets is None else scores + self.offsets, self.pairs.whole(), over, sign)
+
+    def _tiled_hardest(self, over: Rule, sign: float) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+        n = self.pairs.shape[0]
+        best = self.queries.new_full((n,), -torch.inf)
+        index = torch.zeros(n, dtype=torch.long, device=self.queries.device)
+        plan = self._reduce_plan({})
+
+        def see(scores: Tensor, i: slice, j: slice) -> None:
+            value, where = self._best(scores, plan.relation(i, j), over, sign)
+            better = value > best[i]
+            best[i] = torch.where(better, value, best[i])
+            index[i] = torch.where(better, where + j.start, index[i])
+
+        for i, j in plan.tiles():
+            scores = tile_scores(self.queries[i], self.keys[j], self.similarity)
+            scores = scores if self.offsets is None else scores.add_(self.offsets[j])
+            see(scores, i, j)
+            if plan.symmetric and i != j:
+                see(scores.T, j, i)
+        return best, index
+
+    @staticmethod
+    def _best(scores: Tensor, relation: Relation, over: Rule, sign: float) -> tuple[Tensor, Tensor]:
+        """Highest signed score of each row over a rule, and its column; −∞ where there is none."""
+        mask = tiled.Tile(relation, {}, {}, {}).mask(over)
+        scores = scores if sign > 0 else -scores
+        if mask is None:
+            mask = torch.zeros_like(scores, dtype=torch.bool)
+        found = (scores if mask is True else scores.masked_fill(~mask, -torch.inf)).max(1)
+        return found.values, found.indices
 
     def _reduce_plan(
         self,

@@ -202,14 +202,13 @@ def _semihard(strip: _Strip, margin: Tensor, plan: TripletPlan) -> _Found:
 def _dense(x: Tensor, y: Tensor, margin: Tensor, plan: TripletPlan) -> tuple[Tensor, Tensor, Tensor]:
     scores = all_scores(x, y, plan.similarity)
     d = 1 - scores if plan.sign < 0 else scores
-    n, m = plan.pairs.shape
-    positive, ignored, _ = plan.pairs.relation(slice(0, n), slice(0, m))
+    positive, ignored, _ = plan.pairs.whole()
     assert positive is not None
     negative = ~positive if ignored is None else ~(positive | ignored)
     gap = d[:, :, None] - d[:, None, :]  # (anchor, positive, negative)
     chosen = positive[:, :, None] & negative[:, None, :]
     dropped = torch.zeros((), dtype=torch.long)
-    if plan.mining == "semihard" and m:
+    if plan.mining == "semihard" and len(y):
         beyond = chosen & (gap < 0)
         if not plan.farthest:
             beyond = beyond & (gap > -margin)

@@ -1,0 +1,37 @@
+# Two commands for a fresh machine: `make demo` (does contrast make a classifier converge sooner?) and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN ?= runs/demo
+
+.PHONY: demo test install lint check bench clean
+
+demo: install ## train the comparison on real digits and write $(RUN)/report.html
+	$(BIN)/nearfar compare --data digits --out $(RUN)
+
+test: install ## everything: lint, types, layers, tests, doctests
+	$(MAKE) check
+
+check: lint
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint:
+	$(BIN)/ruff check --output-format concise .
+	$(BIN)/ruff format --check .
+
+bench: install ## the losses beside their peers, in one run; writes benchmarks/results
+	$(BIN)/pip install -q -c constraints.txt -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/losses.py
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs build

@@ -1,0 +1,101 @@
+"""The losses under PyTorch's transformations: autocast, `torch.func`, `torch.compile`, saved and swapped parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import nearfar as nf
+from harness import KINDS, backends_of, build, keywords_for, tiles
+from problems import FORMS, Problem, forms_of
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+N, D = 9, 3
+NAMES = [name for name in KINDS if name != "NCELoss"]
+PLANS = [(name, backend) for name in NAMES for backend in backends_of(name)]
+
+
+def problem(name: str, dtype: torch.dtype = torch.float32) -> Problem:
+    return FORMS[forms_of(name, KINDS[name])[0]](N, D, 3).map(lambda x: x.to(dtype))
+
+
+def of_first(name: str, backend: str | None, given: Problem):
+    """The loss as a function of its first matrix."""
+    loss, keywords = build(name, {}, D, backend), keywords_for(given, given.tensors[0].dtype)
+    return lambda x: loss(x, *given.tensors[1:], **keywords)
+
+
+@pytest.mark.parametrize(("name", "backend"), PLANS)
+def test_autocast_changes_nothing(name, backend):
+    """The statistics are an island of float32."""
+    given = problem(name)
+    value = of_first(name, backend, given)
+    with tiles():
+        plain = torch.func.grad_and_value(value)(given.tensors[0])
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = torch.func.grad_and_value(value)(given.tensors[0])
+    for a, b in zip(cast, plain):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "backend"), PLANS)
+def test_torch_func_grad_is_autograds(name, backend):
+    given = problem(name, torch.float64)
+    value, x = of_first(name, backend, given), given.tensors[0].requires_grad_()
+    with tiles():
+        torch.testing.assert_close(
+            torch.func.grad(value)(x), torch.autograd.grad(value(x), x)[0], rtol=1e-12, atol=1e-14
+        )
+
+
+@pytest.mark.parametrize(("name", "backend"), PLANS)
+def test_forward_mode_is_right_or_refused(name, backend):
+    """Never silently zero."""
+    given = problem(name, torch.float64)
+    value, x = of_first(name, backend, given), given.tensors[0]
+    with tiles():
+        wanted = torch.func.grad(value)(x)
+        try:
+            actual = torch.func.jacfwd(value)(x)
+        except (RuntimeError, NotImplementedError):
+            return
+    torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["SupConLoss", "CLIPLoss", "TripletLoss", "MultiSimilarityLoss", "ArcFaceLoss"])
+def test_compiles_into_one_graph(name):
+    given = problem(name)
+    value, x = of_first(name, None, given), given.tensors[0].requires_grad_()
+    torch.compiler.reset()
+    compiled = torch.compile(value, fullgraph=True, backend="aot_eager")
+    for a, b in zip(_both(compiled, x), _both(value, x)):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def _both(value, x: Tensor) -> tuple[Tensor, Tensor]:
+    y = value(x)
+    return y.detach(), torch.autograd.grad(y, x)[0]
+
+
+def test_parameters_can_be_swapped():
+    """As meta-learning does: the module computes with those it is given."""
+    loss, given = build("ProxyNCALoss", {}, D), problem("ProxyNCALoss")
+    table = torch.randn(4, D, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    ((name, _),) = loss.named_parameters()
+    value = torch.func.functional_call(loss, {name: table}, given.tensors, given.keywords)
+    wanted = nf.LOSSES["ProxyNCALoss"].function(*given.tensors, given.keywords["labels"], table)
+    torch.testing.assert_close(value, wanted)
+    assert torch.autograd.grad(value, table)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["CLIPLoss", "SigLIPLoss", "ArcFaceLoss", "CenterLoss"])
+def test_what_is_learned_survives_a_checkpoint(name):
+    options = {"learnable": True} if KINDS[name] == "two-sided" else {}
+    first, second = build(name, options, D), build(name, options, D)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(0.1)
+    second.load_state_dict(first.state_dict())
+    given = problem(name)
+    torch.testing.assert_close(second(*given.tensors, **given.keywords), first(*given.tensors, **given.keywords))
