@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import nearfar as nf
+from nearfar.losses.base import Loss
 from oracles import ORACLES
 from problems import CLASSES, Case, Problem, draw
 
@@ -37,7 +38,7 @@ def tiles(rows: int = TILE):
     return tile_size(rows)
 
 
-def build(name: str, options: dict[str, Any], d: int, backend: str | None = None) -> nn.Module:
+def build(name: str, options: dict[str, Any], d: int, backend: str | None = None) -> Loss:
     """The loss; a class table is drawn, so that the oracle can have the same."""
     sizes = {"num_classes": CLASSES, "dim": d} if KINDS[name] == "classes" else {}
     loss = nf.LOSSES[name].loss(**sizes, **options, **({} if backend is None else {"backend": backend}))
@@ -64,7 +65,7 @@ def differentiate(value: Tensor, leaves: list[Tensor]) -> Outcome:
     return Outcome(value.detach(), [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients)])
 
 
-def evaluate(loss: nn.Module, problem: Problem, dtype: torch.dtype = torch.float64) -> Outcome:
+def evaluate(loss: Loss, problem: Problem, dtype: torch.dtype = torch.float64) -> Outcome:
     """The loss on the problem rounded to `dtype`, in small tiles."""
     problem = problem.map(lambda x: x.detach().to(dtype).requires_grad_())
     loss = loss.double() if dtype is torch.float64 else loss
@@ -115,7 +116,7 @@ def backends_of(name: str) -> tuple[str | None, ...]:
     return ("dense", "tiled", "strip") if name in PAIRWISE else (None,)
 
 
-def parametrize_backends(cases: list[Case]) -> list[tuple[Case, str | None]]:
+def parametrize_backends(cases: Iterable[Case]) -> list[tuple[Case, str | None]]:
     return [(case, backend) for case in cases for backend in backends_of(case.name)]
 
 

@@ -3,7 +3,7 @@
 Every oracle takes what the loss takes: the tensors by position, `labels=`, `pairs=` (here a dense relation matrix),
 `weights=`, `offsets=` and the loss's own options, and walks over rows and pairs one at a time. Autograd differentiates
 the loop. What is random or learned is an argument: the class table, the critic's matrix, the noise samples.
-The in-batch losses are here, the others in `oracles_beyond.py`; `ORACLES` holds all of them by class name.
+The losses of similarities are here, the others in `oracles_beyond.py`; `ORACLES` holds all of them by class name.
 """
 
 from __future__ import annotations
@@ -50,14 +50,16 @@ def pairwise(kind: str, similarity: str = "dot", normalize: bool = True) -> Call
             per_query=False,
             **options,
         ) -> Tensor | Rows:
-            explicit = len(views) == 3 and kind == "one-sided"
-            q, k, relation = with_negatives(*views, in_batch) if explicit else resolve(kind, views, labels, pairs)
-            values = rows(scores(q, k, options.pop("distance", similarity), normalize), relation, **options)
+            if len(views) == 3 and kind == "one-sided":
+                q, k, relation = with_negatives(views[0], views[1], views[2], in_batch)
+            else:
+                q, k, relation = resolve(kind, views, labels, pairs)
+            values = rows(scores(q, k, similarity, normalize), relation, **options)
             if per_query:
                 return values
-            kept = [i for i, v in enumerate(values) if v is not None]  # a sample's weight is that of all its views
-            w = [1.0 if weights is None else float(weights[i % len(weights)]) for i in kept]
-            return average([values[i] for i in kept], w) + 0.0 * q.sum()  # connected even when nothing is left
+            kept = [(i, v) for i, v in enumerate(values) if v is not None]  # a sample's weight is that of all its views
+            w = [1.0 if weights is None else float(weights[i % len(weights)]) for i, _ in kept]
+            return average([v for _, v in kept], w) + 0.0 * q.sum()  # connected even when nothing is left
 
         return oracle
 
@@ -215,95 +217,9 @@ def spectral(*views: Tensor, labels=None, pairs=None, normalize=False) -> Tensor
     return -2.0 * average(pull) + average(push) + 0.0 * q.sum()
 
 
-def contrastive(
-    *given: Tensor, labels=None, pairs=None, margin=None, distance="euclidean", positive=1, normalize=False
-):
-    """Hadsell et al. 2006, eq. 4, without its factors ½."""
-    margin = ({"cosine": 0.0}.get(distance, 1.0)) if margin is None else margin
-
-    def value(d: Tensor, similar: bool) -> Tensor:
-        if distance == "cosine":  # d = 1 − s
-            return d if similar else (1.0 - d - margin).clamp(min=0.0)
-        return d.square() if similar else (margin - d).clamp(min=0.0).square()
-
-    if len(given) == 3:
-        a, b, label = given
-        d = [scores(x[None], y[None], distance, normalize)[0][0] for x, y in zip(a, b)]
-        return average([value(x, int(y) == positive) for x, y in zip(d, label)]) + 0.0 * a.sum()
-    q, k, relation = resolve("pairs", given, labels, pairs)
-    d = scores(q, k, distance, normalize)
-    chosen = [
-        (i, j) for i, row in enumerate(relation) for j, r in enumerate(row) if r >= 0 and (len(given) == 2 or i < j)
-    ]
-    return average([value(d[i][j], relation[i][j] > 0) for i, j in chosen]) + 0.0 * q.sum()
-
-
-def triplet(
-    *views: Tensor,
-    labels=None,
-    pairs=None,
-    weights=None,
-    margin=0.2,
-    mining="all",
-    distance="euclidean",
-    soft=False,
-    fallback=None,
-    normalize=False,
-) -> Tensor:
-    """Schroff et al. 2015, eq. 1–4; Hermans et al. 2017 (all, hard, soft)."""
-
-    def value(positive: Tensor, negative: Tensor) -> Tensor:
-        return F.softplus(positive - negative) if soft else (positive - negative + margin).clamp(min=0.0)
-
-    if len(views) == 3 and labels is None and pairs is None:
-        a, p, n = views
-        n = n[:, None] if n.ndim == 2 else n
-        each = []
-        for x, y, others in zip(a, p, n):
-            row = scores(x[None], torch.cat([y[None], others]), distance, normalize)[0]
-            each += [value(row[0], other) for other in row[1:]]
-        return average(each) + 0.0 * a.sum()
-    q, k, relation = resolve("self", views, labels, pairs)
-    chosen: list[tuple[int, Tensor]] = []  # (anchor, value)
-    for i, (row, rel) in enumerate(zip(scores(q, k, distance, normalize), relation)):
-        p, n = positives(rel), negatives(rel)
-        if not p or not n:
-            continue
-        if mining == "hard":
-            hardest = max((row[j] for j in p), key=Tensor.item), min((row[j] for j in n), key=Tensor.item)
-            chosen.append((i, value(*hardest)))
-        for j in p if mining in ("all", "semihard") else ():
-            if mining == "all":
-                each = [value(row[j], row[m]) for m in n]
-                chosen += [(i, v) for v in each if soft or v > 0]
-                continue
-            beyond = [row[m] for m in n if row[m] > row[j]]
-            if fallback is None:
-                beyond = [x for x in beyond if x < row[j] + margin]
-            if beyond:
-                chosen.append((i, value(row[j], min(beyond, key=Tensor.item))))
-            elif fallback == "farthest":
-                chosen.append((i, value(row[j], max((row[m] for m in n), key=Tensor.item))))
-    w = None if weights is None else [float(weights[i]) for i, _ in chosen]
-    return average([v for _, v in chosen], w) + 0.0 * q.sum()
-
-
-def lifted(*views: Tensor, labels=None, pairs=None, margin=1.0, normalize=False) -> Tensor:
-    """Song et al. 2016, eq. 4: a positive pair against the negatives of both its ends."""
-    q, k, relation = resolve("self", views, labels, pairs)
-    d, values = scores(q, k, "euclidean", normalize), []
-    for i, row in enumerate(relation):
-        for j in positives(row):
-            ends = [margin - d[i][m] for m in negatives(row)]
-            ends += [margin - d[m][j] for m in range(len(q)) if relation[m][j] == 0]
-            value = (lse(ends) + d[i][j]).clamp(min=0.0) if ends else d[i][j] * 0.0
-            values.append(0.5 * value.square())
-    return average(values) + 0.0 * q.sum()
-
-
 ORACLES: dict[str, Callable] = {
-    "ContrastiveLoss": contrastive,
-    "TripletLoss": triplet,
+    "ContrastiveLoss": beyond.contrastive,
+    "TripletLoss": beyond.triplet,
     "InfoNCELoss": infonce,
     "NTXentLoss": ntxent,
     "SupConLoss": supcon,
@@ -311,7 +227,7 @@ ORACLES: dict[str, Callable] = {
     "SigLIPLoss": siglip,
     "MultiSimilarityLoss": multi_similarity,
     "CircleLoss": circle,
-    "LiftedStructureLoss": lifted,
+    "LiftedStructureLoss": beyond.lifted,
     "NPairsLoss": npairs,
     "NCALoss": nca,
     "DCLLoss": dcl,

@@ -1,4 +1,4 @@
-"""The naive loops of `oracles.py`, continued: noise, mutual information, classes, and the moments of two views."""
+"""The naive loops of `oracles.py`, continued: distances, noise, mutual information, classes, moments of two views."""
 
 from __future__ import annotations
 
@@ -9,7 +9,93 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relations import average, distance, log1p_sum_exp, lse, scores, total, unit
+from relations import average, distance, log1p_sum_exp, lse, negatives, positives, resolve, scores, total, unit
+
+
+def contrastive(
+    *given: Tensor, labels=None, pairs=None, margin=None, distance="euclidean", positive=1, normalize=False
+):
+    """Hadsell et al. 2006, eq. 4, without its factors ½."""
+    margin = ({"cosine": 0.0}.get(distance, 1.0)) if margin is None else margin
+
+    def value(d: Tensor, similar: bool) -> Tensor:
+        if distance == "cosine":  # d = 1 − s
+            return d if similar else (1.0 - d - margin).clamp(min=0.0)
+        return d.square() if similar else (margin - d).clamp(min=0.0).square()
+
+    if len(given) == 3:
+        a, b, label = given
+        d = [scores(x[None], y[None], distance, normalize)[0][0] for x, y in zip(a, b)]
+        return average([value(x, int(y) == positive) for x, y in zip(d, label)]) + 0.0 * a.sum()
+    q, k, relation = resolve("pairs", given, labels, pairs)
+    d = scores(q, k, distance, normalize)
+    chosen = [
+        (i, j) for i, row in enumerate(relation) for j, r in enumerate(row) if r >= 0 and (len(given) == 2 or i < j)
+    ]
+    return average([value(d[i][j], relation[i][j] > 0) for i, j in chosen]) + 0.0 * q.sum()
+
+
+def triplet(
+    *views: Tensor,
+    labels=None,
+    pairs=None,
+    weights=None,
+    margin=0.2,
+    mining="all",
+    distance="euclidean",
+    soft=False,
+    fallback=None,
+    normalize=False,
+) -> Tensor:
+    """Schroff et al. 2015, eq. 1–4; Hermans et al. 2017 (all, hard, soft)."""
+
+    def value(positive: Tensor, negative: Tensor) -> Tensor:
+        return F.softplus(positive - negative) if soft else (positive - negative + margin).clamp(min=0.0)
+
+    if len(views) == 3 and labels is None and pairs is None:
+        a, p, n = views
+        n = n[:, None] if n.ndim == 2 else n
+        each = []
+        for x, y, others in zip(a, p, n):
+            row = scores(x[None], torch.cat([y[None], others]), distance, normalize)[0]
+            each += [value(row[0], other) for other in row[1:]]
+        return average(each) + 0.0 * a.sum()
+    q, k, relation = resolve("self", views, labels, pairs)
+    chosen: list[tuple[int, Tensor]] = []  # (anchor, value)
+    for i, (row, rel) in enumerate(zip(scores(q, k, distance, normalize), relation)):
+        p, n = positives(rel), negatives(rel)
+        if not p or not n:
+            continue
+        if mining == "hard":
+            hardest = max((row[j] for j in p), key=Tensor.item), min((row[j] for j in n), key=Tensor.item)
+            chosen.append((i, value(*hardest)))
+        for j in p if mining in ("all", "semihard") else ():
+            if mining == "all":
+                each = [value(row[j], row[m]) for m in n]
+                chosen += [(i, v) for v in each if soft or v > 0]
+                continue
+            beyond = [row[m] for m in n if row[m] > row[j]]
+            if fallback is None:
+                beyond = [x for x in beyond if x < row[j] + margin]
+            if beyond:
+                chosen.append((i, value(row[j], min(beyond, key=Tensor.item))))
+            elif fallback == "farthest":
+                chosen.append((i, value(row[j], max((row[m] for m in n), key=Tensor.item))))
+    w = None if weights is None else [float(weights[i]) for i, _ in chosen]
+    return average([v for _, v in chosen], w) + 0.0 * q.sum()
+
+
+def lifted(*views: Tensor, labels=None, pairs=None, margin=1.0, normalize=False) -> Tensor:
+    """Song et al. 2016, eq. 4: a positive pair against the negatives of both its ends."""
+    q, k, relation = resolve("self", views, labels, pairs)
+    d, values = scores(q, k, "euclidean", normalize), []
+    for i, row in enumerate(relation):
+        for j in positives(row):
+            ends = [margin - d[i][m] for m in negatives(row)]
+            ends += [margin - d[m][j] for m in range(len(q)) if relation[m][j] == 0]
+            value = (lse(ends) + d[i][j]).clamp(min=0.0) if ends else d[i][j] * 0.0
+            values.append(0.5 * value.square())
+    return average(values) + 0.0 * q.sum()
 
 
 def nce(
@@ -53,7 +139,11 @@ def information(
         bound = average([-F.softplus(-t[i][j]) for i, j in own]) - average([F.softplus(t[i][j]) for i, j in other])
     else:  # without a marginal there is no bound: nothing to average
         marginal = [t[i][j] for i, j in other]
-        bound = average([t[i][j] for i, j in own]) - lse(marginal) + math.log(len(marginal)) if own and marginal else total([])
+        bound = (
+            average([t[i][j] for i, j in own]) - lse(marginal) + math.log(len(marginal))
+            if own and marginal
+            else total([])
+        )
     return -bound + 0.0 * first.sum()
 
 

@@ -1,7 +1,7 @@
 """Problems for the losses: one call each, drawn by shape, label structure and form of the call.
 
 `FORMS` builds a problem from `(n, d, seed)`; `FORMS_OF` names the forms that a kind of loss (or one loss) takes;
-`VARIANTS` holds the options worth a run of their own. `cases()` lists what the tests of value and gradient go through.
+`VARIANTS` holds the options worth a run of their own; `form_cases()` and `variant_cases()` list what to go through.
 """
 
 from __future__ import annotations
@@ -200,7 +200,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "AlignUniformLoss": [{"alpha": 1.0, "t": 3.0, "align": 0.5, "uniform": 2.0}],
 }  # fmt: skip
-VARIANT_FORMS = {"TripletLoss": ("labels", "triplets, many"), "ContrastiveLoss": ("rows", "labels", "relation")}
+VARIANT_FORMS = {
+    "TripletLoss": ("labels", "triplets, many"),
+    "ContrastiveLoss": ("rows", "labels", "relation"),
+    "MutualInformationLoss": ("vectors", "maps", "graphs"),
+}
 """Where a variant is run; otherwise in the loss's first form and, for the pairwise kinds, on a relation."""
 
 
@@ -223,12 +227,17 @@ def forms_of(name: str, kind: str) -> tuple[str, ...]:
     return FORMS_OF.get(name, FORMS_OF.get(kind, ()))
 
 
-def cases(kinds: dict[str, str]) -> Iterator[Case]:
-    """Every form with the defaults, then every variant; `kinds` maps a loss's name to its kind."""
+def form_cases(kinds: dict[str, str]) -> Iterator[Case]:
+    """Every form with the loss's defaults; `kinds` maps a loss's name to its kind."""
+    for name, kind in kinds.items():
+        yield from (Case(name, form, {}) for form in forms_of(name, kind))
+
+
+def variant_cases(kinds: dict[str, str]) -> Iterator[Case]:
+    """Every variant, in the forms where it is run."""
     for name, kind in kinds.items():
         forms = forms_of(name, kind)
-        yield from (Case(name, form, {}) for form in forms)
-        chosen = VARIANT_FORMS.get(name, forms if name == "MutualInformationLoss" else forms[:1])
+        chosen = VARIANT_FORMS.get(name, forms[:1])
         chosen += ("relation",) if kind in ("self", "one-sided", "two-sided") and name not in VARIANT_FORMS else ()
         for options in VARIANTS.get(name, []):
             explicit = options.get("mining", "all") == "all"  # mining means nothing where the triplets are given

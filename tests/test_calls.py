@@ -137,7 +137,7 @@ class TestStats:
     def test_queries_without_a_negative_are_counted(self):
         loss = nf.CircleLoss()
         assert loss(draw(5, 3, seed=0), labels=torch.zeros(5, dtype=torch.long)) == 0
-        assert loss.stats["without_negative"] == 5
+        assert loss.stats["queries_without_negative"] == 5
 
     def test_active_and_dropped_triplets_are_counted(self):
         z = torch.tensor([[0.0], [1.0], [1.1], [9.0]], dtype=torch.float64)

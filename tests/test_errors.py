@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -169,7 +170,8 @@ class TestOptions:
 
     def test_an_unknown_option_is_refused_when_called(self):
         """Swallowed, a slip of the pen would train with the default."""
-        for call in (nf.SupConLoss(), nf.functional.supcon_loss):
+        calls: tuple[Any, ...] = nf.SupConLoss(), nf.functional.supcon_loss
+        for call in calls:
             refused(lambda call=call: call(Z, labels=Y, temprature=0.5), "temprature", error=TypeError)
 
     def test_an_option_that_the_loss_cannot_honour_is_refused(self):

@@ -11,7 +11,7 @@ import math
 import pytest
 import torch
 
-from harness import KINDS, backends_of, build, evaluate, expected
+from harness import KINDS, backends_of, build, evaluate, expect, expected
 from problems import Case, forms_of
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -69,3 +69,18 @@ def test_error_is_within_the_budget(name, dtype):
     for backend in (*backends_of(name)[1:], None):
         for what, own in errors(name, backend, dtype).items():
             assert own <= 2 * dense[what] + 4, f"{backend}: {what} off by {own:.1f} ulp, dense {dense[what]:.1f}"
+
+
+@pytest.mark.parametrize("backend", ["dense", "tiled", "strip"])
+@pytest.mark.parametrize("name", ["SupConLoss", "InfoNCELoss", "CLIPLoss", "SigLIPLoss", "MultiSimilarityLoss"])
+def test_bf16_products_are_those_of_rounded_rows(name, backend):
+    """`precision="bf16"` rounds the unit rows before their products and nothing else."""
+    problem = case(name).problem(N, D, 0).map(lambda x: torch.nn.functional.normalize(x, dim=-1).bfloat16().float())
+    actual = evaluate(build(name, {"precision": "bf16", "normalize": False}, D, backend), problem, torch.float32)
+    wanted = expect(name, {"normalize": False}, problem, torch.float32)
+    assert error([actual.value], [wanted.value]) <= ROUNDINGS
+    exact = evaluate(build(name, {"precision": "bf16"}, D, backend), case(name).problem(N, D, 0), torch.float32)
+    rounded = abs(exact.value - expected(case(name), N, D, torch.float32).value)
+    assert (
+        0 < rounded <= 2.0**-8 * 20 * max(1.0, float(exact.value))
+    )  # a logit moves by at most an ulp of bfloat16 over τ

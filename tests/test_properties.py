@@ -23,8 +23,9 @@ REPEATED = [name for name in PAIRWISE if name not in ("CLIPLoss", "LiftedStructu
 """Not where a key's own side of the loss sees every query: CLIP's columns, the second end of a lifted pair."""
 
 
-def problem(name: str, n: int, d: int, seed: int, structure: str) -> Problem:
+def problem(name: str, shape: tuple[int, int], seed: int, structure: str) -> Problem:
     """Labels where the loss takes them, two views elsewhere."""
+    n, d = shape
     y = label_structure(structure, n, seed)
     labels = {"labels": y.clamp(max=CLASSES - 1) if KINDS[name] == "classes" else y}
     if KINDS[name] in ("moments", "information"):
@@ -36,8 +37,8 @@ def problem(name: str, n: int, d: int, seed: int, structure: str) -> Problem:
 
 def value(name: str, given: Problem, d: int, turn: Tensor | None = None) -> Tensor:
     loss = build(name, {}, d).double()
-    for table in loss.parameters() if turn is not None else ():
-        table.data = table.data @ turn
+    for table in loss.parameters():
+        table.data = table.data if turn is None else table.data @ turn
     with tiles(), torch.no_grad():
         return loss(*given.tensors, **keywords_for(given, torch.float64))
 
@@ -49,7 +50,7 @@ def same(a: Tensor, b: Tensor) -> None:
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "NCELoss"])
 @given(shape=shapes, seed=seeds, structure=structures)
 def test_order_of_the_samples(name, shape, seed, structure):
-    given = problem(name, *shape, seed, structure)
+    given = problem(name, shape, seed, structure)
     order = torch.randperm(shape[0], generator=torch.Generator().manual_seed(seed))
     keywords = {k: v[order] for k, v in given.keywords.items()}
     same(value(name, replace(given.map(lambda x: x[order]), keywords=keywords), shape[1]), value(name, given, shape[1]))
@@ -58,7 +59,7 @@ def test_order_of_the_samples(name, shape, seed, structure):
 @pytest.mark.parametrize("name", ROTATED)
 @given(shape=shapes, seed=seeds, structure=structures)
 def test_rotation_of_both_sides(name, shape, seed, structure):
-    given, d = problem(name, *shape, seed, structure), shape[1]
+    given, d = problem(name, shape, seed, structure), shape[1]
     turn = torch.linalg.qr(draw(d, d, seed=seed + 1)).Q
     same(value(name, given.map(lambda x: x @ turn), d, turn), value(name, given, d))
 
@@ -67,7 +68,7 @@ def test_rotation_of_both_sides(name, shape, seed, structure):
 @given(shape=shapes, seed=seeds, structure=structures)
 def test_length_of_rows_under_a_cosine(name, shape, seed, structure):
     assume(name != "ArcFaceLoss" or shape[1] > 1)  # on a line θ is 0, where sin θ = √(1 − cos² θ) loses half the digits
-    given = problem(name, *shape, seed, structure)
+    given = problem(name, shape, seed, structure)
     lengths = draw(shape[0], 1, seed=seed + 2).exp()
     same(value(name, given.map(lambda x: x * lengths), shape[1]), value(name, given, shape[1]))
 
@@ -110,7 +111,7 @@ def test_views_stacked_or_side_by_side(name, shape, seed):
 
 @given(shape=shapes, seed=seeds, structure=structures)
 def test_supcon_is_infonce_with_labels(shape, seed, structure):
-    given = problem("SupConLoss", *shape, seed, structure)
+    given = problem("SupConLoss", shape, seed, structure)
     same(value("SupConLoss", given, shape[1]), value("InfoNCELoss", given, shape[1]))
 
 
@@ -127,7 +128,7 @@ def test_scaled_weights_are_the_same_weights(shape, seed):
 @pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name] not in ("noise", "classes")])
 @given(shape=shapes, seed=seeds, structure=structures)
 def test_function_and_module_are_one(name, shape, seed, structure):
-    given = problem(name, *shape, seed, structure)
+    given = problem(name, shape, seed, structure)
     with tiles():
         same(functional(name)(*given.tensors, **given.keywords), value(name, given, shape[1]))
 

@@ -20,7 +20,7 @@ from nearfar.report.picture import render_picture
 from nearfar.report.plots import forest
 from studies import arriving, study
 
-EVIL = '<script>alert("x")</script>'
+EVIL = "</script><script>alert('x')</script>"
 
 
 class Page(HTMLParser):
@@ -67,7 +67,9 @@ def result():
 
 @pytest.fixture(scope="module")
 def html(result):
-    return render_page(result)
+    """Its page, with an arm and every sentence as hostile as the class and the file."""
+    hostile = json.loads(json.dumps(result).replace('"prototypes"', json.dumps(EVIL)))
+    return render_page(hostile | {"verdict": [*result["verdict"], EVIL]})
 
 
 def test_the_page_needs_nothing_but_itself(html):
@@ -82,8 +84,9 @@ def test_text_from_the_data_is_text(html):
     page = Page(html)
     assert len(page.scripts) == 3  # the figures, plotly, ours
     assert "alert" not in page.scripts[2]
-    assert EVIL in page.text  # as words, in the table of the data
+    assert page.text.count(EVIL) > 8  # as words
     figures = json.loads(page.scripts[0])
+    assert EVIL in json.dumps(figures)
     assert set(figures) == {"curves", "forest"}
 
 
@@ -173,7 +176,7 @@ def test_a_browser_draws_the_plots_and_runs_no_text(html, tmp_path):
     page = tmp_path / "page.html"
     probe = (
         "<script>window.addEventListener('load', () => { const s = document.querySelector('input[value=seconds]'); "
-        "s.click(); document.querySelector('[data-arm=prototypes]').click(); });"
+        "s.click(); document.querySelectorAll('[data-arm]')[1].click(); });"
         "window.alert = () => document.body.setAttribute('data-pwned', '1');</script>"
     )
     page.write_text(html.replace("</head>", f"{probe}</head>"))

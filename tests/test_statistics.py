@@ -52,7 +52,26 @@ def test_runs_that_do_not_arrive_enter_as_bounds():
     times = times_to_target(at, values, 0.9)
     np.testing.assert_array_equal(times.low, [20, 30, 31])
     np.testing.assert_array_equal(times.high, [20, inf, inf])
+    # the second was there at its last look, so it may have come right after the one before
+    np.testing.assert_array_equal(times.since, [10, 20, 21])
     assert times.reached == 1
+
+
+def test_a_target_met_at_the_first_look_may_have_been_met_at_once():
+    times = times_to_target(np.array([[10.0, 20]]), np.array([[0.9, 0.9]]), 0.5)
+    assert (times.low[0], times.high[0], times.earliest[0]) == (10, 10, 0)
+
+
+def test_a_lead_of_one_look_is_no_gain_and_of_two_is():
+    looked = lambda step: Times(np.full(6, step), np.full(6, step), np.full(6, step - 3))  # noqa: E731
+    one, two = speedup(looked(21.0), looked(18.0)), speedup(looked(21.0), looked(15.0))
+    assert one.lower == one.upper == 21 / 18
+    assert (one.low, one.high) == (18 / 18, 21 / 15)
+    assert not one.excludes(1.0)
+    assert (two.low, two.high) == (18 / 15, 21 / 12)
+    assert two.excludes(1.0)
+    first = Times(np.full(6, 3.0), np.full(6, 3.0), np.zeros(6))
+    assert speedup(looked(21.0), first).high == inf
 
 
 def test_a_target_is_held_for_one_evaluation_at_least():

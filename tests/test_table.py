@@ -43,7 +43,7 @@ def documented(name: str) -> dict[str, object]:
     assert call, f"docs/losses.md does not name {name}"
     parsed = ast.parse(f"f({call.group(1).split(')(')[0]})", mode="eval").body
     assert isinstance(parsed, ast.Call)
-    return {k.arg: ast.literal_eval(k.value) for k in parsed.keywords}
+    return {str(k.arg): ast.literal_eval(k.value) for k in parsed.keywords}
 
 
 @pytest.mark.parametrize("name", nf.LOSSES)

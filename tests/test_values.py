@@ -1,26 +1,23 @@
-"""Every loss, every call form, every option: value and gradient of every plan against the naive loop, in float64."""
+"""Every loss in every call form: value and gradient of every plan against the naive loop, in float64."""
 
 from __future__ import annotations
 
 import pytest
 
 from harness import KINDS, assert_same, build, evaluate, expected, parametrize_backends
-from problems import SHAPES, Case, cases, forms_of
+from problems import SHAPES, Case, form_cases, forms_of
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-CASES = parametrize_backends(list(cases(KINDS)))
-
 
 def shapes_of(case: Case) -> list[tuple[int, int]]:
-    """All of them for a loss as it comes; a few for the others, smaller where views multiply the rows."""
-    if not case.options and case.form == forms_of(case.name, KINDS[case.name])[0]:
+    """All of them in a loss's first form; two in the others, smaller where views multiply the rows."""
+    if case.form == forms_of(case.name, KINDS[case.name])[0]:
         return SHAPES
-    n = 4 if case.form in ("three views", "stacked") else 11
-    return [(n, 4)] if case.options else [(1, 3), (n, 4)]
+    return [(1, 3), (4 if case.form in ("three views", "stacked") else 11, 4)]
 
 
-@pytest.mark.parametrize(("case", "backend"), CASES, ids=str)
+@pytest.mark.parametrize(("case", "backend"), parametrize_backends(form_cases(KINDS)), ids=str)
 def test_value_and_gradient_are_the_loops(case, backend):
     for n, d in shapes_of(case):
         actual = evaluate(build(case.name, case.options, d, backend), case.problem(n, d))

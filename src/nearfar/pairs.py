@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from nearfar.types import Rule
+
 
 class Relation(NamedTuple):
     """One tile of the relation. ``None`` spares the common cases a mask."""
@@ -27,11 +29,11 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Ids:
-    """Positive where ids are equal; ignored where either id is negative (unknown)."""
+    """Positive where ids are equal; ignored where either id is negative, if negative means unknown."""
 
     query: Int[Tensor, " n"]
     key: Int[Tensor, " m"]
-    unknown: bool  # whether any id is negative
+    unknown: bool  # whether any id is negative, and means unknown
 
     @property
     def own(self) -> bool:
@@ -110,6 +112,14 @@ class _Matrix:
         return _Matrix(self.values[queries][:, keys], self.weighted)
 
 
+def _any_negative(ids: Tensor) -> bool:
+    return len(ids) > 0 and int(ids.min()) < 0
+
+
+def _numbers(n: int, times: int, device: torch.device) -> Int[Tensor, " rows"]:
+    return torch.arange(n, device=device).repeat(times) if times > 1 else torch.arange(n, device=device)
+
+
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """Who belongs with whom among ``n`` queries and ``m`` keys.
@@ -154,7 +164,7 @@ class Pairs:
 
         Raises:
             TypeError: For float labels ``(n,)``, which collide above 2²⁴.
-            ValueError: For other shapes or an unknown name.
+            ValueError: For other shapes, negative or NaN entries of label sets, or an unknown name.
         """
         query, key = torch.as_tensor(labels), torch.as_tensor(labels if keys is None else keys)
         for side in (query, key):
@@ -166,30 +176,36 @@ class Pairs:
             raise ValueError(f"unknown={unknown!r} is not known: 'ignore' or 'negative'")
         shape = (len(query), len(key))
         if query.ndim == 2:
+            if query.shape[1] != key.shape[1]:
+                raise ValueError(f"labels have {query.shape[1]} and {key.shape[1]} classes: both sides need the same")
+            for side in () if torch.compiler.is_compiling() else (query, key):
+                if not bool((side >= 0).all()):
+                    raise ValueError(
+                        "label sets or soft labels have an entry that is NaN or below 0: 0 says not this class"
+                    )
             soft = query.is_floating_point()
             query = query if soft else query.float()
             return cls(shape, (_Overlap(query, query if keys is None else key.to(query.dtype), soft),))
         query, key = query.long(), key.long()
         key = query if keys is None else key
-        if unknown == "negative" and shape[0] and shape[1]:
-            # a fresh id for each unknown row: equal to nothing, its own key (the same sample) included
-            fresh = torch.maximum(query.max(), key.max()).clamp(min=-1) + 1
-            own = keys is None
-            query = torch.where(query < 0, fresh + torch.arange(shape[0], device=query.device), query)
-            key = torch.where(key < 0, fresh + shape[0] + torch.arange(shape[1], device=key.device), key)
-            key = query if own else key
-        return cls.from_ids(query, key)
+        if unknown == "ignore":
+            return cls.from_ids(query, key)
+        # each unknown row gets an id of its own, below 0 where no label is
+        own = keys is None
+        query = torch.where(query < 0, -1 - torch.arange(shape[0], device=query.device), query)
+        key = query if own else torch.where(key < 0, -1 - shape[0] - torch.arange(shape[1], device=key.device), key)
+        return cls(shape, (_Ids(query, key, False),))
 
     @classmethod
     def views(cls, n: int, views: int = 2, device: torch.device | str | None = None) -> Pairs:
         """The views of a sample belong together; rows are view-major (all first views, then all second ones)."""
-        ids = torch.arange(n, device=device).repeat(views)
+        ids = _numbers(n, views, torch.device("cpu" if device is None else device))
         return cls((n * views, n * views), (_Ids(ids, ids, False),), layout=views)
 
     @classmethod
     def aligned(cls, n: int, device: torch.device | str | None = None) -> Pairs:
         """Query ``i`` belongs with key ``i`` and with no other."""
-        ids = torch.arange(n, device=device)
+        ids = _numbers(n, 1, torch.device("cpu" if device is None else device))
         return cls((n, n), (_Ids(ids, ids, False),), layout=1)
 
     @classmethod
@@ -200,8 +216,9 @@ class Pairs:
                 f"ids are {query.dtype} {tuple(query.shape)} and {key.dtype} {tuple(key.shape)}; "
                 "integers (n,) and (m,) were wanted"
             )
-        unknown = bool((query < 0).any() | (key < 0).any()) if not torch.compiler.is_compiling() else True
-        return cls((len(query), len(key)), (_Ids(query.long(), key.long(), unknown),))
+        unknown = torch.compiler.is_compiling() or _any_negative(query) or (key is not query and _any_negative(key))
+        longs = query.long()
+        return cls((len(query), len(key)), (_Ids(longs, longs if key is query else key.long(), unknown),))
 
     @classmethod
     def from_matrix(cls, relation: Tensor) -> Pairs:
@@ -228,6 +245,8 @@ class Pairs:
         """Unite the positives of two relations of one shape."""
         if self.shape != other.shape:
             raise ValueError(f"cannot unite pairs of shape {self.shape} with {other.shape}: both need the same rows")
+        if self.rows is not None and other.rows is not None:
+            raise ValueError("both relations leave out pairs by their rows: unite first, then call excluding(…) once")
         return replace(
             self, parts=self.parts + other.parts, rows=self.rows or other.rows, itself=self.itself or other.itself,
             layout=None,
@@ -259,7 +278,7 @@ class Pairs:
     @property
     def symmetric(self) -> bool:
         """Whether the relation is known to be its own transpose, as ids of one set of rows are."""
-        return self.itself and all(part.own for part in self.parts)
+        return self.itself and self.rows is None and all(part.own for part in self.parts)
 
     @property
     def ids(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None:
@@ -290,13 +309,18 @@ class Pairs:
     def take(self, queries: Int[Tensor, " a"], keys: Int[Tensor, " b"]) -> Pairs:
         """The relation among some of the rows."""
         rows = None if self.rows is None else (self.rows[0][queries], self.rows[1][keys])
+        itself = self.itself and queries is keys
+        if self.itself and not itself:  # own samples no longer lie on the diagonal
+            if rows is not None:
+                raise ValueError("rows that leave out pairs both by place and by id: take the same of queries and keys")
+            rows = queries, keys
         parts = [part.take(queries, keys) for part in self.parts]
         if queries is keys:  # keep the knowledge that both sides are one
             parts = [
                 new if isinstance(new, _Matrix) or not old.own else replace(new, key=new.query)
                 for new, old in zip(parts, self.parts)
             ]
-        return replace(self, shape=(len(queries), len(keys)), parts=tuple(parts), rows=rows, layout=None)
+        return replace(self, shape=(len(queries), len(keys)), parts=tuple(parts), rows=rows, itself=itself, layout=None)
 
     def relation(self, i: slice, j: slice) -> Relation:
         """The tile of queries ``i`` and keys ``j``."""
@@ -315,6 +339,11 @@ class Pairs:
                 ignored = torch.zeros_like(positive) if ignored is None else ignored
                 ignored = ignored if there.ignored is None else ignored | there.ignored
                 ignored = ignored & ~positive
+        if self.itself and self.rows is None and i == j and ignored is None and positive is not None:
+            # the commonest tile, in three operations: a diagonal block of rows paired with themselves
+            own = torch.eye(positive.shape[0], dtype=torch.bool, device=positive.device)
+            weight = None if weight is None else weight.masked_fill(own, 0)
+            return Relation(positive & ~own, own, weight)
         same = None
         if self.rows is not None:
             same = self.rows[0][i, None] == self.rows[1][None, j]
@@ -328,6 +357,34 @@ class Pairs:
             ignored = same if ignored is None else ignored | same
             weight = None if weight is None else weight.masked_fill(same, 0)
         return Relation(positive, ignored, weight)
+
+    def count(self, over: Rule, dtype: torch.dtype = torch.float32) -> Float[Tensor, " n"]:
+        """How many pairs a rule has for each query (of positives in a weighted relation: their total weight)."""
+        n, m = self.shape
+        if self.ids is None or self.rows is not None:
+            size = n if torch.compiler.is_compiling() else max(1, 2**20 // max(m, 1))
+            strips = [self._count(slice(i, min(i + size, n)), over, dtype) for i in range(0, n, max(size, 1))]
+            return torch.cat(strips) if strips else torch.zeros(0, dtype=dtype, device=self.device)
+        own = 1 if self.itself else 0
+        candidates = torch.full((n,), m - own, dtype=dtype, device=self.device)
+        if over == "candidates":
+            return candidates
+        if self.layout is not None:
+            positives = torch.full((n,), self.layout - own, dtype=dtype, device=self.device)
+        else:
+            query, key = self.ids
+            ordered, _ = key.sort()
+            positives = torch.searchsorted(ordered, query, right=True) - torch.searchsorted(ordered, query) - own
+            positives = positives.to(dtype)
+        return positives if over == "positives" else candidates - positives
+
+    def _count(self, i: slice, over: Rule, dtype: torch.dtype) -> Float[Tensor, " b"]:
+        positive, ignored, weight = self.relation(i, slice(0, self.shape[1]))
+        assert positive is not None
+        if over == "positives":
+            return positive.sum(1).to(dtype) if weight is None else weight.sum(1).to(dtype)
+        taken = torch.zeros_like(positive) if ignored is None else ignored
+        return (~(taken | positive) if over == "negatives" else ~taken).sum(1).to(dtype)
 
     def whole(self) -> Relation:
         """The relation of all queries with all keys, for small batches."""

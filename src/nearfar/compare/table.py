@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.compare.statistics import Estimate
 from nearfar.compare.verdict import judge
-from nearfar.report.format import bounded, count, interval, percent, points
+from nearfar.report.format import bounded, count, percent
 
 if TYPE_CHECKING:
     from nearfar.compare.result import Comparison
@@ -35,7 +35,7 @@ def _reach_table(result: Comparison) -> Any:
     table = Table(
         title=f"Steps to a test accuracy: medians of {result.arms[0].seeds} seeds, {data['name']}",
         caption=f"held for {config['hold']} evaluations, {config['eval_every']} steps apart; (k/n): seeds that arrived, "
-        "where not all did",
+        "where not all did; a rate's (w): the weight of the contrast, where not 1",
         title_justify="left",
         caption_justify="left",
     )
@@ -50,7 +50,7 @@ def _reach_table(result: Comparison) -> Any:
         for reach in arm.reach:
             missing = "" if reach.reached == arm.seeds else f" ({reach.reached}/{arm.seeds})"
             cells.append(bounded(*reach.steps, count) + missing)
-        rate = f"{arm.choice.rate:g}" + ("" if arm.choice.weight == 1 else f" · weight {arm.choice.weight:g}")
+        rate = f"{arm.choice.rate:g}" + ("" if arm.choice.weight == 1 else f" ({arm.choice.weight:g})")
         table.add_row(Text(arm.name), rate, *cells, percent(arm.final.lower))
     return table
 
@@ -63,21 +63,17 @@ def _gain_table(result: Comparison) -> Any:
     rival = result.rivals[result.headline]
     table = Table(
         title=f"How many times sooner to {percent(target.accuracy)}, with 95% intervals",
-        caption=f"the contrast's own: against the best arm without contrast, here {rival}",
+        caption=f"than the baseline; own, the contrast's: than the best arm without it, here {rival}",
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("arm", no_wrap=True)
-    for heading in ("in steps", "in seconds", "the contrast's own\nin steps", "in seconds", "final accuracy"):
+    for heading in ("in steps", "in seconds", "own, in\nsteps", "own, in\nseconds"):
         table.add_column(heading, justify="right")
     for arm in result.arms:
         reach = arm.reach[result.headline]
         cells = [_gain(gain) for gain in (reach.gain_steps, reach.gain_seconds, reach.own_steps, reach.own_seconds)]
-        final = Text("")
-        if arm.final_gain is not None:
-            gain = arm.final_gain
-            final = Text(f"{points(gain.lower)}\n{interval(gain.low, gain.high, lambda value: f'{100 * value:+.1f}')}")
-        table.add_row(Text(arm.name), *cells, final)
+        table.add_row(Text(arm.name), *cells)
     return table
 
 
@@ -86,4 +82,4 @@ def _gain(gain: Estimate | None) -> Any:
 
     if gain is None:
         return Text("")
-    return Text(f"{bounded(gain.lower, gain.upper)}\n{interval(gain.low, gain.high)}", style=COLOURS[judge(gain)])
+    return Text(f"{bounded(gain.lower, gain.upper)}\n{bounded(gain.low, gain.high)}", style=COLOURS[judge(gain)])

@@ -20,8 +20,8 @@ from typing_extensions import override
 
 from nearfar.pairs import Pairs
 from nearfar.scores import BACKENDS, Scores, normalize
+from nearfar.scores.autograd import full_precision, in_transform
 from nearfar.scores.gather import gather_rows
-from nearfar.scores.tiled import in_transform
 from nearfar.types import Backend, Precision, Similarity
 
 P = ParamSpec("P")
@@ -57,7 +57,7 @@ class Outcome:
 
     value: Callable[[], Float[Tensor, ""]]
     per_query: Callable[[], Float[Tensor, " n"]] | None
-    stats: dict[str, Tensor]
+    stats: Callable[[], dict[str, Tensor]]
 
 
 class LossFunction(Generic[P]):
@@ -81,11 +81,7 @@ def loss_function(outcome: Callable[P, Outcome]) -> LossFunction[P]:
 
 
 class Loss(nn.Module):
-    """The module around a functional loss: it holds options and learnable parameters, nothing else.
-
-    Attributes:
-        stats: Detached tensors of what the last call saw, such as how many queries had no positive.
-    """
+    """The module around a functional loss: it holds options and learnable parameters, nothing else."""
 
     function: ClassVar[LossFunction[...]]
 
@@ -97,7 +93,7 @@ class Loss(nn.Module):
             raise TypeError(f"{type(self).__name__} has no option {name!r}{nearest(name, self._known())}")
         check_names({name: value for name, value in options.items() if name in Options.__annotations__})
         self.options = options
-        self.stats: dict[str, Tensor] = {}
+        self._stats: dict[str, Tensor] | Callable[[], dict[str, Tensor]] = {}
 
     own_options: ClassVar[frozenset[str]] = frozenset()
 
@@ -111,8 +107,20 @@ class Loss(nn.Module):
     def outcome(self, *args: Any, **kwargs: Any) -> Outcome:
         """Read the arguments, without computing the value yet."""
         outcome = self.function.outcome(*args, **{**self.options, **self.arguments(), **kwargs})
-        self.stats = outcome.stats
+        # counted when somebody looks, since small batches are all overhead
+        self._stats = outcome.stats() if torch.compiler.is_compiling() else outcome.stats
         return outcome
+
+    @property
+    def stats(self) -> dict[str, Tensor]:
+        """Detached tensors of what the last call saw, such as how many queries had no positive."""
+        if callable(self._stats):
+            self._stats = self._stats()
+        return self._stats
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_stats": {}}
 
     def forward(self, *args: Any, **kwargs: Any) -> Float[Tensor, ""]:
         """The loss, a scalar; the arguments are those of the functional form."""
@@ -184,7 +192,7 @@ def tracing() -> bool:
 def check_rows(name: str, rows: Tensor, validate: bool | None) -> None:
     """Refuse rows with NaN or infinity, naming the first."""
     look = rows.device.type == "cpu" if validate is None else validate
-    if not look or tracing() or bool(rows.detach().sum(dtype=torch.float32 if rows.itemsize < 4 else None).isfinite()):
+    if not look or tracing() or _finite_sum(rows):
         return
     bad = (~rows.detach().isfinite()).any(-1).reshape(-1).nonzero()
     if len(bad):  # else the sum alone overflowed
@@ -192,6 +200,10 @@ def check_rows(name: str, rows: Tensor, validate: bool | None) -> None:
             f"{name} has NaN or infinity in {len(bad)} of {rows.shape[0]} rows, first in row {int(bad[0])}: "
             "look at the learning rate, at the encoder's last layer, or at mixed precision without loss scaling"
         )
+
+
+def _finite_sum(rows: Tensor) -> bool:
+    return math.isfinite(float(rows.detach().sum(dtype=torch.float32 if rows.itemsize < 4 else None)))
 
 
 def as_matrix(name: str, rows: Any) -> Float[Tensor, "n d"]:
@@ -277,7 +289,7 @@ def read(
     prepare: Callable[[Tensor], Tensor] = normalize if options.get("normalize", normalized) else lambda z: z
     if options.get("precision") == "bf16":
         full, prepare = prepare, lambda z: _rounded(full(z))
-    with torch.autocast(views[0].device.type, enabled=False):
+    with full_precision(views[0]):
         n, count = len(views[0]), len(views)
         if count == 1 or (not sided and pairs is None):
             queries = keys = prepare(torch.cat([z.to(dtype) for z in views]) if count > 1 else views[0].to(dtype))
@@ -361,7 +373,9 @@ def mean_weights(keep: Tensor, weights: Tensor | None, dtype: torch.dtype) -> Fl
     return kept / total.masked_fill(total == 0, 1.0)
 
 
-def averaged(values: Callable[[], Tensor], keep: Tensor, weights: Tensor | None, stats: dict[str, Tensor]) -> Outcome:
+def averaged(
+    values: Callable[[], Tensor], keep: Tensor, weights: Tensor | None, stats: Callable[[], dict[str, Tensor]]
+) -> Outcome:
     """The mean of values by query over the queries that are kept."""
 
     def per_query() -> Tensor:
@@ -375,14 +389,17 @@ def averaged(values: Callable[[], Tensor], keep: Tensor, weights: Tensor | None,
     return Outcome(value, per_query, stats)
 
 
-def query_stats(scores: Scores, **more: Tensor) -> dict[str, Tensor]:
-    """What every in-batch loss counts."""
-    positives = scores.count("positives")
-    return {
-        "queries": torch.tensor(len(positives), device=positives.device),
-        "queries_without_positive": (positives == 0).sum(),
-        **{name: value.detach() for name, value in more.items()},
-    }
+def query_stats(scores: Scores, *, negatives: bool = False) -> Callable[[], dict[str, Tensor]]:
+    """What every in-batch loss counts, when asked."""
+    pairs = scores.pairs  # not the scores, whose rows hold a graph
+
+    def count() -> dict[str, Tensor]:
+        without = {"queries_without_positive": (pairs.count("positives") == 0).sum()}
+        if negatives:
+            without["queries_without_negative"] = (pairs.count("negatives") == 0).sum()
+        return {"queries": torch.tensor(pairs.shape[0]), **without}
+
+    return count
 
 
 Form = Literal["out", "in"]

@@ -28,6 +28,7 @@ from nearfar.losses.base import (
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, normalize, sum_over
+from nearfar.scores.autograd import full_precision
 from nearfar.scores.similarity import some_scores
 from nearfar.types import Rule
 
@@ -120,7 +121,7 @@ def _explicit(
     for name, side in (("z1", a), ("z2", b)):
         check_rows(name, side, options.get("validate"))
     dtype = working_dtype(a, b)
-    with torch.autocast(a.device.type, enabled=False):
+    with full_precision(a):
         unit = normalize if options.get("normalize", cosine) else (lambda z: z)
         scores = some_scores(unit(a.to(dtype)), unit(b.to(dtype)), "dot" if cosine else "euclidean")
     similar = label == positive
@@ -130,8 +131,10 @@ def _explicit(
             return torch.where(similar, 1 - scores, (scores - margin).clamp(min=0))
         return torch.where(similar, scores.square(), (margin - scores).clamp(min=0).square())
 
+    def stats() -> dict[str, Tensor]:
+        return {"queries": torch.tensor(len(similar)), "positives": similar.sum()}
+
     weights = options.get("weights")
-    stats = {"queries": torch.tensor(len(a)), "positives": similar.sum()}
     return averaged(values, torch.ones_like(similar), None if weights is None else weights.to(dtype), stats)
 
 

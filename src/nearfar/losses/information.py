@@ -103,7 +103,7 @@ def mutual_information_loss(
     if read_batch.weights is not None:
         raise TypeError("weights= are per query, but the bound's means run over pairs")
     near, far = scores.count("positives"), scores.count("negatives")
-    stats = query_stats(scores)
+    seen: dict[str, Tensor] = {}
 
     def value() -> Tensor:
         total = near.sum().clamp(min=1)
@@ -115,20 +115,21 @@ def mutual_information_loss(
             repulsion = repulsion.masked_fill(far == 0, -1e30)
             found = scores.reduce(INFONCE, statistics={"repulsion": repulsion})["value"]
             return -(found + near * torch.log1p(far)).sum() / total
-        return _donsker_varadhan(scores, repulsion, far, log_ema, stats)
+        return _donsker_varadhan(scores, repulsion, far, log_ema, seen)
 
-    return Outcome(value, None, stats)
+    counted = query_stats(scores)
+    return Outcome(value, None, lambda: {**counted(), **seen})
 
 
 def _donsker_varadhan(
-    scores: Scores, repulsion: Tensor, far: Tensor, log_ema: Tensor | None, stats: dict[str, Tensor]
+    scores: Scores, repulsion: Tensor, far: Tensor, log_ema: Tensor | None, seen: dict[str, Tensor]
 ) -> Tensor:
     near = scores.count("positives").sum().clamp(min=1)
     joint = scores.reduce(SCORE)["value"].sum() / near
     empty = far.sum() == 0
     repulsion = torch.where(far > 0, repulsion, torch.full_like(repulsion, -1e30))
     marginal = repulsion.logsumexp(0) - far.sum().clamp(min=1).log()
-    stats["log_marginal"] = marginal.detach()
+    seen["log_marginal"] = marginal.detach()
     if log_ema is not None:
         ratio = (marginal - log_ema.detach()).exp()
         marginal = marginal.detach() + ratio - ratio.detach()
@@ -191,7 +192,7 @@ class MutualInformationLoss(Loss):
         with torch.no_grad():
             outcome = self.outcome(*args, **kwargs)
             outcome.value()
-            now = outcome.stats["log_marginal"]
+            now = outcome.stats()["log_marginal"]
             before = torch.where(self.log_ema.isnan(), now, self.log_ema)
             mean = torch.logaddexp(before + math.log(self.ema), now + math.log1p(-self.ema))
             if self.training:

@@ -23,6 +23,7 @@ from nearfar.losses.base import (
 )
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over, normalize
+from nearfar.scores.autograd import full_precision
 from nearfar.scores.gather import gather_rows
 from nearfar.scores.similarity import root
 
@@ -39,7 +40,7 @@ def _two_views(z1: Tensor, z2: Tensor, options: Options, normalized: bool) -> tu
     if options.get("gather"):
         (z1, z2), *_ = gather_rows((z1, z2), None, None, None, None)
     dtype = working_dtype(z1, z2)
-    with torch.autocast(z1.device.type, enabled=False):
+    with full_precision(z1):
         a, b = z1.to(dtype), z2.to(dtype)
         return (normalize(a), normalize(b)) if options.get("normalize", normalized) else (a, b)
 
@@ -68,14 +69,15 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, *, off_diagonal: float = 0.005, **
     """
     check_range("off_diagonal", off_diagonal, 0.0, open_low=False)
     z1, z2 = _two_views(z1, z2, options, False)
+    n = len(z1)
 
     def value() -> Tensor:
-        with torch.autocast(z1.device.type, enabled=False):
+        with full_precision(z1):
             a, b = (normalize((z - z.mean(0)).T).T if len(z) else z for z in (z1, z2))
             correlation = a.T @ b
             return (1 - correlation.diagonal()).square().sum() + off_diagonal * _off_diagonal(correlation.square())
 
-    return Outcome(value, None, {"queries": torch.tensor(len(z1))})
+    return Outcome(value, None, lambda: {"queries": torch.tensor(n)})
 
 
 @loss_function
@@ -130,7 +132,7 @@ def vicreg_loss(
     def value() -> Tensor:
         if n == 0:
             return (z1.sum() + z2.sum()) * 0.0
-        with torch.autocast(z1.device.type, enabled=False):
+        with full_precision(z1):
             agreement = (z1 - z2).square().sum(1).mean()
             (v1, c1), (v2, c2) = spread(z1), spread(z2)
             code = form == "code"
@@ -140,7 +142,7 @@ def vicreg_loss(
                 + covariance * (c1 + c2)
             )
 
-    return Outcome(value, None, {"queries": torch.tensor(n)})
+    return Outcome(value, None, lambda: {"queries": torch.tensor(n)})
 
 
 UNIFORMITY: Stage = {"value": logsumexp_over("candidates", lambda s, t: -t.parameters["t"] * s)}
@@ -190,14 +192,14 @@ def align_uniform_loss(
         return rows.logsumexp(0) - torch.tensor(float(n * (n - 1)), dtype=z.dtype).log()
 
     def value() -> Tensor:
-        with torch.autocast(z1.device.type, enabled=False):
+        with full_precision(z1):
             square = (z1 - z2).square().sum(1)
             aligned = (square if alpha == 2 else root(square) ** alpha).mean() if n else z1.sum() * 0.0
             if n < 2:  # no pair of rows to spread
                 return align * aligned
             return align * aligned + uniform * (uniformity(z1) + uniformity(z2)) / 2
 
-    return Outcome(value, None, {"queries": torch.tensor(n)})
+    return Outcome(value, None, lambda: {"queries": torch.tensor(n)})
 
 
 class BarlowTwinsLoss(Loss):

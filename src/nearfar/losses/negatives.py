@@ -60,9 +60,7 @@ def dcl_loss(
         repulsion = scores.logsumexp("negatives")
         return torch.where(keep, repulsion, torch.zeros_like(repulsion)) - scores.mean_positive()
 
-    return averaged(
-        values, keep, batch.weights, query_stats(scores, without_negative=(scores.count("negatives") == 0).sum())
-    )
+    return averaged(values, keep, batch.weights, query_stats(scores, negatives=True))
 
 
 # −log( e^{s_p} / (e^{s_p} + G) ) = softplus(log G − s_p)
@@ -134,7 +132,7 @@ def hard_negative_loss(
         repulsion = torch.where((false < hard) & (estimate > floor), estimate, floor)
         return scores.reduce(AGAINST, statistics={"repulsion": repulsion})["value"]
 
-    return averaged(values, keep, batch.weights, query_stats(scores, without_negative=(negatives == 0).sum()))
+    return averaged(values, keep, batch.weights, query_stats(scores, negatives=True))
 
 
 @loss_function

@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from typing_extensions import Unpack, override
 
 from nearfar.losses.base import Loss, Options, Outcome, as_matrix, averaged, check_rows, loss_function, working_dtype
+from nearfar.scores.autograd import full_precision
 
 
 class Noise(nn.Module):
@@ -161,7 +162,7 @@ def nce_loss(
     words = torch.cat([targets[:, None], samples], 1)
 
     def values() -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             scores = torch.einsum("nd,nkd->nk", x.to(dtype), rows.to(dtype)[words])
             if bias is not None:
                 scores = scores + bias.to(dtype)[words]
@@ -170,7 +171,7 @@ def nce_loss(
 
     weights = options.get("weights")
     keep = torch.ones(n, dtype=torch.bool, device=x.device)
-    return averaged(values, keep, None if weights is None else weights.to(dtype), {"queries": torch.tensor(n)})
+    return averaged(values, keep, None if weights is None else weights.to(dtype), lambda: {"queries": torch.tensor(n)})
 
 
 class NCELoss(Loss):

@@ -25,6 +25,7 @@ from nearfar.losses.base import (
 )
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, Tile, logsumexp_over, normalize
+from nearfar.scores.autograd import full_precision
 from nearfar.scores.gather import gather_rows
 from nearfar.scores.similarity import root, some_scores
 from nearfar.types import Backend, Similarity
@@ -57,14 +58,15 @@ class _Classified:
                 f"labels reach {int(labels.max())} but there are {len(table)} classes, 0 to {len(table) - 1}"
             )
         dtype = working_dtype(z, table)
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z):
             prepare = normalize if options.get("normalize", normalized) else (lambda rows: rows)
             self.z, self.table = prepare(z.to(dtype)), prepare(table.to(dtype))
         self.known = labels >= 0
         self.labels = labels.clamp(min=0).long()
         self.weights = None if weights is None else weights.to(dtype)
         self.backend: Backend | None = options.get("backend")
-        self.stats = {"queries": torch.tensor(len(z)), "unknown": (~self.known).sum()}
+        known = self.known
+        self.stats = lambda: {"queries": torch.tensor(len(known)), "unknown": (~known).sum()}
 
     def scores(self, similarity: Similarity = "dot") -> Scores:
         """Rows asking the classes."""
@@ -125,7 +127,8 @@ def proxy_anchor_loss(
         near, far = softplus(found["near"]), softplus(found["far"])
         return near.sum() / present.sum().clamp(min=1) + far.sum() / max(len(rows.table), 1)
 
-    return Outcome(value, None, {**rows.stats, "classes_present": present.sum()})
+    counted = rows.stats
+    return Outcome(value, None, lambda: {**counted(), "classes_present": present.sum()})
 
 
 PROXY_ANCHOR: Stage = {

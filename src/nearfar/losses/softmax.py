@@ -34,6 +34,7 @@ from nearfar.losses.base import (
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over, normalize
+from nearfar.scores.autograd import full_precision
 from nearfar.scores.similarity import some_scores
 
 
@@ -41,23 +42,28 @@ def _softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
     """``LSE_A − mean_P`` (out) or ``LSE_A − LSE_P + log|P|`` (in), averaged over queries with a positive."""
     choice("form", form, ("out", "in"))
     scores = batch.scores.scaled(scale)
-    positives = scores.count("positives")
-    keep = positives > 0
-    stats = query_stats(scores)
 
-    def attraction() -> Tensor:
+    def attraction(positives: Tensor) -> Tensor:
         if form == "out":
             return scores.mean_positive()
+        keep = positives > 0
         found = scores.logsumexp("positives") - positives.masked_fill(~keep, 1.0).log()
         return found.masked_fill(~keep, 0.0)
 
     def value() -> Tensor:
-        weights = mean_weights(keep, batch.weights, positives.dtype)
+        if form == "out" and scores.plan == "small":
+            return scores.mean_softmax(batch.weights)
+        positives = scores.count("positives")
+        weights = mean_weights(positives > 0, batch.weights, positives.dtype)
         repulsion, _ = scores.mean_logsumexp(weights)
-        return repulsion - (weights * attraction()).sum()
+        return repulsion - (weights * attraction(positives)).sum()
 
-    outcome = averaged(lambda: scores.logsumexp() - attraction(), keep, batch.weights, stats)
-    return Outcome(value, outcome.per_query, stats)
+    def per_query() -> Tensor:
+        positives = scores.count("positives")
+        found = scores.logsumexp() - attraction(positives)
+        return torch.where(positives > 0, found, torch.zeros_like(found))
+
+    return Outcome(value, per_query, query_stats(scores))
 
 
 @loss_function
@@ -127,7 +133,7 @@ def _explicit(
     check_rows("negatives", negatives, options.get("validate"))
     scale = scale_of(temperature, logit_scale, x)
     prepare = normalize if options.get("normalize", True) else (lambda z: z)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         others = prepare(as_matrix("negatives", negatives.reshape(-1, d)).to(x.dtype))
         positive = some_scores(x, y, "dot") * scale
         parts = []
@@ -242,32 +248,32 @@ def clip_loss(
         >>> nf.functional.clip_loss(z, z, temperature=1.0)  # both ways log(1 + 3/e)
         tensor(0.7437)
     """
-    sides = (queries,) if keys is None else (queries, keys)
-    batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
+    given = (queries,) if keys is None else (queries, keys)
+    batch = read(given, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores.scaled(scale_of(temperature, logit_scale, batch.scores.queries))
-    back = scores.T  # without offsets: one key's is the same for all queries, and cancels
-    counts = scores.count("positives"), back.count("positives")
-    keep = counts[0] > 0, counts[1] > 0
-    square = len(counts[0]) == len(counts[1])
+    square = scores.pairs.shape[0] == scores.pairs.shape[1]
     if batch.weights is not None and not square:
         raise ValueError("weights= of CLIP's rows and columns need as many queries as keys")
 
-    def both() -> tuple[Tensor, Tensor]:
-        rows, columns = scores.logsumexp_both_ways()
-        return rows - scores.mean_positive(), columns - back.mean_positive()
+    def sides() -> list[tuple[Tensor, Tensor]]:
+        """Values of rows and of columns, and which of them count."""
+        back = scores.T  # without offsets: one key's is the same for all queries, and cancels
+        found = scores.logsumexp_both_ways()
+        kept = [side.count("positives") > 0 for side in (scores, back)]
+        values = [lse - side.mean_positive() for lse, side in zip(found, (scores, back))]
+        return [(torch.where(keep, side, torch.zeros_like(side)), keep) for side, keep in zip(values, kept)]
 
     def value() -> Tensor:
-        halves = [
-            (torch.where(kept, side, torch.zeros_like(side)) * mean_weights(kept, batch.weights, side.dtype)).sum()
-            for side, kept in zip(both(), keep)
-        ]
+        if scores.plan == "small":
+            return scores.mean_softmax(batch.weights, both_ways=True)
+        halves = [(side * mean_weights(keep, batch.weights, side.dtype)).sum() for side, keep in sides()]
         return (halves[0] + halves[1]) / 2
 
     def per_query() -> Tensor:
-        return sum(torch.where(k, s, torch.zeros_like(s)) for s, k in zip(both(), keep)) / 2  # pyright: ignore[reportReturnType]
+        (rows, _), (columns, _) = sides()
+        return (rows + columns) / 2
 
-    # rows and columns average over their own queries: only with a positive everywhere is that one mean over queries
-    return Outcome(value, per_query if square else None, query_stats(scores, keys_without_positive=(~keep[1]).sum()))
+    return Outcome(value, per_query if square else None, query_stats(scores))
 
 
 @loss_function

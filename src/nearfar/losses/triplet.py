@@ -27,6 +27,7 @@ from nearfar.losses.base import (
 )
 from nearfar.pairs import Pairs
 from nearfar.scores import normalize
+from nearfar.scores.autograd import full_precision
 from nearfar.scores.similarity import some_scores
 from nearfar.scores.triplets import TripletPlan, triplets
 from nearfar.types import Similarity
@@ -103,15 +104,16 @@ def triplet_loss(
         scores.pairs, similarity, -1.0 if distance == "cosine" else 1.0, mining, soft, fallback is not None,
         rows=max(8, min(256, 2**19 // count)),
     )  # fmt: skip
-    stats = query_stats(scores)
+    seen: dict[str, Tensor] = {}
+    counted = query_stats(scores)
 
     def value() -> Tensor:
         dense = scores.backend == "dense" or torch.compiler.is_compiling()
         total, active, dropped = triplets(scores.queries, scores.keys, parameter(margin, scores.queries), plan, dense)
-        stats.update(active=active.detach(), dropped=dropped.detach())
+        seen.update(active=active.detach(), dropped=dropped.detach())
         return total / active.detach().clamp(min=1)
 
-    return Outcome(value, None, stats)
+    return Outcome(value, None, lambda: {**counted(), **seen})
 
 
 def _gap(positive: Tensor, negative: Tensor, margin: float | Tensor, soft: bool) -> Tensor:
@@ -127,7 +129,7 @@ def _hardest(batch: Batch, margin: float | Tensor, soft: bool) -> Outcome:
     sign = -1.0 if scores.similarity == "dot" else 1.0  # 1 − s: the ones cancel
     return averaged(
         lambda: _gap(sign * positive, sign * negative, margin, soft), keep, batch.weights,
-        query_stats(scores, without_negative=(~has_negative).sum()),
+        query_stats(scores, negatives=True),
     )  # fmt: skip
 
 
@@ -154,7 +156,7 @@ def _explicit(
     dtype = working_dtype(*rows)
     for name, side in zip(("anchor", "positive", "negative"), rows):
         check_rows(name, side, options.get("validate"))
-    with torch.autocast(a.device.type, enabled=False):
+    with full_precision(a):
         unit = normalize if options.get("normalize", similarity == "dot") else (lambda z: z)
         a, p, others = (unit(side.to(dtype)) for side in rows)
         others = others.view(n, -1, d)
@@ -166,7 +168,7 @@ def _explicit(
 
     weights = options.get("weights")
     keep = torch.full((n,), others.shape[1] > 0, device=a.device)
-    return averaged(values, keep, None if weights is None else weights.to(dtype), {"queries": torch.tensor(n)})
+    return averaged(values, keep, None if weights is None else weights.to(dtype), lambda: {"queries": torch.tensor(n)})
 
 
 class TripletLoss(Loss):

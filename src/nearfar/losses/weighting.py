@@ -151,9 +151,7 @@ def circle_loss(
         near, far = (torch.where(keep, side, torch.zeros_like(side)) for side in (found["near"], found["far"]))
         return softplus(near + far)
 
-    return averaged(
-        values, keep, batch.weights, query_stats(scores, without_negative=(scores.count("negatives") == 0).sum())
-    )
+    return averaged(values, keep, batch.weights, query_stats(scores, negatives=True))
 
 
 LIFTED_REPULSION: Stage = {"repulsion": logsumexp_over("negatives", lambda s, t: t.parameters["margin"] - s)}

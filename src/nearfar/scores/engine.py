@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.pairs import Pairs, Relation
-from nearfar.scores import dense, softmax, tiled
-from nearfar.scores.reductions import Reduction, Stage, count_over, logsumexp_over, lower, mean_over, raise_means
+from nearfar.scores import dense, small, softmax, tiled
+from nearfar.scores.autograd import full_precision
+from nearfar.scores.reductions import Reduction, Stage, logsumexp_over, lower, mean_over, raise_means
 from nearfar.scores.similarity import all_scores, some_scores, tile_scores
 from nearfar.types import Backend, Rule, Similarity
 
@@ -29,7 +30,7 @@ BACKENDS: dict[str, str] = {
 }
 """What ``backend=`` may be; ``None`` lets the planner choose."""
 
-_DENSE = 192 * 192  # up to here the dense form's time is all overhead, and a tile would hold it anyway
+_SMALL = 512 * 512  # up to here all scores are one tile
 _TILE: ContextVar[int | None] = ContextVar("tile", default=None)
 
 
@@ -41,6 +42,9 @@ def tile_size(rows: int) -> Iterator[None]:
         yield
     finally:
         _TILE.reset(token)
+
+
+Plan = Backend | Literal["small"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +70,14 @@ class Scores:
     # ---- the plan ---------------------------------------------------------------------------------------------------
 
     @property
-    def plan(self) -> Backend:
-        """The backend in force."""
+    def plan(self) -> Plan:
+        """How the scores will be visited."""
         if self.backend is not None:
             return self.backend
         if torch.compiler.is_compiling():
-            return "dense"
+            return "dense"  # the compiler fuses it; its loops over tiles would be unrolled
         n, m = self.pairs.shape
-        # the dense form of a distance holds (n, m, d)
-        return "dense" if n * m <= _DENSE and self.similarity == "dot" else "tiled"
+        return "small" if n * m <= _SMALL and self.similarity == "dot" and n and m else "tiled"
 
     @property
     def symmetric(self) -> bool:
@@ -146,6 +149,10 @@ class Scores:
         plan = replace(self._softmax_plan("candidates"), rows=rows)
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
 
+    def mean_softmax(self, weights: Float[Tensor, " n"] | None, both_ways: bool = False) -> Float[Tensor, ""]:
+        """Mean of ``LSE(candidates) − mean(positives)`` over queries with a positive, where all scores are one tile."""
+        return small.mean_softmax(self.queries, self.keys, self.offsets, weights, self.pairs, both_ways)
+
     def _softmax_plan(self, over: Rule) -> softmax.SoftmaxPlan:
         return softmax.SoftmaxPlan(self.pairs, over, self.symmetric and self.plan != "strip", *self._tile())
 
@@ -186,21 +193,7 @@ class Scores:
 
     def count(self, over: Rule) -> Float[Tensor, " n"]:
         """How many pairs a rule has for each query (for positives of a weighted relation: their total weight)."""
-        ids, pairs = self.pairs.ids, self.pairs
-        if ids is None or pairs.rows is not None:
-            stage: Stage = {"value": replace(count_over(over), op="weight" if over == "positives" else "count")}
-            return self.reduce(stage)["value"].detach()
-        own = 1 if pairs.itself else 0
-        candidates = self.queries.new_full((pairs.shape[0],), pairs.shape[1] - own)
-        if over == "candidates":
-            return candidates
-        if pairs.layout is not None:
-            positives = self.queries.new_full((pairs.shape[0],), pairs.layout - own)
-        else:
-            ordered, _ = ids[1].sort()
-            positives = torch.searchsorted(ordered, ids[0], right=True) - torch.searchsorted(ordered, ids[0]) - own
-            positives = positives.to(self.queries.dtype)
-        return positives if over == "positives" else candidates - positives
+        return self.pairs.count(over, self.queries.dtype)
 
     def hardest(
         self, over: Rule, which: Literal["max", "min"]
@@ -214,7 +207,7 @@ class Scores:
             none = torch.zeros(len(self.queries), dtype=torch.long, device=self.queries.device)
             return self.queries.sum(1) * 0.0, none > 0, none
         sign = 1.0 if which == "max" else -1.0
-        with torch.no_grad(), torch.autocast(self.queries.device.type, enabled=False):
+        with torch.no_grad(), full_precision(self.queries):
             best, index = self._whole_hardest(over, sign) if self.plan == "dense" else self._tiled_hardest(over, sign)
         exists = best != -torch.inf
         value = some_scores(self.queries, self.keys[index], self.similarity)
@@ -287,7 +280,7 @@ class Scores:
         lowered = lower(stage)
         n, m = self.pairs.shape
         if self.plan == "dense" or not n or not m:
-            with torch.autocast(self.queries.device.type, enabled=False):
+            with full_precision(self.queries):
                 found = dense.reduce(
                     self.queries, self.keys, self.offsets, self.similarity, self.pairs, lowered,
                     parameters, statistics, key_statistics,

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nearfar.scores.autograd import in_transform
 from nearfar.types import Similarity
 
 # Below this share of |x|² + |y|², the product form |x|² + |y|² − 2⟨x, y⟩ has lost too many digits.
@@ -17,9 +20,35 @@ _CLOSE = 1e-2
 
 def normalize(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Rows of length one; a zero row stays zero and has zero gradient."""
-    square = z.square().sum(1, keepdim=True)
+    if torch.compiler.is_compiling() or in_transform():  # they see through plain operations only
+        return z * _inverse_norm(z)
+    return _Normalize.apply(z)  # pyright: ignore[reportReturnType]
+
+
+class _Normalize(torch.autograd.Function):
+    """One node in place of six; its backward is ordinary torch, so that it has all further derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inverse = _inverse_norm(z)
+        unit = z * inverse
+        ctx.save_for_backward(z, unit, inverse)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        z, unit, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: everything from z
+            inverse = _inverse_norm(z)
+            unit = z * inverse
+        gradient = gradients[0]
+        return (gradient - unit * (gradient * unit).sum(1, keepdim=True)) * inverse
+
+
+def _inverse_norm(z: Tensor) -> Tensor:
+    square = (z * z).sum(1, keepdim=True)
     zero = square == 0
-    return z * square.masked_fill(zero, 1.0).rsqrt().masked_fill(zero, 0.0)
+    return square.masked_fill(zero, 1.0).rsqrt().masked_fill(zero, 0.0)
 
 
 def root(square: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nearfar.pairs import Pairs
-from nearfar.scores.tiled import once
+from nearfar.scores.autograd import full_precision, once, presigned
 from nearfar.types import Rule
 
 _RANGE = 60.0  # e^±60 times a million rows stays inside float32
@@ -92,7 +92,8 @@ def mean_logsumexp(
     return value, rows
 
 
-def _bounded(x: Tensor, y: Tensor, offsets: Tensor | None) -> bool:
+def within_range(x: Tensor, y: Tensor, offsets: Tensor | None) -> bool:
+    """Whether no score can overflow when it is exponentiated as it is."""
     if not len(x) or not len(y):
         return True
     square = x.square().sum(1).amax() * y.square().sum(1).amax()
@@ -110,12 +111,13 @@ class _Buffer:
         return self._memory[: b * c].view(b, c)
 
 
+@presigned
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         x: Tensor, y: Tensor | None, offsets: Tensor | None, plan: SoftmaxPlan
     ) -> tuple[Tensor, Tensor]:
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             return _sums(x, x if y is None else y, offsets, plan)
 
     @staticmethod
@@ -126,7 +128,7 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, y, offsets, rows, columns = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False), torch.no_grad():
+        with full_precision(x), torch.no_grad():
             if y is None:
                 dx, dy, do = _symmetric_gradient(x, rows, gradients[0], ctx.plan), None, None
             else:
@@ -139,7 +141,7 @@ def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tu
     row_sum = x.new_zeros(len(x))
     column_sum = row_sum if plan.symmetric else x.new_zeros(len(y) if plan.by_column else 0)
     buffer = _Buffer(x, plan.rows * max(plan.rows, plan.columns))
-    if _bounded(x, y, offsets):
+    if within_range(x, y, offsets):
         for i, j in plan.tiles():
             tile = torch.mm(x[i], y[j].T, out=buffer(i.stop - i.start, j.stop - j.start))
             if offsets is not None:
@@ -186,7 +188,7 @@ def _symmetric_gradient(x: Tensor, lse: Tensor, gradient: Tensor, plan: SoftmaxP
         _Buffer(x, plan.rows * max(plan.rows, plan.columns)),
         _Buffer(x, plan.rows * max(plan.rows, plan.columns)),
     )
-    bounded = _bounded(x, x, None)
+    bounded = within_range(x, x, None)
     share = _share(gradient, lse) if bounded else None
     safe = lse.masked_fill(lse == -torch.inf, torch.inf)  # an empty row: e^{s − ∞} = 0
     for i, j in plan.tiles():
@@ -217,7 +219,7 @@ def _cross_gradient(
     dy = torch.zeros_like(y) if needs[1] else None
     do = torch.zeros_like(offsets) if offsets is not None and needs[2] else None
     buffer, other = _Buffer(x, plan.rows * plan.columns), _Buffer(x, plan.rows * plan.columns)
-    bounded = _bounded(x, y, offsets)
+    bounded = within_range(x, y, offsets)
     (by_row, by_column), (rows, columns) = gradients, lse
     row_share = _share(by_row, rows) if bounded else None
     column_share = _share(by_column, columns) if bounded else None
@@ -249,12 +251,13 @@ def _cross_gradient(
     return dx, dy, do
 
 
+@presigned
 class _MeanLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         x: Tensor, y: Tensor, offsets: Tensor | None, weights: Tensor, plan: SoftmaxPlan, wanted: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             return _mean_forward(x, y, offsets, weights, plan, wanted)
 
     @staticmethod
@@ -278,7 +281,7 @@ def _mean_forward(
     dx = torch.empty_like(x) if wanted[0] else None
     dy = torch.zeros_like(y) if wanted[1] else None
     do = torch.zeros_like(offsets) if offsets is not None and wanted[2] else None
-    bounded = _bounded(x, y, offsets)
+    bounded = within_range(x, y, offsets)
     m = len(y)
     buffer = _Buffer(x, plan.rows * m)
     everything = slice(0, m)

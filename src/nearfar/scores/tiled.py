@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.pairs import Pairs, Relation
+from nearfar.scores.autograd import full_precision, in_transform, once, presigned
 from nearfar.scores.reductions import Reduction, Tile
 from nearfar.scores.similarity import pull_back, tile_scores
 from nearfar.types import Similarity
@@ -78,12 +79,13 @@ def reduce(
     return dict(zip(plan.stage, values))  # pyright: ignore[reportArgumentType]
 
 
+@presigned
 class _Reduce(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         x: Tensor, y: Tensor | None, offsets: Tensor | None, plan: Plan, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             return _forward(x, x if y is None else y, offsets, plan, tensors)
 
     @staticmethod
@@ -98,7 +100,7 @@ class _Reduce(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, y, offsets, *rest = ctx.saved_tensors
         tensors, output = rest[: -len(ctx.plan.stage)], rest[-len(ctx.plan.stage) :]
-        with torch.autocast(x.device.type, enabled=False), torch.no_grad():
+        with full_precision(x), torch.no_grad():
             dx, dy, doffsets, dtensors = _backward(
                 x, y, offsets, ctx.plan, tensors, output, gradients, ctx.needs_input_grad
             )
@@ -273,31 +275,3 @@ def _vjp(
     with torch.enable_grad():
         values = function(*leaves)
     return torch.autograd.grad(values, leaves, slopes(values), allow_unused=True)
-
-
-def in_transform() -> bool:
-    """Whether a transform of torch.func (grad, vmap, …) is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def once(gradient: Tensor | None, *inputs: Tensor | None) -> Tensor | None:
-    """A gradient that depends on the inputs, and says what to do when it is differentiated again."""
-    if gradient is None or not torch.is_grad_enabled() or in_transform():
-        return gradient
-    return _Once.apply(gradient, *inputs)  # pyright: ignore[reportReturnType]
-
-
-class _Once(torch.autograd.Function):
-    @staticmethod
-    def forward(gradient: Tensor, *inputs: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise RuntimeError(
-            "this plan has no second derivative: pass backend='dense' to the loss, which has all of them"
-        )

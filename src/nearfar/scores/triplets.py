@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from nearfar.pairs import Pairs
+from nearfar.scores.autograd import full_precision, once, presigned
 from nearfar.scores.similarity import all_scores, pull_back, tile_scores
-from nearfar.scores.tiled import once
 from nearfar.types import Similarity
 
 
@@ -54,12 +54,13 @@ def triplets(
     return total, active, dropped
 
 
+@presigned
 class _Triplets(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         x: Tensor, y: Tensor, margin: Tensor, plan: TripletPlan, wanted: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             return _forward(x, y, margin, plan, wanted)
 
     @staticmethod

@@ -1,0 +1,53 @@
+"""What the engine's autograd functions share."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+F = TypeVar("F", bound=type[torch.autograd.Function])
+
+
+def presigned(function: F) -> F:
+    """Keep the signature of ``forward``, which torch would otherwise work out at every call (some 20 µs)."""
+    forward: Any = function.forward
+    forward.__signature__ = inspect.signature(forward)
+    return function
+
+
+def full_precision(like: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Autocast off, where it is on."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+
+
+def in_transform() -> bool:
+    """Whether a transform of torch.func (grad, vmap, …) is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def once(gradient: Tensor | None, *inputs: Tensor | None) -> Tensor | None:
+    """A gradient that depends on the inputs, and says what to do when it is differentiated again."""
+    if gradient is None or not torch.is_grad_enabled() or in_transform():
+        return gradient
+    return _Once.apply(gradient, *inputs)  # pyright: ignore[reportReturnType]
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(gradient: Tensor, *inputs: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise RuntimeError(
+            "this plan has no second derivative: pass backend='dense' to the loss, which has all of them"
+        )
