@@ -21,7 +21,7 @@ lint:
 	$(BIN)/ruff format --check .
 
 bench: install ## the losses beside their peers, in one run; writes benchmarks/results
-	$(BIN)/pip install -q -c constraints.txt -r benchmarks/requirements.txt
+	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt  # no torchvision, no other torch
 	$(BIN)/python benchmarks/losses.py
 
 install: .venv/installed

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nearfar.compare import CompareConfig
-from nearfar.compare.record import Curve, Run
+from nearfar.compare.record import Curve, Look, Run
 from nearfar.compare.summary import sweep_runs
 
 EVERY = 10
@@ -48,7 +48,7 @@ def study(arms: dict[str, list[list[float]]], slower: dict[str, float] | None = 
 def curve(accuracies: list[float], slower: float = 1.0, rows: int = 1) -> Curve:
     found = Curve()
     for k, accuracy in enumerate(accuracies, 1):
-        found.add(EVERY * k, 0.01 * EVERY * k * slower, 64 * EVERY * k * rows, accuracy)
+        found.add(Look(EVERY * k, 0.01 * EVERY * k * slower, 64 * EVERY * k * rows, accuracy))
     return found
 
 

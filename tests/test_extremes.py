@@ -124,3 +124,15 @@ def test_empty_batch_of_unknown_labels_keeps_the_graph():
         value = build(name, {}, 3)(z, labels=torch.full((5,), -1))
         assert value.requires_grad, name
         value.backward()
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name] == "classes"])
+def test_a_table_of_one_class(name):
+    """Nothing to be told from: finite, and 0 where only other classes could make a loss."""
+    loss = nf.LOSSES[name].loss(1, D)
+    z = torch.randn(N, D, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    value = loss(z, labels=torch.zeros(N, dtype=torch.long))
+    assert torch.isfinite(value)
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(value, [z, *loss.parameters()]))
+    if name in ("ProxyNCALoss", "ArcFaceLoss", "CosFaceLoss"):
+        assert value.item() == pytest.approx(0.0, abs=1e-5)

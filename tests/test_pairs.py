@@ -12,11 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import nearfar as nf
 from nearfar.pairs import Pairs, Relation
+from nearfar.scores import tile_size
+from problems import noise
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # the package's own errors, not those of the shapes in its types
 
 NAN = math.nan
+LOSSES = ["InfoNCELoss", "SupConLoss", "CLIPLoss", "SigLIPLoss", "DCLLoss", "SpectralLoss", "CircleLoss"]
 SOFT = torch.tensor([[0.0, 0.5, NAN], [2.0, 0.0, 1.0]])
 TABLES: list[tuple[str, Pairs, str]] = [
     # by label
@@ -53,7 +57,11 @@ TABLES: list[tuple[str, Pairs, str]] = [
     ("matrix of weights", Pairs.from_matrix(SOFT), "- + . / + - +"),
     (
         "sparse matrix",
-        Pairs.from_matrix(torch.sparse_coo_tensor(torch.tensor([[1, 0, 1], [0, 1, 2]]), [2.0, NAN, 0.5], (2, 3), check_invariants=True)),
+        Pairs.from_matrix(
+            torch.sparse_coo_tensor(
+                torch.tensor([[1, 0, 1], [0, 1, 2]]), [2.0, NAN, 0.5], (2, 3), check_invariants=True
+            )
+        ),
         "- . - / + - +",
     ),
     ("sparse booleans", Pairs.from_matrix(torch.tensor([[True, False], [False, True]]).to_sparse()), "+ - / - +"),
@@ -78,6 +86,8 @@ TABLES: list[tuple[str, Pairs, str]] = [
     ("of three", Pairs.aligned(2) | Pairs.from_matrix(torch.tensor([[0, 1], [0, 0]])) | Pairs.aligned(2), "+ + / - +"),
     # without one's own sample
     ("itself", Pairs.by_label(torch.tensor([0, 1, 0])).excluding_self(), ". - + / - . - / + - ."),
+    ("itself, with other ids", Pairs.from_ids(torch.tensor([0, 1, 0]), torch.tensor([1, 1, 0])).excluding_self(),
+     ". - + / + . - / - - ."),
     (
         "own rows",
         Pairs.aligned(3).excluding(torch.tensor([4, 5, 6]), torch.tensor([6, 5, 9])),
@@ -228,7 +238,7 @@ seed = st.integers(0, 2**16)
 
 
 def some_pairs(kind: str, n: int, m: int, seed: int) -> Pairs:
-    random = torch.Generator().manual_seed(seed)
+    random = noise(seed)
 
     def ids(count: int) -> Tensor:
         return torch.randint(-1, 3, (count,), generator=random)
@@ -239,6 +249,8 @@ def some_pairs(kind: str, n: int, m: int, seed: int) -> Pairs:
 
     return {
         "ids": lambda: Pairs.from_ids(ids(n), ids(m)),
+        "known ids": lambda: Pairs.from_ids(ids(n) + 1, ids(m) + 1),
+        "own labels": lambda: Pairs.by_label(ids(n), unknown="negative"),
         "matrix": lambda: Pairs.from_matrix(matrix()),
         "sparse": lambda: Pairs.from_matrix(matrix().to_sparse()),
         "sets": lambda: Pairs.by_label(torch.rand(n, 3, generator=random) < 0.4, torch.rand(m, 3, generator=random) < 0.4),
@@ -294,6 +306,53 @@ def test_relation_of_ids_is_no_matrix():
     ):  # fmt: skip
         (part,) = pairs.parts
         assert all(x.ndim == 1 for x in vars(part).values() if isinstance(x, Tensor))
+
+
+@EACH
+@pytest.mark.parametrize("rule", ["candidates", "positives", "negatives"])
+def test_counts(pairs, rule):
+    """What the fast counts by id say is what the table shows (weights for positives)."""
+    positive, ignored, weight = filled(pairs.whole())
+    assert positive is not None
+    assert ignored is not None
+    wanted = {
+        "candidates": ~ignored,
+        "negatives": ~ignored & ~positive,
+        "positives": positive if weight is None else weight,
+    }
+    torch.testing.assert_close(pairs.count(rule), wanted[rule].sum(1).float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("backend", [None, "tiled", "strip", "dense"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_depends_on_the_relation_alone(name, backend):
+    """However it was made: by the pairs and by the same relation as a matrix, value and gradient are the same."""
+    loss = getattr(nf, name)(backend=backend)
+    for seed, kind in enumerate(["ids", "known ids", "own labels", "sparse", "sets", "soft"]):
+        for itself, own in [(False, False), (True, False), (False, True), (True, True)]:
+            n, m = (7, 7) if itself or kind == "own labels" else (7, 9)
+            pairs = some_pairs(kind, n, m, seed)
+            pairs = pairs.excluding_self() if itself else pairs
+            pairs = pairs.excluding(torch.arange(n) % 4, torch.arange(m) % 3) if own else pairs
+            z = [torch.randn(c, 3, generator=noise(seed + c), dtype=torch.float64).requires_grad_() for c in (n, m)]
+            for sides in (z, z[:1]) if itself else (z,):
+                by_pairs, by_matrix = (evaluated(loss, sides, p) for p in (pairs, Pairs.from_matrix(as_matrix(pairs))))
+                for a, b in zip(by_pairs, by_matrix):
+                    # weights of soft labels are float32
+                    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda m: f"{kind} {itself} {own}\n{m}")
+
+
+def as_matrix(pairs: Pairs) -> Tensor:
+    positive, ignored, weight = filled(pairs.whole())
+    assert positive is not None
+    assert ignored is not None
+    return (positive.float() if weight is None else weight).masked_fill(ignored, NAN)
+
+
+def evaluated(loss: torch.nn.Module, z: list[Tensor], pairs: Pairs) -> tuple[Tensor, ...]:
+    with tile_size(3):
+        value = loss(*z, pairs=pairs)
+    return value, *torch.autograd.grad(value, z)
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

@@ -66,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(config, ReportConfig):
             return _report(config)
         from nearfar.compare.convergence import prepare
+        from nearfar.compare.environment import usable_cores
 
-        study, folder = prepare(config)
+        study, folder = prepare(config, cores=usable_cores())
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("NEARFAR_DEBUG"):
             raise
@@ -102,7 +103,7 @@ def _compare(study: Study, folder: RunFolder) -> int:
     from nearfar.compare.study import Interrupted
 
     console = Console()
-    for line in study.task.bad:
+    for line in study.trainer.task.bad:
         print(f"left out: {line}", file=sys.stderr)
     console.print(study.outline(), highlight=False)
     try:

@@ -374,7 +374,9 @@ class Pairs:
         else:
             query, key = self.ids
             ordered, _ = key.sort()
-            positives = torch.searchsorted(ordered, query, right=True) - torch.searchsorted(ordered, query) - own
+            positives = torch.searchsorted(ordered, query, right=True) - torch.searchsorted(ordered, query)
+            if self.itself:
+                positives = positives - (1 if query is key else (query == key).long())
             positives = positives.to(dtype)
         return positives if over == "positives" else candidates - positives
 

@@ -72,8 +72,11 @@ class CompareConfig:
     """A first look in a fraction of the time: 100 steps, two rates, four arms. Its figures are coarse."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, mps."""
+    workers: int | None = None
+    """Runs that are trained side by side, each in a process; by default one a CPU core, up to 8, where a run takes one
+    thread. From Python only if asked for: the script must then do its work under if __name__ == "__main__"."""
     threads: int | None = None
-    """CPU threads; by default 1 for inputs of at most 256 values, where more only get into each other's way."""
+    """CPU threads of a run; by default 1 for inputs of at most 256 values, where more only get into each other's way."""
 
     def __post_init__(self) -> None:
         select_arms(self.arms)
@@ -118,12 +121,13 @@ class CompareConfig:
                 options[name] = tuple(options[name])  # from a list, as files have them
         return cls(**options)
 
-    def resolved(self, rows: int, values: int) -> CompareConfig:
+    def resolved(self, rows: int, values: int, cores: int = 1) -> CompareConfig:
         """The same with every default that depends on the data filled in.
 
         Args:
             rows: Training rows.
             values: Numbers in one input.
+            cores: How many may be used without being asked.
 
         Example:
             >>> CompareConfig().resolved(1000, 64).batch_size, CompareConfig(steps=50).resolved(60_000, 784).steps
@@ -136,18 +140,20 @@ class CompareConfig:
             budget = self.budget if self.budget != CompareConfig.budget else max(len(rates), 2)
             config = replace(config, arms=arms, rates=rates, budget=budget, steps=self.steps or 100)
         large = rows >= 10_000
+        threads = config.threads or (1 if values <= 256 else None)
         return replace(
             config,
             steps=config.steps or (400 if large else 200),
             eval_every=config.eval_every or (10 if large else 2),
             batch_size=min(config.batch_size or (256 if large else 64), rows),
-            threads=config.threads or (1 if values <= 256 else None),
+            threads=threads,
+            workers=config.workers or (min(cores, 8) if threads == 1 and config.device == "cpu" else 1),
         )
 
 
 # The smallest sensible value of each whole number. A batch of one row has no pair in it.
 LEAST = {
     "budget": 1, "sweep_seeds": 1, "seeds": 1, "seed": 0, "steps": 1, "eval_every": 1, "batch_size": 2, "hold": 1,
-    "threads": 1,
+    "threads": 1, "workers": 1,
 }  # fmt: skip
 QUICK_ARMS = ("task", "control", "joint", "joint-prototypes")

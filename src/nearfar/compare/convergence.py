@@ -15,6 +15,7 @@ from nearfar.compare.progress import Progress
 from nearfar.compare.record import RunFolder
 from nearfar.compare.result import Comparison
 from nearfar.compare.study import Interrupted, Study
+from nearfar.compare.trainer import Trainer
 from nearfar.losses.softmax import SupConLoss
 
 __all__ = ["Interrupted", "compare", "prepare"]
@@ -80,6 +81,7 @@ def prepare(
     contrastive: nn.Module | None = None,
     task: nn.Module | None = None,
     show: bool = True,
+    cores: int = 1,
 ) -> tuple[Study, RunFolder]:
     """Everything before the first run: whatever is wrong with what was asked is said here.
 
@@ -90,6 +92,7 @@ def prepare(
         contrastive: Likewise.
         task: Likewise.
         show: Likewise.
+        cores: How many processes may be started where the configuration does not say.
 
     Returns:
         The comparison, and the run folder it goes to: ``study.run(folder)`` does it.
@@ -106,19 +109,18 @@ def prepare(
             if before and not in_memory[name]:
                 raise ValueError(f"{config.resume} was begun with a {name} in memory: pass the same again, {name}=…")
     rows = make_task(data if in_memory["data"] else config.data, config)
-    config = config.resolved(len(rows.train), rows.train.inputs[0].numel())
+    config = config.resolved(len(rows.train), rows.train.inputs[0].numel(), cores)
     if in_memory["data"]:
         config = replace(config, data=rows.name)
     factory, name = find_factory(model if in_memory["model"] else config.model, rows.in_shape)
-    study = Study(
+    trainer = Trainer(
         config=config,
         task=rows,
         factory=factory,
-        name=name,
         contrastive=contrastive if contrastive is not None else SupConLoss(temperature=config.temperature),
         loss=task if task is not None else nn.CrossEntropyLoss(),
-        progress=Progress(show),
     )
+    study = Study(trainer, name, Progress(show))
     about = study.describe() | {"in_memory": in_memory}
     if stored is None:
         folder = RunFolder.create(config.out, config.data)
@@ -138,12 +140,12 @@ def _resumed(config: CompareConfig, stored: dict[str, Any]) -> CompareConfig:
     begun = CompareConfig.of(**stored)
     for field in fields(CompareConfig):
         now, then = getattr(config, field.name), getattr(begun, field.name)
-        if field.name not in ("resume", "out") and now not in (field.default, then):
+        if field.name not in ("resume", "out", "workers") and now not in (field.default, then):
             raise ValueError(
                 f"{field.name} was {then} when {config.resume} was begun and is {now} now: to go on leave it out, or "
                 "start a new comparison"
             )
-    return replace(begun, resume=config.resume)
+    return replace(begun, resume=config.resume, workers=config.workers)
 
 
 def _difference(then: dict[str, Any], now: dict[str, Any]) -> str:

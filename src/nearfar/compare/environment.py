@@ -34,6 +34,21 @@ def describe_machine(device: torch.device, threads: int | None = None) -> dict[s
     }
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may use: less than the machine has, in a container or under taskset.
+
+    Example:
+        >>> 1 <= usable_cores() <= (os.cpu_count() or 1)
+        True
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:  # the share that a container is given, as microseconds in a period
+        share, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(cores, int(share) // int(period)))
+    except (OSError, ValueError):  # no such file, or no limit ("max")
+        return cores
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -41,10 +41,10 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def begin(self, runs: int) -> None:
-        """So many runs lie ahead."""
+    def begin(self, runs: int, done: int) -> None:
+        """So many runs there are, and so many of them done already."""
         if self._bar is not None:
-            self._task = self._bar.add_task("starting", total=runs)
+            self._task = self._bar.add_task("starting", total=runs, completed=done)
 
     def run(self, run: Run) -> None:
         """This run begins."""
@@ -56,7 +56,7 @@ class Progress:
             self._bar.update(self._task, description=what)
 
     def advance(self) -> None:
-        """A run is finished, or was already."""
+        """A run is finished."""
         if self._bar is not None:
             self._bar.advance(self._task)
 

@@ -1,13 +1,13 @@
 """The run folder of a comparison: what was asked, every evaluation as it came, and the result.
 
-``config.json``, ``events.jsonl`` (a line an evaluation, flushed at once), ``result.json``, ``report.html``. Whatever
-stops a comparison, the runs that were finished are on disk, and it goes on from there.
+``config.json``, ``events.jsonl`` (a line an evaluation, flushed at once; each says of which run), ``result.json``,
+``report.html``. Whatever stops a comparison, the runs that were finished are on disk, and it goes on from there.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TextIO
@@ -26,6 +26,23 @@ class Run:
     seed: int
 
 
+RUN = tuple(field.name for field in fields(Run))
+
+
+@dataclass(frozen=True)
+class Look:
+    """One evaluation of a run."""
+
+    step: int
+    seconds: float
+    """Of training so far."""
+    rows: int
+    """Through the network in training so far."""
+    accuracy: float
+    lost: bool = False
+    """Whether the weights are no longer finite."""
+
+
 @dataclass
 class Curve:
     """The evaluations of a run, in order."""
@@ -36,12 +53,13 @@ class Curve:
     accuracy: list[float] = field(default_factory=list)
     diverged: bool = False
 
-    def add(self, step: int, seconds: float, rows: int, accuracy: float) -> None:
+    def add(self, look: Look) -> None:
         """One more evaluation."""
-        self.steps.append(step)
-        self.seconds.append(seconds)
-        self.rows.append(rows)
-        self.accuracy.append(accuracy)
+        self.steps.append(look.step)
+        self.seconds.append(look.seconds)
+        self.rows.append(look.rows)
+        self.accuracy.append(look.accuracy)
+        self.diverged |= look.lost
 
     @property
     def score(self) -> float:
@@ -119,24 +137,23 @@ class RunFolder:
         """
         path = self.path / "events.jsonl"
         finished: dict[Run, Curve] = {}
-        run, curve = None, Curve()
+        begun: dict[Run, Curve] = {}
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         for number, line in enumerate(lines, 1):
             if not line.endswith("\n"):
                 break  # the process was killed while writing it
             try:
                 event = json.loads(line)
-                kind = event.pop("event")
+                kind, run = event.pop("event"), Run(**{name: event.pop(name) for name in RUN})
                 if kind == "start":
-                    run, curve = Run(**event), Curve()
-                elif kind == "evaluation":
-                    curve.add(**event)
-                elif run is not None:
-                    curve.diverged = event["diverged"]
-                    finished[run] = curve
+                    begun[run] = Curve()
+                elif kind == "look":
+                    begun[run].add(Look(**event))
+                else:
+                    finished[run] = begun.pop(run)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ValueError(
-                    f"{path}:{number} cannot be read ({error}): delete that line's run, or the file to start anew"
+                    f"{path}:{number} cannot be read ({error}): delete the lines of its run, or start anew"
                 ) from error
         return finished
 
@@ -156,20 +173,10 @@ class RunFolder:
             self._events.close()
             self._events = None
 
-    def _write(self, event: dict[str, Any]) -> None:
+    def log(self, kind: Literal["start", "look", "end"], run: Run, look: Look | None) -> None:
+        """Writes down that a run began, was looked at, or ended."""
         if self._events is None:
             raise RuntimeError("the run folder is closed: write to it inside `with folder:`")
+        event = {"event": kind} | asdict(run) | ({} if look is None else asdict(look))
         self._events.write(json.dumps(event, allow_nan=False) + "\n")
         self._events.flush()
-
-    def start(self, run: Run) -> None:
-        """A run begins."""
-        self._write({"event": "start"} | asdict(run))
-
-    def evaluation(self, step: int, seconds: float, rows: int, accuracy: float) -> None:
-        """The run that began last was looked at."""
-        self._write({"event": "evaluation", "step": step, "seconds": seconds, "rows": rows, "accuracy": accuracy})
-
-    def end(self, curve: Curve) -> None:
-        """The run that began last is finished."""
-        self._write({"event": "end", "diverged": curve.diverged})

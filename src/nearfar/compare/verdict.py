@@ -80,6 +80,8 @@ def _against_baseline(result: Comparison, arm: ArmResult, base: ArmResult) -> st
 def _against_rival(result: Comparison, arm: ArmResult, rival: ArmResult) -> str:
     reach = arm.reach[result.headline]
     assert reach.own_steps is not None
+    if not any(other.kind == "control" for other in result.arms):
+        return "No control was trained, so that what the head brings is not told from what the contrast brings."
     if rival.name == BASELINE:
         return "No control without contrast was sooner there than the plain baseline, so all of that is the contrast's."
     needs = bounded(*rival.reach[result.headline].steps, count)
@@ -134,7 +136,7 @@ def _caveats(result: Comparison, arm: ArmResult, base: ArmResult, target: float)
     if not result.complete:
         found.append(f"Not finished: {base.seeds} of {config['seeds']} seeds so far.")
     if base.seeds < LEAST_RUNS:
-        found.append(f"{base.seeds} seeds are too few for an interval of the speed-up: take {LEAST_RUNS} or more.")
+        found.append(f"Too few seeds ({base.seeds}) for an interval of the speed-up: take {LEAST_RUNS} or more.")
     if config["quick"]:
         found.append("A quick look: few steps and rates. Run without --quick before telling anyone.")
     if arm.rows_per_step != base.rows_per_step:

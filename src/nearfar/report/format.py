@@ -87,11 +87,11 @@ def interval(low: Number, high: Number, show: Callable[[Real], str] = times) -> 
 
     Example:
         >>> interval(1.5, 2.25), interval(1.5, None), interval(0.0, None)
-        ('1.50× to 2.25×', '1.50× or more', 'anything')
+        ('1.50× to 2.25×', '1.50× or more', 'open')
     """
     below, above = _open(low), _open(high)
     if (below or low == 0) and above:
-        return "anything"
+        return "open"
     if above:
         assert low is not None
         return f"{show(low)} or more"

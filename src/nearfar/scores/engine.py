@@ -183,13 +183,14 @@ class Scores:
         ordered, _ = ids[1].sort()
         slot = torch.searchsorted(ordered, ids[1])
         home = torch.searchsorted(ordered, ids[0]).clamp(max=len(ordered) - 1)
-        found = (ordered[home] == ids[0])[:, None]
+        found = ordered[home] == ids[0]
         keys = self.keys if self.offsets is None else torch.cat([self.keys, self.offsets[:, None]], 1)
-        sums = torch.zeros_like(keys).index_add(0, slot, keys)[home] * found
+        sums = torch.zeros_like(keys).index_add_(0, slot, keys)[home]
         if pairs.itself:
-            sums = sums - keys
+            sums = sums.sub_(keys if ids[0] is ids[1] else keys * (ids[0] == ids[1])[:, None])
         total = some_scores(self.queries, sums[:, : self.queries.shape[1]], "dot")
-        return total if self.offsets is None else total + sums[:, -1]
+        total = total if self.offsets is None else total + sums[:, -1]
+        return total.masked_fill(~found, 0.0)
 
     def count(self, over: Rule) -> Float[Tensor, " n"]:
         """How many pairs a rule has for each query (for positives of a weighted relation: their total weight)."""

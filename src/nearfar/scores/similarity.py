@@ -30,7 +30,8 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        inverse = _inverse_norm(z)
+        norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+        inverse = norm.reciprocal().masked_fill_(norm == 0, 0.0)
         unit = z * inverse
         ctx.save_for_backward(z, unit, inverse)
         return unit
@@ -38,11 +39,14 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         z, unit, inverse = ctx.saved_tensors
+        gradient = gradients[0]
         if torch.is_grad_enabled():  # to be differentiated again: everything from z
             inverse = _inverse_norm(z)
             unit = z * inverse
-        gradient = gradients[0]
-        return (gradient - unit * (gradient * unit).sum(1, keepdim=True)) * inverse
+            return (gradient - unit * (gradient * unit).sum(1, keepdim=True)) * inverse
+        result = gradient * unit  # one matrix, used again
+        torch.mul(unit, result.sum(1, keepdim=True), out=result)
+        return torch.sub(gradient, result, out=result).mul_(inverse)
 
 
 def _inverse_norm(z: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ kept. Rows and columns are weighted by scaling the rows of ``x`` and ``y``, neve
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -96,8 +95,9 @@ def within_range(x: Tensor, y: Tensor, offsets: Tensor | None) -> bool:
     """Whether no score can overflow when it is exponentiated as it is."""
     if not len(x) or not len(y):
         return True
-    square = x.square().sum(1).amax() * y.square().sum(1).amax()
-    bound = math.sqrt(float(square)) + (0.0 if offsets is None else float(offsets.abs().amax()))
+    longest = torch.linalg.vector_norm(x, dim=1).amax()
+    bound = float(longest * (longest if y is x else torch.linalg.vector_norm(y, dim=1).amax()))
+    bound += 0.0 if offsets is None else float(offsets.abs().amax())
     return bound <= _RANGE
 
 
