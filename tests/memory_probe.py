@@ -1,12 +1,16 @@
 """How much memory a loss takes, forward and backward, beyond its inputs and their gradients.
 
-    python tests/memory_probe.py supcon:16384 clip:8192 supcon:4096:classes=2:backend=dense
+    python tests/memory_probe.py supcon:16384 clip:8192 all:4096:classes=2 supcon:4096:backend=dense
 
-prints one line of JSON a case. Each case runs in a process of its own, forked before any of them has taken memory:
+prints one line of JSON a case. Each runs in a process of its own, forked before any of them has taken memory:
 
 * ``peak_mb``: by how much the process's high-water mark rose, less the gradients (a small warm-up call came before);
 * ``tensors_mb``: the most that tensors held at one time, by the profiler, less the gradients;
-* ``largest_mb``, ``largest_elements``, ``largest_in``: the largest single allocation, and the operator that made it.
+* ``largest_elements``, ``largest_in``: the largest single allocation in float32 numbers, and the operator that made it.
+
+The two differ by what the C library's allocator keeps. glibc's, left to itself, keeps matrices of some megabytes that were
+given back (in steps of one, here 8 MB; up to twice as much in all); ``MALLOC_MMAP_THRESHOLD_=1048576`` in the environment
+makes it return them.
 """
 
 from __future__ import annotations
@@ -73,8 +77,10 @@ def high_water() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure(name: str, rows: int, classes: int | None = None, backend: str | None = None) -> dict[str, Any]:
-    """One case, in this process, which should have done nothing else."""
+def measure(
+    name: str, rows: int, classes: int | None = None, backend: str | None = None, only: str | None = None
+) -> dict[str, Any]:
+    """One case, in this process, which should have done nothing else; `only` the "peak" or the "tensors"."""
     torch.set_num_threads(1)
     loss = LOSSES[name][0](**({} if backend is None else {"backend": backend}))
 
@@ -84,13 +90,13 @@ def measure(name: str, rows: int, classes: int | None = None, backend: str | Non
     call(*inputs(name, 600, classes))  # more than one tile, so that the same code has been loaded
     z, keywords = inputs(name, rows, classes)
     gradients = sum(x.nbytes for x in z)
-    before, start = high_water(), time.perf_counter()
-    call(z, keywords)
-    found: dict[str, Any] = {
-        "case": f"{name}:{rows}", "classes": classes, "backend": backend,
-        "seconds": round(time.perf_counter() - start, 2), "peak_mb": (high_water() - before - gradients) / MB,
-    }  # fmt: skip
-    return found | allocations(lambda: call(z, keywords), gradients)
+    found: dict[str, Any] = {"case": f"{name}:{rows}", "classes": classes, "backend": backend}
+    if only != "tensors":
+        before, start = high_water(), time.perf_counter()
+        call(z, keywords)
+        found["seconds"] = round(time.perf_counter() - start, 2)
+        found["peak_mb"] = (high_water() - before - gradients) / MB
+    return found if only == "peak" else found | allocations(lambda: call(z, keywords), gradients)
 
 
 def allocations(run: Callable[[], object], gradients: int) -> dict[str, Any]:
@@ -107,13 +113,10 @@ def allocations(run: Callable[[], object], gradients: int) -> dict[str, Any]:
         held += event["args"]["Bytes"]
         highest = max(highest, held)
     largest = max(memory, key=lambda e: e["args"]["Bytes"])
-    around = [
-        e for e in events if e.get("cat") == "cpu_op" and e["ts"] <= largest["ts"] <= e["ts"] + e["dur"]
-    ]  # fmt: skip
+    around = [e for e in events if e.get("cat") == "cpu_op" and e["ts"] <= largest["ts"] <= e["ts"] + e["dur"]]
     innermost = max(around, key=lambda e: e["ts"], default={"name": "?"})
-    size = largest["args"]["Bytes"]
     return {
-        "tensors_mb": (highest - gradients) / MB, "largest_mb": size / MB, "largest_elements": size // 4,
+        "tensors_mb": (highest - gradients) / MB, "largest_elements": largest["args"]["Bytes"] // 4,
         "largest_in": innermost["name"],
     }  # fmt: skip
 
@@ -148,4 +151,5 @@ def parsed(text: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for text in sys.argv[1:]:
-        print(json.dumps(forked(**parsed(text))), flush=True)
+        case = parsed(text)  # the profiler sees the case alone, and takes seconds to start in each process
+        print(json.dumps((measure if case.get("only") == "tensors" else forked)(**case)), flush=True)

@@ -21,7 +21,7 @@ def study(arms: dict[str, list[list[float]]], slower: dict[str, float] | None = 
     """
     seeds, looks = len(next(iter(arms.values()))), len(next(iter(arms.values()))[0])
     settings = CompareConfig(
-        arms=tuple(arms), rates=(1e-3, 1e-2, 1e-1), budget=3, seeds=seeds, steps=EVERY * looks, eval_every=EVERY,
+        arms=tuple(arms), rates=(1e-3, 1e-2, 1e-1), budget=3, sweep_seeds=1, seeds=seeds, steps=EVERY * looks, eval_every=EVERY,
         batch_size=64, **config,
     )  # fmt: skip
     runs: dict[Run, Curve] = {}
@@ -70,6 +70,6 @@ def tiny(in_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 
 
 SMALL = {
-    "rates": (1e-2,), "budget": 1, "seeds": 2, "steps": 12, "eval_every": 4, "batch_size": 32, "show": False,
+    "rates": (1e-2,), "budget": 1, "sweep_seeds": 1, "seeds": 2, "steps": 12, "eval_every": 4, "batch_size": 32, "show": False,
     "arms": ("task", "joint"),
 }  # fmt: skip

@@ -166,6 +166,15 @@ def test_modules_without_a_table_have_an_empty_state(name):
     assert not build(name, {}, 3).state_dict()
 
 
+@pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name] == "classes"])
+def test_a_generator_makes_the_class_table_reproducible(name):
+    tables = [
+        next(ROWS[name].loss(4, 3, generator=torch.Generator().manual_seed(seed)).parameters()) for seed in (0, 0, 1)
+    ]
+    assert torch.equal(tables[0], tables[1])
+    assert not torch.equal(tables[0], tables[2])
+
+
 def test_no_gradient_work_under_no_grad():
     z = draw(9, 3, seed=0).requires_grad_()
     with torch.no_grad(), tiles():

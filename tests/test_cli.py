@@ -16,7 +16,8 @@ from nearfar import cli
 
 SOURCE = Path(__file__).parent.parent / "src"
 FEW = [
-    "--arms", "task", "joint", "--rates", "0.01", "--budget", "1", "--seeds", "2", "--steps", "12", "--eval-every", "4",
+    "--workers", "1", "--arms", "task", "joint", "--rates", "0.01", "--budget", "1", "--sweep-seeds", "1", "--seeds", "2",
+    "--steps", "12", "--eval-every", "4",
 ]  # fmt: skip
 
 
@@ -150,8 +151,10 @@ def test_ctrl_c_prints_the_table_so_far_and_how_to_go_on_and_a_kill_loses_one_ru
         "40",
         "--eval-every",
         "20",
+        "--sweep-seeds",
+        "1",
     ]
-    command = [sys.executable, "-m", "nearfar.cli", "compare", *many, "--out", "run"]
+    command = [sys.executable, "-m", "nearfar.cli", "compare", *many, "--out", "run", "--workers", "2"]
     options = {
         "cwd": tmp_path,
         "env": COMMON["env"],
@@ -170,7 +173,7 @@ def test_ctrl_c_prints_the_table_so_far_and_how_to_go_on_and_a_kill_loses_one_ru
     assert "Steps to a test accuracy" in words(out)
     kept = _ends(tmp_path / "run/events.jsonl")
 
-    process = subprocess.Popen([*command[:4], "--resume", "run"], **options)
+    process = subprocess.Popen([*command[:4], "--resume", "run", "--workers", "1"], **options)
     _wait_for(tmp_path / "run/events.jsonl", ends=kept + 4)
     process.kill()
     process.communicate(timeout=60)
@@ -179,7 +182,7 @@ def test_ctrl_c_prints_the_table_so_far_and_how_to_go_on_and_a_kill_loses_one_ru
     assert done.returncode == 0, done.stderr
     assert "Not finished" in (tmp_path / "run/report.html").read_text()
 
-    done = run("compare", "--resume", "run", cwd=tmp_path)
+    done = run("compare", "--resume", "run", "--workers", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert _ends(tmp_path / "run/events.jsonl") == 2 + 2 * 12  # each run once, finished ones not again
     assert json.loads((tmp_path / "run/result.json").read_text())["complete"] is True

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import time
 from typing import ClassVar
 
@@ -91,9 +89,10 @@ def test_the_test_rows_are_never_seen_while_choosing_nor_trained_on(spied):
 def test_all_arms_see_the_same_batches_and_start_from_the_same_weights(spied, tmp_path):
     _, shown = spied(arms=ALL, seeds=1, steps=8, batch_size=16)
     batches = [rows for training, rows in shown if training and len(rows) == 16]
-    measured = batches[-8 * len(ALL) :]
+    steps = 3 + 8  # each is warmed up for three steps, as this process measures it for the first time
+    measured = batches[-steps * len(ALL) :]
     for arm in range(1, len(ALL)):
-        assert measured[8 * arm : 8 * arm + 8] == measured[:8]
+        assert measured[steps * arm : steps * arm + steps] == measured[:steps]
     assert measured[0] != measured[1]
 
     config = CompareConfig().resolved(100, 6)
@@ -335,7 +334,10 @@ class Fuse(nn.Module):
 
 
 def test_a_run_that_blows_up_counts_as_never_arriving(tmp_path):
-    Fuse.calls, Fuse.blows = 0, 61  # two checks, two sweeps of 12 and two warm-ups of 3: seed 0's task, joint; seed 1
+    Fuse.calls, Fuse.blows = (
+        0,
+        61,
+    )  # two checks, two sweeps of 12, seed 0 of both with 3 to warm up: then seed 1 of the baseline
     result = small(tmp_path, task=Fuse(), seeds=2, target=(0.05,))
     assert [arm.diverged for arm in result.arms] == [1, 0]
     task = result["task"]
@@ -474,38 +476,11 @@ def test_every_evaluation_is_on_disk_as_soon_as_it_is_made(tmp_path):
 
 
 def test_side_by_side_gives_the_same_numbers(tmp_path):
-    few = {"arms": ("task", "joint", "prototypes"), "rates": (1e-3, 1e-2), "budget": 3, "seeds": 2}
+    few = {"rates": (1e-3, 1e-2), "budget": 3}
     small(tmp_path, out=tmp_path / "one", **few)
-    small(tmp_path, out=tmp_path / "three", workers=3, **few)
-    assert accuracies(tmp_path / "one") == accuracies(tmp_path / "three")
-    assert RunFolder.open(tmp_path / "three").config["config"]["workers"] == 3
-
-
-class Broken(nn.Module):
-    def forward(self, outputs, labels):
-        if self.armed():
-            raise RuntimeError("this loss is broken")
-        return nn.functional.cross_entropy(outputs, labels)
-
-    @staticmethod
-    def armed() -> bool:
-        return multiprocessing.parent_process() is not None
-
-
-class Dying(Broken):
-    def forward(self, outputs, labels):
-        if self.armed():
-            os._exit(1)
-        return nn.functional.cross_entropy(outputs, labels)
-
-
-def test_an_error_in_a_worker_is_raised_here_and_its_death_is_told(tmp_path):
-    with pytest.raises(RuntimeError, match="this loss is broken") as error:
-        small(tmp_path, task=Broken(), workers=2)
-    assert "in a worker, while it trained Run(" in "".join(error.value.__notes__)
-    with pytest.raises(RuntimeError, match=r"a process died while it trained Run\(.*Go on with resume="):
-        small(tmp_path, task=Dying(), workers=2, out=tmp_path / "b")
-    assert not multiprocessing.active_children()
+    small(tmp_path, out=tmp_path / "two", workers=2, **few)
+    assert accuracies(tmp_path / "one") == accuracies(tmp_path / "two")
+    assert RunFolder.open(tmp_path / "two").config["config"]["workers"] == 2
 
 
 def test_a_network_that_cannot_be_sent_is_trained_here(tmp_path):

@@ -122,7 +122,8 @@ RANGES = [
     ("LiftedStructureLoss", {"margin": math.inf}),
     ("CircleLoss", {"scale": 0.0}), ("MultiSimilarityLoss", {"alpha": 0.0}), ("MultiSimilarityLoss", {"beta": -1.0}),
     ("HardNegativeLoss", {"tau_plus": 1.0}), ("HardNegativeLoss", {"tau_plus": -0.1}), ("HardNegativeLoss", {"beta": -1.0}),
-    ("DebiasedLoss", {"tau_plus": 1.5}),
+    ("DebiasedLoss", {"tau_plus": 1.5}), ("ProxyAnchorLoss", {"scale": 0.0}), ("ProxyNCALoss", {"temperature": 0.0}),
+    ("ArcFaceLoss", {"scale": -1.0}), ("CosFaceLoss", {"scale": 0.0}),
 ]  # fmt: skip
 
 
@@ -130,7 +131,8 @@ RANGES = [
 def test_numbers_out_of_range(name, options):
     ((option, value),) = options.items()
     views = (Z, OTHER) if KINDS[name] == "two-sided" else (Z,)
-    refused(lambda: nf.LOSSES[name].loss(**options)(*views, labels=Y), option, f"{value:g}", "must be")
+    sizes = (4, 3) if KINDS[name] == "classes" else ()
+    refused(lambda: nf.LOSSES[name].loss(*sizes, **options)(*views, labels=Y), option, f"{value:g}", "must be")
 
 
 NAMES = [
@@ -185,6 +187,7 @@ class TestOptions:
             "MultiSimilarityLoss",
         ):
             refused(lambda name=name: nf.LOSSES[name].loss()(Z, labels=Y, offsets=ONES), "offsets", error=TypeError)
+        refused(lambda: nf.SigLIPLoss()(Z, OTHER, offsets=ONES), "offsets", error=TypeError)
         for name in ("TripletLoss", "ContrastiveLoss", "SpectralLoss", "LiftedStructureLoss"):
             refused(lambda name=name: nf.LOSSES[name].loss()(Z, labels=Y, weights=ONES), "weights", error=TypeError)
 

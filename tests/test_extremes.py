@@ -19,7 +19,7 @@ from problems import FORMS, Problem, forms_of, label_structure
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-N, D = 8, 3
+N, D = 6, 3
 NAMES = [name for name in KINDS if name != "NCELoss"]
 LOW = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -94,24 +94,23 @@ def test_the_loops_value_in_float64(name, extreme):
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_no_nan_in_any_type(name, dtype):
+    """At τ = 0.01 where there is a temperature."""
+    options = cold(name)
     for extreme, make in EXTREMES.items():
         problem = make(name)
-        for options in ({}, cold(name)) if cold(name) else ({},):
-            for backend in backends_of(name)[:2]:
-                actual = evaluate(build(name, options, D, backend), problem, dtype)
-                where = f"{extreme}, {backend}, {options}: value {actual.value}"
-                assert torch.isfinite(actual.value), where
-                for k, gradient in enumerate(actual.gradients):
-                    if not torch.isfinite(gradient).all():  # unless the true one is beyond the type of the inputs
-                        wanted = expect(name, options, problem, dtype).gradients[k]
-                        assert wanted.abs().max() > 0.5 * torch.finfo(gradient.dtype).max, where
+        for backend in backends_of(name)[:2]:
+            actual = evaluate(build(name, options, D, backend), problem, dtype)
+            where = f"{extreme}, {backend}: value {actual.value}"
+            assert torch.isfinite(actual.value), where
+            for k, gradient in enumerate(actual.gradients):
+                if not torch.isfinite(gradient).all():  # unless the true one is beyond the type of the inputs
+                    wanted = expect(name, options, problem, dtype).gradients[k]
+                    assert wanted.abs().max() > 0.5 * torch.finfo(gradient.dtype).max, where
 
 
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_nothing_to_compare_is_zero_and_connected(name):
     """Zero, with a gradient of zeros: a training step goes on."""
-    if name == "SigLIPLoss":
-        pytest.skip("a sum over pairs")
     for backend in backends_of(name):
         outcome = evaluate(build(name, {}, D, backend), EXTREMES["no pair"](name))
         assert outcome.value == 0

@@ -14,7 +14,7 @@ def shapes_of(case: Case) -> list[tuple[int, int]]:
     """All of them in a loss's first form; two in the others, smaller where views multiply the rows."""
     if case.form == forms_of(case.name, KINDS[case.name])[0]:
         return SHAPES
-    return [(1, 3), (4 if case.form in ("three views", "stacked") else 11, 4)]
+    return [(1, 3), (4 if case.form in ("three views", "stacked") else 8, 4)]
 
 
 @pytest.mark.parametrize(("case", "backend"), parametrize_backends(form_cases(KINDS)), ids=str)

@@ -59,8 +59,8 @@ def compare(
     Example:
         >>> import nearfar as nf, tempfile
         >>> result = nf.compare(
-        ...     "digits", arms=("task", "joint"), rates=(1e-2,), budget=1, seeds=2, steps=12, show=False,
-        ...     out=tempfile.mkdtemp(),
+        ...     "digits", arms=("task", "joint"), rates=(1e-2,), budget=1, sweep_seeds=1, seeds=2, steps=12,
+        ...     show=False, out=tempfile.mkdtemp(),
         ... )
         >>> [arm.name for arm in result.arms], result.complete
         (['task', 'joint'], True)

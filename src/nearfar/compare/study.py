@@ -82,14 +82,16 @@ class Study:
         return (
             f"{task.name}: {len(task.train):,} rows to train on, {len(task.validation):,} to choose rates by, "
             f"{len(task.test):,} to test on, {task.num_classes} classes. {self.name}, {self.parameters:,} parameters. "
-            f"{len(config.arms)} arms, each {config.budget} trials and {config.seeds} fresh seeds: {self.runs} runs of "
-            f"{config.steps} steps, batches of {config.batch_size}{side_by_side}."
+            f"{len(config.arms)} arms, each {config.budget} trials of {config.sweep_seeds} seeds and {config.seeds} fresh "
+            f"seeds: {self.runs} runs of {config.steps} steps, batches of {config.batch_size}{side_by_side}."
         )
 
     @property
     def runs(self) -> int:
         """How many runs there are in all."""
         config = self.trainer.config
+        assert config.sweep_seeds is not None
+        assert config.seeds is not None
         return len(config.arms) * (config.budget * config.sweep_seeds + config.seeds)
 
     def run(self, folder: RunFolder) -> Comparison:
@@ -123,6 +125,7 @@ class Study:
             raise ValueError(
                 f"the baseline diverged at every rate, {', '.join(map(str, config.rates))}: pass lower rates"
             )
+        assert config.seeds is not None
         # seed by seed, the arms side by side: whatever the machine does, it does to all of them
         seeds = range(config.seed, config.seed + config.seeds)
         wanted = [Run("measure", name, c.rate, c.weight, seed) for seed in seeds for name, c in choices.items()]

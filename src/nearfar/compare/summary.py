@@ -19,6 +19,7 @@ from nearfar.report.format import percent
 
 def sweep_runs(config: CompareConfig, arm: str, rate: float, weight: float) -> list[Run]:
     """The runs of one trial. Their seeds are none of those that an arm is measured with."""
+    assert config.sweep_seeds is not None
     first = SWEEP_SEED + config.seed
     return [Run("sweep", arm, rate, weight, seed) for seed in range(first, first + config.sweep_seeds)]
 

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from nearfar.compare.record import Look, Run
-from nearfar.compare.trainer import Trainer
+
+if TYPE_CHECKING:
+    from nearfar.compare.trainer import Trainer
 
 Event = tuple[Literal["start", "look", "end"], Run, Look | None]
 
@@ -123,6 +123,8 @@ def _serve(sent: bytes, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group, and is the first process's to handle
     trainer: Trainer = pickle.loads(sent)
     if trainer.config.threads is not None:
+        import torch
+
         torch.set_num_threads(trainer.config.threads)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,8 @@ class Loss(nn.Module):
     own_options: ClassVar[frozenset[str]] = frozenset()
 
     def _known(self) -> list[str]:
-        return sorted(set(Options.__annotations__) | self.own_options)
+        named = {name for name, p in inspect.signature(type(self)).parameters.items() if p.kind is not p.VAR_KEYWORD}
+        return sorted(set(Options.__annotations__) | self.own_options | named)
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of the functional form that come from parameters and buffers."""
@@ -148,8 +150,9 @@ class Loss(nn.Module):
 def nearest(name: str, known: Any) -> str:
     """The end of an error about an unknown name: the nearest known one, and all of them."""
     known = sorted(map(str, known))
-    close = difflib.get_close_matches(str(name), known, 1)
-    return (f": did you mean {close[0]!r}?" if close else ";") + f" known are {', '.join(map(repr, known))}"
+    plain = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(str(name).lower(), plain, 1)
+    return (f": did you mean {plain[close[0]]!r}?" if close else ";") + f" known are {', '.join(map(repr, known))}"
 
 
 def check_names(options: Mapping[str, Any]) -> None:
@@ -182,6 +185,12 @@ def check_range(what: str, value: Any, low: float, high: float = math.inf, *, op
     if not (value > low if open_low else value >= low) or not value < high:
         bound = f"{'above' if open_low else 'at least'} {low:g}" + (f" and below {high:g}" if high < math.inf else "")
         raise ValueError(f"{what} is {value:g}, but must be finite and {bound}")
+
+
+def refuse(options: Options, name: Literal["offsets", "weights"], why: str) -> None:
+    """Refuse an option that a loss could only ignore."""
+    if options.get(name) is not None:
+        raise TypeError(f"{name}= were given, but {why}")
 
 
 def tracing() -> bool:

@@ -22,6 +22,7 @@ from nearfar.losses.base import (
     parameter,
     query_stats,
     read,
+    refuse,
     scale_of,
     working_dtype,
 )
@@ -80,6 +81,7 @@ def contrastive_loss(
         >>> nf.functional.contrastive_loss(z1, z2, torch.tensor([1, 0]))  # (0.25 + 0.25)/2
         tensor(0.2500)
     """
+    refuse(options, "offsets", "they are added to the logits of softmax losses only")
     choice("distance", distance, ("euclidean", "cosine"))
     if positive not in (0, 1):
         raise ValueError(f"positive={positive!r}, but it is the label that means similar: 1 or 0")
@@ -95,13 +97,14 @@ def contrastive_loss(
         normalized=cosine, similarity="dot" if cosine else "euclidean",
     )  # fmt: skip
     scores = batch.scores
+    refuse(
+        options, "weights", "they are per query, and the mean of a batch runs over pairs; give pairs and their label"
+    )
     counts = scores.count("positives") + scores.count("negatives")
 
     def value() -> Tensor:
         found = scores.reduce(COSINE if cosine else EUCLIDEAN, {"margin": parameter(margin, scores.queries)})
-        weights = torch.ones_like(counts) if batch.weights is None else batch.weights
-        total = (weights * counts).sum()
-        return (weights * (found["near"] + found["far"])).sum() / total.masked_fill(total == 0, 1.0)
+        return (found["near"] + found["far"]).sum() / counts.sum().clamp(min=1)
 
     return Outcome(value, None, query_stats(scores))
 
@@ -178,6 +181,7 @@ def siglip_loss(
         >>> nf.functional.siglip_loss(z, z, temperature=1.0, bias=0.0)  # softplus(−1) + log 2
         tensor(1.0064)
     """
+    refuse(options, "offsets", "they are added to the logits of softmax losses only")
     sides = (queries,) if keys is None else (queries, keys)
     batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores
@@ -225,16 +229,17 @@ def spectral_loss(
         >>> nf.functional.spectral_loss(torch.eye(4), torch.eye(4))
         tensor(-2.)
     """
+    refuse(options, "offsets", "they are added to the logits of softmax losses only")
+    refuse(options, "weights", "they are per query, and the mean runs over pairs")
     sides = (queries,) if keys is None else (queries, keys)
     batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=False)
     scores = batch.scores
-    ones = torch.ones_like(scores.queries[:, 0]) if batch.weights is None else batch.weights
     stats = query_stats(scores)
 
     def value() -> Tensor:
         found = scores.reduce(SPECTRAL)
         near, far = (
-            (ones * found[name]).sum() / ((ones * scores.count(rule)).sum().clamp(min=torch.finfo(ones.dtype).tiny))
+            found[name].sum() / scores.count(rule).sum().clamp(min=torch.finfo(scores.queries.dtype).tiny)
             for name, rule in RULES
         )
         return far - 2 * near

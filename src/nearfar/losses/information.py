@@ -20,6 +20,7 @@ from nearfar.losses.base import (
     loss_function,
     query_stats,
     read,
+    refuse,
 )
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, sum_over
@@ -76,6 +77,8 @@ def mutual_information_loss(
         >>> nf.functional.mutual_information_loss(z, z), -torch.tensor(4.0).log()
         (tensor(-1.3863), tensor(-1.3863))
     """
+    refuse(options, "offsets", "they are added to the logits of softmax losses only")
+    refuse(options, "weights", "they are per query, and the mean runs over pairs")
     choice("estimator", estimator, ("infonce", "jsd", "dv"))
     if summary.ndim > 2 and local.ndim == 2:
         summary, local = local, summary
@@ -100,8 +103,6 @@ def mutual_information_loss(
         summary = summary @ bilinear
     read_batch = read((summary, parts), sided=True, labels=None, pairs=pairs, options=options, normalized=False)
     scores = read_batch.scores
-    if read_batch.weights is not None:
-        raise TypeError("weights= are per query, but the bound's means run over pairs")
     near, far = scores.count("positives"), scores.count("negatives")
     seen: dict[str, Tensor] = {}
 

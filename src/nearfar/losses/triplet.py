@@ -23,6 +23,7 @@ from nearfar.losses.base import (
     parameter,
     query_stats,
     read,
+    refuse,
     working_dtype,
 )
 from nearfar.pairs import Pairs
@@ -79,6 +80,7 @@ def triplet_loss(
         >>> nf.functional.triplet_loss(z, labels=torch.tensor([0, 0, 1]), margin=2.5, mining="all")
         tensor(1.)
     """
+    refuse(options, "offsets", "they are added to the logits of softmax losses only")
     choice("mining", mining, ("all", "hard", "semihard"))
     choice("distance", distance, ("euclidean", "sqeuclidean", "cosine"))
     if fallback is not None:

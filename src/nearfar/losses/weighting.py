@@ -19,6 +19,7 @@ from nearfar.losses.base import (
     parameter,
     query_stats,
     read,
+    refuse,
 )
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over, sum_over
@@ -66,6 +67,7 @@ def multi_similarity_loss(
         >>> nf.functional.multi_similarity_loss(z, labels=torch.tensor([0, 0, 1]), epsilon=None)
         tensor(0.3994)
     """
+    refuse(options, "offsets", "they are added to the logits of softmax losses only")
     check_range("alpha", alpha, 0.0)
     check_range("beta", beta, 0.0)
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
@@ -140,6 +142,7 @@ def circle_loss(
         >>> nf.functional.circle_loss(z, labels=torch.tensor([0, 0, 1, 1]), scale=1.0)
         tensor(1.0170)
     """
+    refuse(options, "offsets", "they are added to the logits of softmax losses only")
     check_range("scale", scale, 0.0)
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores
@@ -191,13 +194,13 @@ def lifted_structure_loss(
         >>> nf.functional.lifted_structure_loss(z, labels=torch.tensor([0, 0, 1]))
         tensor(0.2402)
     """
+    refuse(options, "offsets", "they are added to the logits of softmax losses only")
+    refuse(options, "weights", "they are per query, and the mean runs over positive pairs")
     check_range("margin", margin, 0.0, open_low=False)
     batch = read(
         views, sided=False, labels=labels, pairs=pairs, options=options, normalized=False, similarity="euclidean"
     )
     scores = batch.scores
-    if batch.weights is not None:
-        raise TypeError("weights= are per query, but the mean of the lifted structure loss runs over positive pairs")
 
     def repulsion(side: Scores) -> Tensor:
         found = side.reduce(LIFTED_REPULSION, {"margin": parameter(margin, side.queries)})["repulsion"]

@@ -86,7 +86,7 @@ def tile_scores(
     x2, y2 = x.square().sum(1, keepdim=True), y.square().sum(1)
     square = torch.mm(x, y.T, out=out).mul_(-2).add_(x2).add_(y2)
     close = square <= _CLOSE * (x2 + y2)
-    count = int(close.sum())
+    count = int(torch.count_nonzero(close))
     if count > close.numel() // 16:
         square.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_())
     elif count:
