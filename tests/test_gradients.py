@@ -97,9 +97,20 @@ def test_temperature_as_a_tensor_and_scale_at_the_call(name):
     ("name", "options"), [("SupConLoss", {}), ("InfoNCELoss", {}), ("TripletLoss", {"soft": True}), ("TripletLoss", {})]
 )
 def test_dense_plan_can_be_differentiated_twice(name, options):
-    problem = case(name).problem(5, D).map(lambda x: x.requires_grad_())
-    loss = build(name, options, D, "dense")
-    assert gradgradcheck(lambda *z: loss(*z, **problem.keywords), problem.tensors, atol=1e-6, rtol=1e-4)
+    """Once with a record of the gradient, as without; twice as the loop is, rows of zeros and duplicates included."""
+    problem = case(name).problem(5, D).map(lambda x: torch.cat([x[:3], x[2:3], 0 * x[:1]]).requires_grad_())
+    loss, z = build(name, options, D, "dense"), problem.leaves()
+    outcome = evaluate(loss, problem)
+    own, loop = (
+        torch.autograd.grad(value, z, create_graph=True)
+        for value in (loss(*z, **problem.keywords), ORACLES[name](*z, **problem.keywords, **options))
+    )
+    for a, b, plain in zip(own, loop, outcome.gradients):
+        torch.testing.assert_close(a, plain, rtol=1e-12, atol=1e-13)
+        second, wanted = (torch.autograd.grad((g * draw(*g.shape, seed=9)).sum(), z, retain_graph=True) for g in (a, b))
+        torch.testing.assert_close(second, wanted, rtol=1e-8, atol=1e-9)
+    smooth = case(name).problem(5, D).map(lambda x: x.requires_grad_())
+    assert gradgradcheck(lambda *x: loss(*x, **smooth.keywords), smooth.tensors, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("backend", ["tiled", "strip"])

@@ -9,6 +9,7 @@ import torch
 from hypothesis import assume, given
 from torch import Tensor
 
+import nearfar as nf
 from harness import KINDS, PAIRWISE, build, class_table, evaluate, functional, keywords_for, tiles
 from problems import CLASSES, FORMS, Problem, draw, label_structure, relation_matrix, seeds, shapes, structures
 
@@ -100,6 +101,18 @@ def test_labels_are_a_relation(name, shape, seed, structure):
     matrix = (labels[:, None] == labels).double().masked_fill(unknown, torch.nan)
     by_label = value(name, Problem((z,), {"labels": labels}), shape[1])
     same(value(name, Problem((z,), {"pairs": matrix}), shape[1]), by_label)
+
+
+@pytest.mark.parametrize("name", ["SupConLoss", "InfoNCELoss", "ContrastiveLoss", "SigLIPLoss", "TripletLoss"])
+@given(shape=shapes, seed=seeds)
+def test_a_sparse_relation_is_the_dense_one(name, shape, seed):
+    """Absent entries are negatives; weights are kept."""
+    n, d = shape
+    relation = relation_matrix(n, n + 2, seed, weighted=name in ("SupConLoss", "InfoNCELoss")).nan_to_num(0.0)
+    q, k, loss = draw(n, d, seed=seed), draw(n + 2, d, seed=seed + 1), build(name, {}, d)
+    with tiles():
+        values = [loss(q, k, pairs=nf.Pairs.from_matrix(x)) for x in (relation.to_sparse(), relation)]
+    same(*values)
 
 
 @pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])

@@ -290,17 +290,25 @@ def read(
                 f"labels have {len(labels)} entries but there are {len(views[0])} samples: pass one label a sample"
                 + (" (not one a view)" if len(labels) == sum(map(len, views)) and len(views) > 1 else "")
             )
-    weights, offsets = options.get("weights"), options.get("offsets")
+    if (options.get("query_rows") is None) != (options.get("key_rows") is None):
+        raise ValueError("query_rows and key_rows go together: pass the sample ids of both sides, or of neither")
+    dtype, n, count = working_dtype(*views), len(views[0]), len(views)
+    stacked = count if not sided and pairs is None else 1  # views one behind the other
+    sides = {"query": stacked * n, "key": stacked * n if count in (1, stacked) else len(views[1])}
+    columns = [
+        _per_row(name, options.get(name), side, sides[side], stacked)
+        for name, side in (("weights", "query"), ("offsets", "key"), ("query_rows", "query"), ("key_rows", "key"))
+    ]
     if options.get("gather"):
-        views, labels, pairs, weights, offsets = gather_rows(tuple(views), labels, pairs, weights, offsets)
+        views, labels, pairs, columns = gather_rows(tuple(views), labels, pairs, columns, stacked)
+        n = len(views[0])
+    weights, offsets, query_rows, key_rows = columns
 
-    dtype = working_dtype(*views)
     prepare: Callable[[Tensor], Tensor] = normalize if options.get("normalize", normalized) else lambda z: z
     if options.get("precision") == "bf16":
         full, prepare = prepare, lambda z: _rounded(full(z))
     with full_precision(views[0]):
-        n, count = len(views[0]), len(views)
-        if count == 1 or (not sided and pairs is None):
+        if count in (1, stacked):
             queries = keys = prepare(torch.cat([z.to(dtype) for z in views]) if count > 1 else views[0].to(dtype))
             if pairs is None:
                 pairs = _own_pairs(n, count, labels, views[0].device)
@@ -315,16 +323,11 @@ def read(
         raise ValueError(
             f"pairs are {pairs.shape[0]} × {pairs.shape[1]} but there are {len(queries)} queries and {len(keys)} keys"
         )
-    query_rows, key_rows = options.get("query_rows"), options.get("key_rows")
-    if (query_rows is None) != (key_rows is None):
-        raise ValueError("query_rows and key_rows go together: pass the sample ids of both sides, or of neither")
     if query_rows is not None and key_rows is not None:
         pairs = pairs.excluding(query_rows, key_rows)
-    scores = Scores(
-        queries, keys, pairs.to(queries.device), similarity,
-        _per_row("offsets", offsets, "key", len(keys), n, dtype), options.get("backend"),
-    )  # fmt: skip
-    return Batch(scores, _per_row("weights", weights, "query", len(queries), n, dtype))
+    offsets = None if offsets is None else offsets.to(dtype)
+    scores = Scores(queries, keys, pairs.to(queries.device), similarity, offsets, options.get("backend"))
+    return Batch(scores, None if weights is None else weights.to(dtype))
 
 
 def _own_pairs(n: int, count: int, labels: Tensor | None, device: torch.device) -> Pairs:
@@ -338,12 +341,12 @@ def _own_pairs(n: int, count: int, labels: Tensor | None, device: torch.device) 
     return Pairs.views(n, count, device)
 
 
-def _per_row(name: str, values: Tensor | None, what: str, rows: int, n: int, dtype: torch.dtype) -> Tensor | None:
+def _per_row(name: str, values: Tensor | None, what: str, rows: int, stacked: int) -> Tensor | None:
     if values is None:
         return None
-    if values.ndim != 1 or len(values) not in (rows, n) or rows % max(len(values), 1):
+    if values.ndim != 1 or len(values) not in (rows, rows // stacked):
         raise ValueError(f"{name} have shape {tuple(values.shape)}; one number a {what}, ({rows},), was wanted")
-    return (values.repeat(rows // len(values)) if len(values) and len(values) != rows else values).to(dtype)
+    return values.repeat(stacked) if len(values) != rows else values
 
 
 def _rounded(rows: Tensor) -> Tensor:

@@ -91,6 +91,10 @@ def contrastive_loss(
     if label is not None:
         if z2 is None or labels is not None or pairs is not None:
             raise TypeError("a label for each pair goes with two matrices: call loss(z1, z2, label)")
+        if options.get("gather"):
+            raise TypeError(
+                "gather= shows a rank the others' rows, but pairs given row by row meet no other: leave it out"
+            )
         return _explicit(z1, z2, label, margin, cosine, positive, options)
     batch = read(
         (z1,) if z2 is None else (z1, z2), sided=False, labels=labels, pairs=pairs, options=options,

@@ -24,7 +24,7 @@ from nearfar.losses.base import (
 )
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, sum_over
-from nearfar.scores.gather import rows_before
+from nearfar.scores.gather import rows_before, shared
 
 Estimator = Literal["infonce", "jsd", "dv"]
 
@@ -100,7 +100,7 @@ def mutual_information_loss(
     if bilinear is not None:
         if bilinear.shape != (summary.shape[1], parts.shape[1]):
             raise ValueError(f"bilinear is {tuple(bilinear.shape)}; ({summary.shape[1]}, {parts.shape[1]}) was wanted")
-        summary = summary @ bilinear
+        summary = summary @ (shared(bilinear) if options.get("gather") else bilinear)
     read_batch = read((summary, parts), sided=True, labels=None, pairs=pairs, options=options, normalized=False)
     scores = read_batch.scores
     near, far = scores.count("positives"), scores.count("negatives")

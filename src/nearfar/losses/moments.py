@@ -38,7 +38,7 @@ def _two_views(z1: Tensor, z2: Tensor, options: Options, normalized: bool) -> tu
     for name, z in (("z1", z1), ("z2", z2)):
         check_rows(name, z, options.get("validate"))
     if options.get("gather"):
-        (z1, z2), *_ = gather_rows((z1, z2), None, None, None, None)
+        (z1, z2), *_ = gather_rows((z1, z2), None)
     dtype = working_dtype(z1, z2)
     with full_precision(z1):
         a, b = z1.to(dtype), z2.to(dtype)

@@ -49,7 +49,7 @@ class _Classified:
         check_rows("embeddings", z, options.get("validate"))
         weights = options.get("weights")
         if options.get("gather"):
-            (z,), gathered, _, weights, _ = gather_rows((z,), labels, None, weights, None)
+            (z,), gathered, _, (weights,) = gather_rows((z,), labels, columns=(weights,))
             assert gathered is not None
             labels = gathered
         look = labels.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -7,7 +7,7 @@ holds all rows. Gradients of the loss's own parameters come out equal on every r
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,11 +20,18 @@ from nearfar.pairs import Pairs, _Ids
 def gather_rows(
     views: tuple[Tensor, ...],
     labels: Tensor | None,
-    pairs: Pairs | None,
-    weights: Tensor | None,
-    offsets: Tensor | None,
-) -> tuple[tuple[Tensor, ...], Tensor | None, Pairs | None, Tensor | None, Tensor | None]:
-    """All ranks' rows of each view, labels, pairs by id, weights and offsets, in order of rank.
+    pairs: Pairs | None = None,
+    columns: Sequence[Tensor | None] = (),
+    stacked: int = 1,
+) -> tuple[tuple[Tensor, ...], Tensor | None, Pairs | None, Sequence[Tensor | None]]:
+    """All ranks' rows of each view, labels, pairs by id, and columns with one entry a row, in order of rank.
+
+    Args:
+        views: Matrices of this rank's rows.
+        labels: Once a row of the first view.
+        pairs: By id.
+        columns: Once a row: of a view, or of ``stacked`` views one behind the other.
+        stacked: How many views' entries a column holds.
 
     Raises:
         RuntimeError: If no process group is there.
@@ -36,21 +43,52 @@ def gather_rows(
             "(torchrun, Fabric and Lightning do), or leave gather out"
         )
     if dist.get_world_size() == 1:
-        return views, labels, pairs, weights, offsets
+        return views, labels, pairs, columns
     if pairs is not None:
         part = pairs.parts[0]
         if len(pairs.parts) > 1 or not isinstance(part, _Ids) or pairs.rows is not None:
             raise ValueError("gather=True takes pairs by id or label only: a matrix says nothing of other ranks' rows")
-        query = gather(part.query)
-        pairs = Pairs.from_ids(query, query if part.own else gather(part.key))
-        pairs = replace(pairs, itself=pairs.itself)
+        pairs = _gather_pairs(pairs, part)
+
+    def in_order(column: Tensor) -> Tensor:
+        return gather(column.reshape(stacked, -1 if len(column) else 0).T).T.flatten()
+
     return (
         tuple(gather(view) for view in views),
         None if labels is None else gather(labels),
         pairs,
-        None if weights is None else gather(weights),
-        None if offsets is None else gather(offsets),
+        [None if column is None else in_order(column) for column in columns],
     )
+
+
+def _gather_pairs(pairs: Pairs, part: _Ids) -> Pairs:
+    """The relation by id among all ranks' rows; ids that count this rank's own rows are told apart from other ranks'."""
+    sides = (part.query,) if part.own else (part.query, part.key)
+    unknown = bool(gather(torch.tensor([part.unknown], dtype=torch.long, device=part.query.device)).any())
+    before = rows_before(sum(map(len, sides)), part.query.device)
+    if pairs.layout is not None:  # numbers of samples
+        sides = tuple(ids + before for ids in sides)
+    elif not unknown:  # below 0: numbers of rows that have no label
+        sides = tuple(torch.where(ids < 0, ids - before, ids) for ids in sides)
+    query, key = (gather(sides[0]),) * 2 if part.own else map(gather, sides)
+    return Pairs((len(query), len(key)), (_Ids(query, key, unknown),), itself=pairs.itself)
+
+
+def shared(parameter: Tensor) -> Tensor:
+    """A parameter of the loss that meets this rank's rows before they are gathered: its gradients are averaged over ranks."""
+    return _Shared.apply(parameter) if dist.get_world_size() > 1 else parameter  # pyright: ignore[reportReturnType]
+
+
+class _Shared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return parameter.view_as(parameter)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
 
 
 def rows_before(n: int, device: torch.device) -> int:
@@ -61,6 +99,7 @@ def rows_before(n: int, device: torch.device) -> int:
 
 def gather(rows: Tensor) -> Tensor:
     """The rows of all ranks, in order of rank."""
+    rows = rows.long() if rows.dtype == torch.int16 else rows  # gloo knows no such type
     return _Gather.apply(rows)  # pyright: ignore[reportReturnType]
 
 

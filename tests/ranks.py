@@ -1,0 +1,222 @@
+"""One rank of `test_ranks.py`: every loss on this rank's rows, with all ranks' rows in sight.
+
+    python tests/ranks.py RANK WORLD STORE OUT
+
+Of the same rows, `whole()` computes what one process does that holds them all.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parent.parent / "src"), str(Path(__file__).parent)]
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import nearfar as nf
+from nearfar.pairs import Pairs
+
+SPLITS = {1: (8,), 2: (5, 3), 3: (4, 1, 3)}
+"""How many of the eight samples each rank has; labels 4 and 7 occur once, so that rank 1 of 3 has no positive."""
+LABELS = torch.tensor([0, 1, 0, 1, 4, 2, 0, 2])
+UNKNOWN = torch.tensor([0, -1, 0, 1, -1, 1, 0, 3])
+D = 4
+DTYPES = (torch.float64, torch.float32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss and its call: `views` matrices from the encoder, and keywords drawn from this rank's samples."""
+
+    loss: Callable[..., nn.Module]
+    views: int = 1
+    keywords: Callable[[Tensor], dict[str, Any]] = field(default=lambda rows: {})
+    call: Callable[..., Tensor] = field(default=lambda loss, z, **keywords: loss(*z, **keywords))
+
+
+def labels(rows: Tensor) -> dict[str, Any]:
+    return {"labels": LABELS[rows]}
+
+
+def unknown(rows: Tensor) -> dict[str, Any]:
+    return {"labels": UNKNOWN[rows]}
+
+
+def _maps(loss: nn.Module, z: list[Tensor], **keywords: Any) -> Tensor:
+    """A summary, and 2 × 1 locations, of each sample."""
+    return loss(z[0], torch.stack(z[1:], 2)[..., None], **keywords)
+
+
+def _graphs(loss: nn.Module, z: list[Tensor], **keywords: Any) -> Tensor:
+    """A summary and two nodes of each sample."""
+    return loss(z[0], torch.cat(z[1:]), batch=torch.arange(len(z[0])).repeat(2), **keywords)
+
+
+def _cases() -> Iterator[tuple[str, Case]]:
+    for name, row in nf.LOSSES.items():
+        learnable = {"learnable": True} if "learnable" in inspect.signature(row.loss).parameters else {}
+
+        def build(row: Any = row, learnable: dict[str, Any] = learnable, **options: Any) -> nn.Module:
+            return row.loss(**learnable, **options)
+
+        if row.kind == "noise":
+            continue
+        if row.kind == "classes":
+            yield name, Case(lambda build=build, **o: build(num_classes=5, dim=D, **o), 1, labels)
+            yield f"{name} unknown", Case(lambda build=build, **o: build(num_classes=5, dim=D, **o), 1, unknown)
+        elif row.kind == "information":
+            for estimator in ("infonce", "jsd", "dv"):
+                make = lambda build=build, e=estimator, **o: build(estimator=e, bilinear=(D, D), **o)  # noqa: E731
+                yield f"{name} {estimator}", Case(make, 2)
+            yield f"{name} maps", Case(lambda build=build, **o: build(bilinear=(D, D), **o), 3, call=_maps)
+            yield f"{name} graphs", Case(lambda build=build, **o: build(bilinear=(D, D), **o), 3, call=_graphs)
+        elif row.kind == "moments":
+            yield name, Case(build, 2)
+        else:
+            yield f"{name} labels", Case(build, 1, labels)
+            wide = {"epsilon": 2.0} if name == "MultiSimilarityLoss" else {}  # few pairs: let its mining keep them
+            yield f"{name} unknown", Case(partial(build, **wide), 1, unknown)
+            if row.kind != "pairs":
+                yield f"{name} views", Case(build, 2)
+                yield f"{name} views, labels", Case(build, 2, labels)
+
+    for mining in ("hard", "semihard"):
+        yield f"TripletLoss {mining}", Case(lambda m=mining, **o: nf.TripletLoss(margin=1.0, mining=m, **o), 1, labels)
+    yield "three views", Case(nf.NTXentLoss, 3)
+    yield "stacked views", Case(nf.SupConLoss, 3, labels, lambda loss, z, **k: loss(torch.stack(z, 1), **k))
+    for name in ("InfoNCELoss", "SupConLoss"):  # one-sided, and with itself
+        one = getattr(nf, name)
+        yield f"{name} weights", Case(one, 1, lambda rows: {"labels": LABELS[rows], "weights": 1.0 + rows})
+        yield f"{name} offsets", Case(one, 1, lambda rows: {"labels": LABELS[rows], "offsets": 0.1 * rows})
+        yield f"{name} strip", Case(lambda one=one, **o: one(backend="strip", **o), 1, labels)
+        yield f"{name} views, weights", Case(one, 2, lambda rows: {"labels": LABELS[rows], "weights": 1.0 + rows})
+    yield (
+        "stacked weights and ids",
+        Case(
+            nf.SupConLoss,
+            2,
+            lambda rows: {
+                "labels": LABELS[rows],
+                "weights": torch.cat([1.0 + rows, 9.0 - rows]),
+                "query_rows": (ids := torch.cat([rows, UNKNOWN[rows] + 20])),
+                "key_rows": ids,
+            },
+        ),
+    )
+    for dtype in (torch.int16, torch.uint8, torch.bool):
+        yield f"labels of {dtype}", Case(nf.SupConLoss, 1, lambda rows, t=dtype: {"labels": (LABELS[rows] % 3).to(t)})
+    yield "pairs by label", Case(nf.SupConLoss, 1, lambda rows: {"pairs": Pairs.by_label(UNKNOWN[rows])})
+    yield (
+        "pairs, unknown are negatives",
+        Case(nf.SupConLoss, 1, lambda rows: {"pairs": Pairs.by_label(UNKNOWN[rows], unknown="negative")}),
+    )
+    yield (
+        "pairs by ids",
+        Case(nf.InfoNCELoss, 2, lambda rows: {"pairs": Pairs.from_ids(LABELS[rows], UNKNOWN[rows].abs())}),
+    )
+    yield "aligned pairs", Case(nf.InfoNCELoss, 2, lambda rows: {"pairs": Pairs.aligned(len(rows))})
+    yield (
+        "aligned pairs without oneself",
+        Case(nf.InfoNCELoss, 2, lambda rows: {"pairs": Pairs.from_ids(LABELS[rows], LABELS[rows]).excluding_self()}),
+    )
+    yield (
+        "own rows",
+        Case(nf.InfoNCELoss, 2, lambda rows: {"labels": LABELS[rows], "query_rows": rows, "key_rows": rows}),
+    )
+
+
+CASES = dict(_cases())
+
+
+def encoder(dtype: torch.dtype) -> nn.Linear:
+    """A layer whose products have no rounding, so that rows are the same bits whatever rows they come with."""
+    torch.manual_seed(0)
+    layer = nn.Linear(6, D)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_((64 * parameter).round() / 64)
+    return layer.to(dtype)
+
+
+def inputs(views: int) -> Tensor:
+    z = torch.randn(views, 8, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return (16 * z).round() / 16
+
+
+def run(
+    case: Case, rows: Tensor, dtype: torch.dtype, wrap: Callable[[nn.Module], nn.Module], **options: Any
+) -> list[Tensor]:
+    """Value, gradients of the encoder, and gradients of what the loss learns, on some of the samples."""
+    network = encoder(dtype)
+    torch.manual_seed(2)
+    loss = case.loss(**options).to(dtype)
+    wrapped = wrap(network)  # it must outlive the backward pass
+    z = wrapped(inputs(case.views)[:, rows].to(dtype).flatten(0, 1)).unflatten(0, (case.views, len(rows)))
+    value = case.call(loss, list(z), **case.keywords(rows))
+    value.backward()
+    found = [*network.parameters(), *loss.parameters()]
+    return [value.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad for p in found)]
+
+
+def whole(name: str, dtype: torch.dtype) -> list[Tensor]:
+    """What one process gets that has all the samples."""
+    return run(CASES[name], torch.arange(8), dtype, lambda network: network)
+
+
+def empty_rank() -> list[Tensor]:
+    """Two ranks or more: the last one has no sample at all."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    rows = torch.arange(8).tensor_split(max(world - 1, 1))[rank] if rank < max(world - 1, 1) else torch.arange(0)
+    return run(CASES["SupConLoss labels"], rows, torch.float64, DistributedDataParallel, gather=True)
+
+
+def refusals() -> list[str]:
+    """What is said where all ranks' rows cannot be had."""
+    z = torch.randn(4, D)
+    said = []
+    for call in (
+        lambda: nf.SupConLoss(gather=True)(z, pairs=Pairs.from_matrix(torch.eye(4))),
+        lambda: nf.SupConLoss(gather=True)(z, pairs=Pairs.aligned(4) | Pairs.by_label(LABELS[:4])),
+        lambda: nf.NCELoss(torch.ones(4), gather=True)(z, LABELS[:4] % 4, z),
+        lambda: nf.InfoNCELoss(gather=True)(z, z, z),
+        lambda: nf.TripletLoss(gather=True)(z, z, z),
+        lambda: nf.ContrastiveLoss(gather=True)(z, z, LABELS[:4] % 2),
+    ):
+        try:
+            said.append(f"value {float(call())}")
+        except (TypeError, ValueError) as error:
+            said.append(f"{type(error).__name__}: {error}")
+    return said
+
+
+def main(rank: int, world: int, store: str, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    first = list(itertools.accumulate(SPLITS[world], initial=0))[rank]
+    rows = torch.arange(8)[first : first + SPLITS[world][rank]]
+    found: dict[str, Any] = {}
+    for name, case in CASES.items():
+        for dtype in DTYPES:
+            try:
+                found[f"{name} {dtype}"] = run(case, rows, dtype, DistributedDataParallel, gather=True)
+            except Exception as error:  # the same on every rank, or the others wait in vain
+                found[f"{name} {dtype}"] = repr(error)
+    found["empty"] = empty_rank()
+    found["refusals"] = refusals()
+    torch.save(found, out)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
