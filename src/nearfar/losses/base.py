@@ -110,7 +110,8 @@ class Loss(nn.Module):
         """Read the arguments, without computing the value yet."""
         outcome = self.function.outcome(*args, **{**self.options, **self.arguments(), **kwargs})
         # counted when somebody looks, since small batches are all overhead
-        self._stats = outcome.stats() if torch.compiler.is_compiling() else outcome.stats
+        # (and past nn.Module's own __setattr__, which looks for parameters)
+        self.__dict__["_stats"] = outcome.stats() if torch.compiler.is_compiling() else outcome.stats
         return outcome
 
     @property
@@ -304,21 +305,23 @@ def read(
         n = len(views[0])
     weights, offsets, query_rows, key_rows = columns
 
-    prepare: Callable[[Tensor], Tensor] = normalize if options.get("normalize", normalized) else lambda z: z
-    if options.get("precision") == "bf16":
-        full, prepare = prepare, lambda z: _rounded(full(z))
+    unit = options.get("normalize", normalized)
     with full_precision(views[0]):
         if count in (1, stacked):
-            queries = keys = prepare(torch.cat([z.to(dtype) for z in views]) if count > 1 else views[0].to(dtype))
+            queries = keys = torch.cat([z.to(dtype) for z in views]) if count > 1 else views[0].to(dtype)
             if pairs is None:
                 pairs = _own_pairs(n, count, labels, views[0].device)
             pairs = pairs.excluding_self()
         else:
             if count > 2:
                 raise TypeError(f"{count} matrices were given with pairs=; one or two (queries, keys) were wanted")
-            queries, keys = (prepare(z.to(dtype)) for z in views)
+            queries, keys = (z.to(dtype) for z in views)
             if pairs is None:
                 pairs = Pairs.aligned(n, views[0].device) if labels is None else Pairs.by_label(labels)
+        if options.get("precision") == "bf16":
+            same, unit, full = keys is queries, False, normalize if unit else lambda z: z
+            queries = _rounded(full(queries))
+            keys = queries if same else _rounded(full(keys))
     if pairs.shape != (len(queries), len(keys)):
         raise ValueError(
             f"pairs are {pairs.shape[0]} × {pairs.shape[1]} but there are {len(queries)} queries and {len(keys)} keys"
@@ -326,7 +329,7 @@ def read(
     if query_rows is not None and key_rows is not None:
         pairs = pairs.excluding(query_rows, key_rows)
     offsets = None if offsets is None else offsets.to(dtype)
-    scores = Scores(queries, keys, pairs.to(queries.device), similarity, offsets, options.get("backend"))
+    scores = Scores(queries, keys, pairs.to(queries.device), similarity, offsets, options.get("backend"), unit)
     return Batch(scores, None if weights is None else weights.to(dtype))
 
 

@@ -189,7 +189,7 @@ def siglip_loss(
     sides = (queries,) if keys is None else (queries, keys)
     batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores
-    scale = parameter(scale_of(temperature, logit_scale, scores.queries), scores.queries)
+    scale = parameter(scale_of(temperature, logit_scale, scores.query_rows), scores.query_rows)
     shift = parameter(bias if logit_bias is None else logit_bias, scores.queries)
     n = len(scores.queries)
 

@@ -53,7 +53,7 @@ def dcl_loss(
         tensor(1.7918)
     """
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
-    scores = batch.scores.scaled(scale_of(temperature, logit_scale, batch.scores.queries))
+    scores = batch.scores.scaled(scale_of(temperature, logit_scale, batch.scores.query_rows))
     keep = (scores.count("positives") > 0) & (scores.count("negatives") > 0)
 
     def values() -> Tensor:
@@ -108,11 +108,11 @@ def hard_negative_loss(
     check_range("beta", beta, 0.0, open_low=False)
     check_range("tau_plus", tau_plus, 0.0, 1.0, open_low=False)
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
-    scale = scale_of(temperature, logit_scale, batch.scores.queries)
+    scale = scale_of(temperature, logit_scale, batch.scores.query_rows)
     scores = batch.scores.scaled(scale)
     positives, negatives = scores.count("positives"), scores.count("negatives")
     keep = (positives > 0) & (negatives > 0)
-    inverse = parameter(scale, scores.queries)
+    inverse = parameter(scale, scores.query_rows)
 
     def finite(values: Tensor) -> Tensor:
         return torch.where(keep, values, torch.zeros_like(values))

@@ -107,7 +107,7 @@ def info_nce_loss(
     if negatives is None:
         sides = (queries,) if keys is None else (queries, keys)
         batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
-        return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.queries), form)
+        return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), form)
     if keys is None or labels is not None or pairs is not None:
         raise TypeError("negatives go with queries and their own keys: call loss(queries, keys, negatives)")
     return _explicit(queries, keys, negatives, temperature, logit_scale, in_batch, options)
@@ -180,7 +180,7 @@ def nt_xent_loss(
         (tensor(1.9459), tensor(1.9459))
     """
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
-    return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.queries), "out")
+    return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), "out")
 
 
 @loss_function
@@ -214,7 +214,7 @@ def supcon_loss(
         tensor(0.5514)
     """
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
-    return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.queries), form)
+    return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), form)
 
 
 @loss_function
@@ -250,7 +250,7 @@ def clip_loss(
     """
     given = (queries,) if keys is None else (queries, keys)
     batch = read(given, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
-    scores = batch.scores.scaled(scale_of(temperature, logit_scale, batch.scores.queries))
+    scores = batch.scores.scaled(scale_of(temperature, logit_scale, batch.scores.query_rows))
     square = scores.pairs.shape[0] == scores.pairs.shape[1]
     if batch.weights is not None and not square:
         raise ValueError("weights= of CLIP's rows and columns need as many queries as keys")
@@ -357,7 +357,7 @@ def nca_loss(
         views, sided=False, labels=labels, pairs=pairs, options=options, normalized=False, similarity="sqeuclidean"
     )
     scores = batch.scores
-    scale = parameter(scale_of(temperature, logit_scale, scores.queries), scores.queries)
+    scale = parameter(scale_of(temperature, logit_scale, scores.query_rows), scores.query_rows)
     if scores.offsets is not None:
         scores = replace(scores, offsets=-scores.offsets / scale)  # the stage turns distances into logits
     keep = scores.count("positives") > 0

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs, Relation
 from nearfar.scores import dense, small, softmax, tiled
-from nearfar.scores.autograd import full_precision
+from nearfar.scores.autograd import full_precision, in_transform
 from nearfar.scores.reductions import Reduction, Stage, logsumexp_over, lower, mean_over, raise_means
-from nearfar.scores.similarity import all_scores, some_scores, tile_scores
+from nearfar.scores.similarity import all_scores, normalize, some_scores, tile_scores
 from nearfar.types import Backend, Rule, Similarity
 
 BACKENDS: dict[str, str] = {
@@ -30,7 +30,7 @@ BACKENDS: dict[str, str] = {
 }
 """What ``backend=`` may be; ``None`` lets the planner choose."""
 
-_SMALL = 512 * 512  # up to here all scores are one tile
+_ONE_TILE = 1024 * 1024  # up to so many scores one tile holds them all
 _TILE: ContextVar[int | None] = ContextVar("tile", default=None)
 
 
@@ -52,20 +52,61 @@ class Scores:
     """Scores ``s_ij`` of ``n`` queries with ``m`` keys, not computed yet.
 
     Attributes:
-        queries: ``(n, d)``, float32 or float64.
-        keys: ``(m, d)``; the same tensor as ``queries`` for rows paired with themselves.
+        query_rows: ``(n, d)``, float32 or float64.
+        key_rows: ``(m, d)``; the same tensor as ``query_rows`` for rows paired with themselves.
         pairs: Who belongs with whom.
         similarity: What a score is.
         offsets: Added to the score of each key, ``(m,)``.
         backend: The plan by name, or ``None``.
+        unit: Divide rows by their norm first.
+        scale: Multiplies the products of rows, above 0; one number.
     """
 
-    queries: Float[Tensor, "n d"]
-    keys: Float[Tensor, "m d"]
+    query_rows: Float[Tensor, "n d"]
+    key_rows: Float[Tensor, "m d"]
     pairs: Pairs
     similarity: Similarity = "dot"
     offsets: Float[Tensor, " m"] | None = None
     backend: Backend | None = None
+    unit: bool = False
+    scale: float | Tensor = 1.0
+
+    _made: dict[bool, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)
+
+    # ---- the rows as they are multiplied ----------------------------------------------------------------------------
+
+    @property
+    def queries(self) -> Float[Tensor, "n d"]:
+        """``(n, d)``, normalised and scaled."""
+        return self._rows()[0]
+
+    @property
+    def keys(self) -> Float[Tensor, "m d"]:
+        """``(m, d)``, normalised; the same tensor as ``queries`` for rows paired with themselves."""
+        return self._rows()[1]
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """Made once, with a graph and without."""
+        grad = torch.is_grad_enabled()
+        if grad not in self._made:
+            with full_precision(self.query_rows):
+                self._made[grad] = self._make_rows()
+        return self._made[grad]
+
+    def _make_rows(self) -> tuple[Tensor, Tensor]:
+        own = self.key_rows is self.query_rows
+        queries = normalize(self.query_rows) if self.unit else self.query_rows
+        keys = queries if own else normalize(self.key_rows) if self.unit else self.key_rows
+        if isinstance(self.scale, float) and self.scale == 1.0:
+            return queries, keys
+        if own:  # both sides take the root, so that they stay one
+            queries = keys = queries * (self.scale.sqrt() if isinstance(self.scale, Tensor) else self.scale**0.5)
+            return queries, keys
+        return queries * self.scale, keys
+
+    def _with_rows(self, queries: Tensor, keys: Tensor, **changes: Any) -> Scores:
+        """The same with other rows, ready to be multiplied."""
+        return replace(self, query_rows=queries, key_rows=keys, unit=False, scale=1.0, **changes)
 
     # ---- the plan ---------------------------------------------------------------------------------------------------
 
@@ -77,29 +118,27 @@ class Scores:
         if torch.compiler.is_compiling():
             return "dense"  # the compiler fuses it; its loops over tiles would be unrolled
         n, m = self.pairs.shape
-        return "small" if n * m <= _SMALL and self.similarity == "dot" and n and m else "tiled"
+        one_number = not isinstance(self.scale, Tensor) or self.scale.numel() == 1
+        one_tile = 0 < n * m <= _ONE_TILE and self.similarity == "dot" and one_number
+        return "small" if one_tile and not in_transform() else "tiled"
 
     @property
     def symmetric(self) -> bool:
         """Whether ``s_ij`` and the relation are both symmetric, so that half of the tiles suffice."""
-        return self.keys is self.queries and self.offsets is None and self.pairs.symmetric
+        return self.key_rows is self.query_rows and self.offsets is None and self.pairs.symmetric
 
-    def _tile(self) -> tuple[int, int]:
-        rows = _TILE.get() or 512
+    def _tile(self, rows: int = 512) -> tuple[int, int]:
+        rows = _TILE.get() or rows
         return (rows, max(self.pairs.shape[1], 1)) if self.plan == "strip" else (rows, rows)
 
     @property
     def T(self) -> Scores:
         """Keys asking the queries."""
-        return replace(self, queries=self.keys, keys=self.queries, pairs=self.pairs.T, offsets=None)
+        return self._with_rows(self.keys, self.queries, pairs=self.pairs.T, offsets=None)
 
     def scaled(self, scale: float | Tensor) -> Scores:
         """The same scores times ``scale``, above 0 (dot products; before any offsets)."""
-        if self.keys is not self.queries:
-            return replace(self, queries=self.queries * scale)
-        # both sides take the root, so that they stay one
-        rows = self.queries * (scale.sqrt() if isinstance(scale, Tensor) else scale**0.5)
-        return replace(self, queries=rows, keys=rows)
+        return replace(self, scale=scale if isinstance(self.scale, float) and self.scale == 1.0 else scale * self.scale)
 
     def powered(self, power: float) -> Scores:
         """The same scores, offsets included, times ``power``: what e^s raised to it has for exponents."""
@@ -120,7 +159,7 @@ class Scores:
             keys = self.keys[key_order]
         offsets = None if self.offsets is None else self.offsets[key_order]
         pairs = self.pairs.take(order, key_order)
-        return replace(self, queries=queries, keys=keys, pairs=pairs, offsets=offsets), order, key_order
+        return self._with_rows(queries, keys, pairs=pairs, offsets=offsets), order, key_order
 
     # ---- questions --------------------------------------------------------------------------------------------------
 
@@ -145,16 +184,22 @@ class Scores:
         if self.plan == "dense" or self.symmetric or self.similarity != "dot":
             rows = self.logsumexp()
             return (weights * torch.where(weights == 0, torch.zeros_like(rows), rows)).sum(), rows
-        rows = _TILE.get() or max(16, min(512, 2**21 // max(self.pairs.shape[1], 1)))
+        rows = _TILE.get() or max(16, min(1024, 2**21 // max(self.pairs.shape[1], 1)))
         plan = replace(self._softmax_plan("candidates"), rows=rows)
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
 
     def mean_softmax(self, weights: Float[Tensor, " n"] | None, both_ways: bool = False) -> Float[Tensor, ""]:
         """Mean of ``LSE(candidates) − mean(positives)`` over queries with a positive, where all scores are one tile."""
-        return small.mean_softmax(self.queries, self.keys, self.offsets, weights, self.pairs, both_ways)
+        ask = small.Ask(self.pairs, self.unit, both_ways)
+        return small.mean_softmax(self.query_rows, self.key_rows, self.scale, self.offsets, weights, ask)
 
     def _softmax_plan(self, over: Rule) -> softmax.SoftmaxPlan:
-        return softmax.SoftmaxPlan(self.pairs, over, self.symmetric and self.plan != "strip", *self._tile())
+        return softmax.SoftmaxPlan(
+            self.pairs,
+            over,
+            self.symmetric and self.plan != "strip",
+            *self._tile(512 if max(self.pairs.shape) <= 4096 else 768),
+        )
 
     def mean_positive(self) -> Float[Tensor, " n"]:
         """Mean score of each query's positives, weighted where the relation has weights; 0 for a query without any."""
@@ -194,7 +239,7 @@ class Scores:
 
     def count(self, over: Rule) -> Float[Tensor, " n"]:
         """How many pairs a rule has for each query (for positives of a weighted relation: their total weight)."""
-        return self.pairs.count(over, self.queries.dtype)
+        return self.pairs.count(over, self.query_rows.dtype)
 
     def hardest(
         self, over: Rule, which: Literal["max", "min"]

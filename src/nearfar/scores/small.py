@@ -1,179 +1,276 @@
-"""The mean softmax loss of a batch that fits one tile: value and gradient at once, a few dozen operations in all.
+"""The mean softmax loss of a batch that fits one tile: value and gradient at once, from raw rows to raw rows.
 
 At the sizes that most people train with, time goes into the number of operations, not into arithmetic. This plan builds the
-scores once, and what backward would need is a product away while they are still at hand.
+scores once, and what backward would need is a product away while they are still at hand; norms and temperature are part
+of it, so that the graph has one node.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.pairs import Pairs
-from nearfar.scores.autograd import full_precision, once, presigned
-from nearfar.scores.softmax import within_range
+from nearfar.scores.autograd import full_precision, once
+from nearfar.scores.softmax import in_range, within_range
+
+_FEW = 256 * 256  # up to here a second matrix costs less than more operations do
+
+
+class Ask(NamedTuple):
+    """What is fixed about one mean."""
+
+    pairs: Pairs
+    """Who belongs with whom."""
+    unit: bool
+    """Divide rows by their norm."""
+    both_ways: bool
+    """The mean of this and of the same with keys asking queries (offsets cancel there)."""
 
 
 def mean_softmax(
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "m d"],
+    scale: float | Float[Tensor, ""],
     offsets: Float[Tensor, " m"] | None,
     weights: Float[Tensor, " n"] | None,
-    pairs: Pairs,
-    both_ways: bool = False,
+    ask: Ask,
 ) -> Float[Tensor, ""]:
     """Weighted mean of ``LSE(candidates) − mean(positives)`` over the queries with a positive.
 
     Args:
-        x: Queries.
-        y: Keys; ``x`` itself for rows paired with themselves.
+        x: Queries, not empty.
+        y: Keys, not empty; ``x`` itself for rows paired with themselves.
+        scale: Multiplies the products of rows; one number.
         offsets: Added to the scores of each key.
         weights: Of the queries (and of the keys, both ways); constants.
-        pairs: Who belongs with whom.
-        both_ways: The mean of this and of the same with keys asking queries (the offsets cancel there).
+        ask: What is fixed.
     """
-    wanted = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in (x, y, offsets))
-    own = y is x
-    return _MeanSoftmax.apply(x, None if own else y, offsets, weights, pairs, both_ways, wanted)[0]  # pyright: ignore[reportOptionalSubscript]
+    return _MeanSoftmax.apply(x, None if y is x else y, scale, offsets, weights, ask, torch.is_grad_enabled())  # pyright: ignore[reportReturnType]
 
 
-@presigned
 class _MeanSoftmax(torch.autograd.Function):
+    # ``forward`` takes the context itself: a separate ``setup_context`` costs 70 µs a call
+
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
         x: Tensor,
         y: Tensor | None,
+        scale: float | Tensor,
         offsets: Tensor | None,
         weights: Tensor | None,
-        pairs: Pairs,
-        both_ways: bool,
-        wanted: tuple[bool, ...],
-    ) -> tuple[Tensor | None, ...]:
+        ask: Ask,
+        differentiable: bool,
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[:4] if differentiable else (False,) * 4
         with full_precision(x):
-            return _forward(x, y, offsets, weights, pairs, both_ways, wanted)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
-        _, *gradients = output
-        ctx.mark_non_differentiable(*(g for g in gradients if g is not None))
-        ctx.save_for_backward(*inputs[:2], *gradients)
+            value, gradients = _forward(x, y, scale, offsets, weights, ask, wanted)
+        if any(wanted):
+            ctx.save_for_backward(x, y, *gradients)
+            ctx.wanted = wanted
+        return value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, y, *saved = ctx.saved_tensors
         with torch.no_grad():
-            found = [None if gradient is None else gradient * gradients[0] for gradient in saved]
-        return *(once(gradient, x, y) for gradient in found), None, None, None, None
+            rows, dscale, doffsets = [None if gradient is None else gradient * gradients[0] for gradient in saved]
+        assert rows is not None
+        sides = (rows, None) if y is None else (rows[: len(x)], rows[len(x) :])
+        found = [side if wanted else None for side, wanted in zip(sides, ctx.wanted)]
+        return *(once(gradient, x, y) for gradient in (*found, dscale, doffsets)), None, None, None
 
 
 def _forward(
     x: Tensor,
     y: Tensor | None,
+    scale: float | Tensor,
     offsets: Tensor | None,
     weights: Tensor | None,
-    pairs: Pairs,
-    both_ways: bool,
+    ask: Ask,
     wanted: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    keys = x if y is None else y
-    scores = torch.mm(x, keys.T)
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    n = len(x)
+    rows = x if y is None else torch.cat([x, y])  # both sides at once: half the operations
+    inverse = None
+    if ask.unit:
+        inverse = torch.linalg.vector_norm(rows, dim=1, keepdim=True).reciprocal_()
+        inverse.nan_to_num_(nan=torch.nan, posinf=0.0)  # a row of zeros
+        rows = rows * inverse
+    queries, keys = (rows, rows) if y is None else (rows[:n], rows[n:])
+    number = float(scale)
+    scores = torch.mm(queries * number, keys.T)
     if offsets is not None:
         scores += offsets
-    positives = _Diagonals(pairs) if pairs.layout is not None and pairs.rows is None else _Mask(pairs, x.dtype)
-    attraction = positives.of(scores)
-    scores = positives.without_ignored(scores)
-    bounded = within_range(x, keys, offsets)
-    value, slope = _side(scores, positives, attraction, weights, 1, bounded)
-    if both_ways:
-        # an offset is the same for all queries of a key, and cancels
-        back, more = _side(scores, positives, attraction, weights, 0, bounded)
-        value, slope = (value + back) / 2, slope.add_(more).mul_(0.5)
-    doffsets = slope.sum(0) if wanted[2] else None
+    large = scores.numel() > _FEW
+    large = large and (in_range(number, offsets) if ask.unit else within_range(queries * number, keys, offsets))
+    value, slope = _mean(scores, weights, ask, large, number)
+    if not any(wanted):
+        return value, ()
+    gradient = torch.empty_like(rows)
     if y is None:
-        return value, torch.mm(slope + slope.T, x) if wanted[0] else None, None, doffsets
-    return value, torch.mm(slope, y) if wanted[0] else None, torch.mm(slope.T, x) if wanted[1] else None, doffsets
-
-
-def _side(
-    scores: Tensor, positives: _Mask | _Diagonals, attraction: Tensor, weights: Tensor | None, dim: int, bounded: bool
-) -> tuple[Tensor, Tensor]:
-    """One side's mean and the gradient of its scores."""
-    count = positives.count(attraction, dim)
-    keep = count > 0
-    share = keep.to(scores.dtype) if weights is None else weights * keep
-    share = share / share.sum().clamp_(min=torch.finfo(scores.dtype).tiny)
-    per_positive = share / count.masked_fill(~keep, 1.0)
-    if bounded:
-        slope = scores.exp()
-        total = slope.sum(dim)
-        total.masked_fill_(total == 0, 1.0)
-        lse = total.log()
-        slope.mul_((share / total).unsqueeze(dim))
+        torch.mm(slope + slope.T, rows, out=gradient)
     else:
-        lse = scores.logsumexp(dim)
-        lse.masked_fill_(lse == -torch.inf, 0.0)
-        slope = (scores - lse.unsqueeze(dim)).exp_().mul_(share.unsqueeze(dim))
-    value = torch.dot(share, lse) - torch.dot(per_positive, positives.sum(attraction, dim))
-    positives.subtract(slope, per_positive, dim)
+        torch.mm(slope, keys, out=gradient[:n])
+        torch.mm(slope.T, queries, out=gradient[n:])
+    dscale = None
+    if wanted[2]:  # ⟨∂/∂x, x⟩ = scale · ∂/∂scale, and twice that where x is on both sides
+        assert isinstance(scale, Tensor)
+        twice = gradient[:n].mul(queries).sum() / (number if y is not None else 2 * number)
+        dscale = twice.reshape(scale.shape)
+    doffsets = slope.sum(0) / number if wanted[3] else None
+    if inverse is not None:  # what changes a row's length alone is lost
+        along = (gradient * rows).sum(1, keepdim=True)
+        gradient.addcmul_(rows, along, value=-1).mul_(inverse)
+    return value, (gradient, dscale, doffsets)
+
+
+def _mean(scores: Tensor, weights: Tensor | None, ask: Ask, large: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """The mean, and its gradient by the products of rows; uses the scores up."""
+    positives = _Diagonals(ask.pairs) if _Diagonals.suit(ask.pairs) else _Mask(ask.pairs, scores.dtype)
+    dims = (1, 0) if ask.both_ways else (1,)
+    shares = [positives.shares(weights, dim, len(dims)) for dim in dims]
+    found = (_by_exponentials if large else _by_logarithms)(scores, positives, shares, dims, scale)
+    value, slope = found
+    for (_, each), dim in zip(shares, dims):
+        positives.subtract(slope, each, dim, scale)
     return value, slope
+
+
+def _by_logarithms(
+    scores: Tensor,
+    positives: _Mask | _Diagonals,
+    shares: list[tuple[Share, Share]],
+    dims: tuple[int, ...],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Σ of the positives' log-probabilities: the fewest operations, and safe for scores of any size."""
+    scores = positives.without_ignored(scores, torch.finfo(scores.dtype).min / 2)
+    value = slope = None
+    for (share, each), dim in zip(shares, dims):
+        logs = scores.log_softmax(dim)
+        part = positives.total(logs, each, dim)
+        value = part if value is None else value + part
+        part = logs.exp_().mul_(share.unsqueeze(dim) * scale if isinstance(share, Tensor) else share * scale)
+        slope = part if slope is None else slope.add_(part)
+    assert value is not None
+    assert slope is not None
+    return value.neg_(), slope
+
+
+def _by_exponentials(
+    scores: Tensor,
+    positives: _Mask | _Diagonals,
+    shares: list[tuple[Share, Share]],
+    dims: tuple[int, ...],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Without a second matrix, for scores that can be exponentiated as they are."""
+    value = -torch.stack([positives.total(scores, each, dim) for (_, each), dim in zip(shares, dims)]).sum()
+    slope = positives.without_ignored(scores.exp_(), 0.0)
+    factors = []
+    for (share, _), dim in zip(shares, dims):
+        total = slope.sum(dim)
+        if positives.may_be_empty:
+            total.masked_fill_(total == 0, 1.0)
+        value = value + _weighted(share, total.log())
+        factors.append((share * scale / total).unsqueeze(dim))
+    return value, slope.mul_(factors[0] if len(factors) == 1 else factors[0] + factors[1])
+
+
+Share = float | Tensor
+"""What each query, or each positive, counts in the mean: a number where all count the same."""
+
+
+def _weighted(share: Share, values: Tensor) -> Tensor:
+    return torch.dot(share, values) if isinstance(share, Tensor) else values.sum().mul_(share)
 
 
 class _Mask:
     """Positives anywhere: a matrix of their weights."""
 
+    may_be_empty = True  # a query may have no candidate at all
+
     def __init__(self, pairs: Pairs, dtype: torch.dtype) -> None:
+        ids = pairs.ids if pairs.rows is None else None
+        self.itself = pairs.itself and ids is not None
+        if ids is not None:  # the commonest relation, in as few operations as can be
+            self.target = (ids[0][:, None] == ids[1]).to(dtype)
+            self.ignored = None
+            if self.itself:
+                self.target.fill_diagonal_(0.0)
+            return
         positive, self.ignored, weight = pairs.whole()
         assert positive is not None
         self.target = (positive if weight is None else weight).to(dtype)
 
-    def of(self, scores: Tensor) -> Tensor:
-        return scores * self.target
+    def shares(self, weights: Tensor | None, dim: int, sides: int) -> tuple[Share, Share]:
+        """What each query counts, and each pair."""
+        count = self.target.sum(dim)
+        share = (count > 0).to(count.dtype)
+        if weights is not None:
+            share *= weights
+        share /= share.sum().clamp_(min=torch.finfo(share.dtype).tiny) * sides
+        return share, self.target * (share / count.masked_fill_(count == 0, 1.0)).unsqueeze(dim)
 
-    def without_ignored(self, scores: Tensor) -> Tensor:
-        return scores if self.ignored is None else scores.masked_fill_(self.ignored, -torch.inf)
+    def total(self, values: Tensor, each: Share, dim: int) -> Tensor:
+        """Σ over the positives of their share times their value."""
+        assert isinstance(each, Tensor)
+        return torch.dot(each.view(-1), values.view(-1))
 
-    def count(self, attraction: Tensor, dim: int) -> Tensor:
-        return self.target.sum(dim)
+    def without_ignored(self, scores: Tensor, value: float) -> Tensor:
+        if self.itself:
+            return scores.fill_diagonal_(value)
+        return scores if self.ignored is None else scores.masked_fill_(self.ignored, value)
 
-    def sum(self, attraction: Tensor, dim: int) -> Tensor:
-        return attraction.sum(dim)
-
-    def subtract(self, slope: Tensor, each: Tensor, dim: int) -> None:
-        slope.addcmul_(self.target, each.unsqueeze(dim), value=-1)
+    def subtract(self, slope: Tensor, each: Share, dim: int, scale: float) -> None:
+        slope.sub_(each, alpha=scale)
 
 
 class _Diagonals:
     """Views of a sample stand ``n`` rows apart: the positives are a few diagonals."""
 
+    may_be_empty = False
+
     def __init__(self, pairs: Pairs) -> None:
         assert pairs.layout is not None
         self.itself, self.rows = pairs.itself, pairs.shape[0]
+        self.count = pairs.layout - pairs.itself
         step = self.rows // pairs.layout
-        steps = range(-(pairs.layout - 1), pairs.layout)
-        self.offsets = [step * k for k in steps if k or not pairs.itself]
+        self.offsets = [step * k for k in range(-(pairs.layout - 1), pairs.layout) if k or not pairs.itself]
 
-    def of(self, scores: Tensor) -> Tensor:
-        """Scores of the positives, one line a diagonal, 0 where a diagonal has left the matrix."""
-        lines = scores.new_zeros(len(self.offsets), self.rows)
-        for line, offset in zip(lines, self.offsets):
-            line[max(-offset, 0) : self.rows - max(offset, 0)] = scores.diagonal(offset)
-        return lines
+    @staticmethod
+    def suit(pairs: Pairs) -> bool:
+        """Whether each query has a positive, and all of them lie on diagonals."""
+        return pairs.rows is None and pairs.layout is not None and (pairs.layout > 1) == pairs.itself
 
-    def without_ignored(self, scores: Tensor) -> Tensor:
-        return scores.fill_diagonal_(-torch.inf) if self.itself else scores
+    def shares(self, weights: Tensor | None, dim: int, sides: int) -> tuple[Share, Share]:
+        """What each query counts, and each of its positives."""
+        if weights is None:
+            return 1 / (sides * self.rows), 1 / (sides * self.rows * self.count)
+        share = weights / (weights.sum().clamp_(min=torch.finfo(weights.dtype).tiny) * sides)
+        return share, share / self.count
 
-    def count(self, attraction: Tensor, dim: int) -> Tensor:
-        views = (len(self.offsets) + 1 + self.itself) // 2
-        return attraction.new_full((self.rows,), views - self.itself)
+    def total(self, values: Tensor, each: Share, dim: int) -> Tensor:
+        """Σ over the positives of their share times their value."""
+        lines = [_weighted(self._along(each, offset, dim), values.diagonal(offset)) for offset in self.offsets]
+        return lines[0] if len(lines) == 1 else torch.stack(lines).sum()
 
-    def sum(self, attraction: Tensor, dim: int) -> Tensor:
-        return attraction.sum(
-            0
-        )  # both ways alike where rows are paired with themselves; one line where they are aligned
+    def without_ignored(self, scores: Tensor, value: float) -> Tensor:
+        return scores.fill_diagonal_(value) if self.itself else scores
 
-    def subtract(self, slope: Tensor, each: Tensor, dim: int) -> None:
+    def subtract(self, slope: Tensor, each: Share, dim: int, scale: float) -> None:
         for offset in self.offsets:
-            slope.diagonal(offset).sub_(each[max(-offset, 0) : self.rows - max(offset, 0)])
+            along = self._along(each, offset, dim)
+            slope.diagonal(offset).sub_(along, alpha=scale)
+
+    def _along(self, each: Share, offset: int, dim: int) -> Share:
+        """The share of the queries that a diagonal meets, in rows (1) or in columns (0)."""
+        if not isinstance(each, Tensor):
+            return each
+        skipped = max(-offset, 0) if dim else max(offset, 0)
+        return each[skipped : skipped + self.rows - abs(offset)]

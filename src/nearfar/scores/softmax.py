@@ -96,9 +96,12 @@ def within_range(x: Tensor, y: Tensor, offsets: Tensor | None) -> bool:
     if not len(x) or not len(y):
         return True
     longest = torch.linalg.vector_norm(x, dim=1).amax()
-    bound = float(longest * (longest if y is x else torch.linalg.vector_norm(y, dim=1).amax()))
-    bound += 0.0 if offsets is None else float(offsets.abs().amax())
-    return bound <= _RANGE
+    return in_range(float(longest * (longest if y is x else torch.linalg.vector_norm(y, dim=1).amax())), offsets)
+
+
+def in_range(bound: float, offsets: Tensor | None) -> bool:
+    """The same where the products are known to be bounded."""
+    return bound + (0.0 if offsets is None else float(offsets.abs().amax())) <= _RANGE
 
 
 class _Buffer:
