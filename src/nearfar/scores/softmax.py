@@ -16,6 +16,7 @@ kept. Rows and columns are weighted by scaling the rows of ``x`` and ``y``, neve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from nearfar.scores.autograd import full_precision, once, presigned
 from nearfar.types import Rule
 
 _RANGE = 60.0  # e^±60 times a million rows stays inside float32
+_LOG2E = 1 / math.log(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,12 +147,7 @@ def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tu
     column_sum = row_sum if plan.symmetric else x.new_zeros(len(y) if plan.by_column else 0)
     buffer = _Buffer(x, plan.rows * max(plan.rows, plan.columns))
     if within_range(x, y, offsets):
-        for i, j in plan.tiles():
-            tile = torch.mm(x[i], y[j].T, out=buffer(i.stop - i.start, j.stop - j.start))
-            if offsets is not None:
-                tile.add_(offsets[j])
-            tile.exp_()
-            plan.drop(tile, i, j, 0.0)
+        for i, j, tile in _exponentials(x, y, offsets, plan, buffer):
             row_sum[i] += tile.sum(1)
             if both and not (plan.symmetric and i == j):
                 column_sum[j] += tile.sum(0)
@@ -179,6 +176,22 @@ def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tu
     return rows, column_sum.log_().add_(column_max.masked_fill_(column_max == -torch.inf, 0.0))
 
 
+def _exponentials(
+    x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan, buffer: _Buffer
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Tiles of ``e^s``, 0 where a pair doesn't count: as ``2^(s·log₂e)``, whose function is the faster by a third."""
+    start, strip = -1, x
+    for i, j in plan.tiles():
+        if i.start != start:
+            start, strip = i.start, x[i] * _LOG2E
+        tile = torch.mm(strip, y[j].T, out=buffer(i.stop - i.start, j.stop - j.start))
+        if offsets is not None:
+            tile.add_(offsets[j], alpha=_LOG2E)
+        tile.exp2_()
+        plan.drop(tile, i, j, 0.0)
+        yield i, j, tile
+
+
 def _share(gradient: Tensor, lse: Tensor) -> Tensor:
     """``g·e^{−lse}``, 0 for a row where nothing counts."""
     return (gradient * (-lse).exp_()).masked_fill_(lse == -torch.inf, 0.0)
@@ -191,21 +204,25 @@ def _symmetric_gradient(x: Tensor, lse: Tensor, gradient: Tensor, plan: SoftmaxP
         _Buffer(x, plan.rows * max(plan.rows, plan.columns)),
         _Buffer(x, plan.rows * max(plan.rows, plan.columns)),
     )
-    bounded = within_range(x, x, None)
-    share = _share(gradient, lse) if bounded else None
+
+    def pull(tile: Tensor, i: slice, j: slice) -> None:
+        dx[i].addmm_(tile, x[j])
+        if i != j:
+            dx[j].addmm_(tile.T, x[i])
+
+    if within_range(x, x, None):
+        share = _share(gradient, lse)
+        for i, j, tile in _exponentials(x, x, None, plan, buffer):
+            pull(tile.mul_(torch.add(share[i, None], share[None, j], out=other(*tile.shape))), i, j)
+        return dx
     safe = lse.masked_fill(lse == -torch.inf, torch.inf)  # an empty row: e^{s − ∞} = 0
     for i, j in plan.tiles():
         shape = i.stop - i.start, j.stop - j.start
         tile = torch.mm(x[i], x[j].T, out=buffer(*shape))
-        if share is not None:
-            tile.exp_().mul_(torch.add(share[i, None], share[None, j], out=other(*shape)))
-        else:
-            by_column = torch.sub(tile, safe[None, j], out=other(*shape)).exp_().mul_(gradient[None, j])
-            tile.sub_(safe[i, None]).exp_().mul_(gradient[i, None]).add_(by_column)
+        by_column = torch.sub(tile, safe[None, j], out=other(*shape)).exp_().mul_(gradient[None, j])
+        tile.sub_(safe[i, None]).exp_().mul_(gradient[i, None]).add_(by_column)
         plan.drop(tile, i, j, 0.0)
-        dx[i].addmm_(tile, x[j])
-        if i != j:
-            dx[j].addmm_(tile.T, x[i])
+        pull(tile, i, j)
     return dx
 
 
@@ -222,10 +239,24 @@ def _cross_gradient(
     dy = torch.zeros_like(y) if needs[1] else None
     do = torch.zeros_like(offsets) if offsets is not None and needs[2] else None
     buffer, other = _Buffer(x, plan.rows * plan.columns), _Buffer(x, plan.rows * plan.columns)
-    bounded = within_range(x, y, offsets)
     (by_row, by_column), (rows, columns) = gradients, lse
-    row_share = _share(by_row, rows) if bounded else None
-    column_share = _share(by_column, columns) if bounded else None
+
+    def pull(tile: Tensor, i: slice, j: slice) -> None:
+        if dx is not None:
+            dx[i].addmm_(tile, y[j])
+        if dy is not None:
+            dy[j].addmm_(tile.T, x[i])
+        if do is not None:
+            do[j] += tile.sum(0)
+
+    if within_range(x, y, offsets):
+        row_share, column_share = _share(by_row, rows), _share(by_column, columns)
+        for i, j, tile in _exponentials(x, y, offsets, plan, buffer):
+            share = row_share[i, None]
+            if plan.by_column:
+                share = torch.add(share, column_share[None, j], out=other(*tile.shape))
+            pull(tile.mul_(share), i, j)
+        return dx, dy, do
     rows = rows.masked_fill(rows == -torch.inf, torch.inf)
     columns = columns.masked_fill(columns == -torch.inf, torch.inf)
     for i, j in plan.tiles():
@@ -233,24 +264,13 @@ def _cross_gradient(
         tile = torch.mm(x[i], y[j].T, out=buffer(*shape))
         if offsets is not None:
             tile.add_(offsets[j])
-        if row_share is not None and column_share is not None:
-            tile.exp_()
-            if plan.by_column:
-                tile.mul_(torch.add(row_share[i, None], column_share[None, j], out=other(*shape)))
-            else:
-                tile.mul_(row_share[i, None])
-        elif plan.by_column:
+        right = None
+        if plan.by_column:
             right = torch.sub(tile, columns[None, j], out=other(*shape)).exp_().mul_(by_column[None, j])
-            tile.sub_(rows[i, None]).exp_().mul_(by_row[i, None]).add_(right)
-        else:
-            tile.sub_(rows[i, None]).exp_().mul_(by_row[i, None])
+        tile.sub_(rows[i, None]).exp_().mul_(by_row[i, None])
+        tile = tile if right is None else tile.add_(right)
         plan.drop(tile, i, j, 0.0)
-        if dx is not None:
-            dx[i].addmm_(tile, y[j])
-        if dy is not None:
-            dy[j].addmm_(tile.T, x[i])
-        if do is not None:
-            do[j] += tile.sum(0)
+        pull(tile, i, j)
     return dx, dy, do
 
 
@@ -285,23 +305,23 @@ def _mean_forward(
     dy = torch.zeros_like(y) if wanted[1] else None
     do = torch.zeros_like(offsets) if offsets is not None and wanted[2] else None
     bounded = within_range(x, y, offsets)
+    base = _LOG2E if bounded else 1.0  # 2^(s·log₂e)
     m = len(y)
     buffer = _Buffer(x, plan.rows * m)
     everything = slice(0, m)
     for start in range(0, len(x), plan.rows):
         i = slice(start, min(start + plan.rows, len(x)))
-        tile = torch.mm(x[i], y.T, out=buffer(i.stop - i.start, m))
+        tile = torch.mm(x[i] * base, y.T, out=buffer(i.stop - i.start, m))
         if offsets is not None:
-            tile.add_(offsets)
+            tile.add_(offsets, alpha=base)
         shift = None
         if not bounded:
             plan.drop(tile, i, everything, -torch.inf)
             highest = tile.amax(1) if m else x.new_full((len(tile),), -torch.inf)
             shift = highest.masked_fill_(highest == -torch.inf, 0.0)
-            tile.sub_(shift[:, None])
-        tile.exp_()
-        if bounded:
-            plan.drop(tile, i, everything, 0.0)
+            tile.sub_(shift[:, None]).exp_()
+        else:
+            plan.drop(tile.exp2_(), i, everything, 0.0)
         total = tile.sum(1)
         rows[i] = total.log() if shift is None else total.log().add_(shift)
         share = (weights[i] / total).masked_fill_(total == 0, 0.0)[:, None]
