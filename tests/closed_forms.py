@@ -119,7 +119,13 @@ CLOSED_FORMS: dict[str, list[Closed]] = {
         ),
     ],
     "NPairsLoss": [
-        Closed("rows of length r: log(1 + (n−1)·e^(−r²))", (2 * EYE, 2 * EYE), {}, math.log(1 + 5 * math.exp(-4)))
+        Closed("rows of length r: log(1 + (n−1)·e^(−r²))", (2 * EYE, 2 * EYE), {}, math.log(1 + 5 * math.exp(-4))),
+        Closed(
+            "and λ times the mean of r²",
+            (2 * EYE, 4 * EYE),
+            {"regularization": 0.02},
+            math.log(1 + 5 * math.exp(-8)) + 0.02 * (4 + 16) / 2,
+        ),
     ],
     "NCALoss": [
         Closed("collapse: log(candidates / positives)", (SAME,), BY_CLASS, math.log(5)),

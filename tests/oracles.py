@@ -97,8 +97,14 @@ supcon = pairwise("self")(infonce_rows)
 
 
 @pairwise("one-sided", normalize=False)
-def npairs(s, relation, offsets=None, logit_scale=None) -> Rows:
+def _npairs(s, relation, offsets=None, logit_scale=None) -> Rows:
     return infonce_rows(s, relation, temperature=1.0, logit_scale=logit_scale, offsets=offsets)
+
+
+def npairs(*views: Tensor, regularization=0.0, **options) -> Tensor | Rows:
+    """Sohn 2016, section 3.2.2: beside the loss, the squared norms, averaged over rows and sides."""
+    norms = average([average([(row * row).sum() for row in z]) for z in views]) if regularization else 0.0
+    return _npairs(*views, **options) + regularization * norms if regularization else _npairs(*views, **options)
 
 
 def clip(

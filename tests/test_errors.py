@@ -74,6 +74,18 @@ class TestShapes:
         refused(lambda: nf.SupConLoss()(Z, labels=Y, weights=ONES[:5]), "weights", "(5,)", "(6,)")
         refused(lambda: nf.SupConLoss()(Z, labels=Y, offsets=ONES[:5]), "offsets", "(5,)", "(6,)")
 
+    @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+    def test_weights_of_a_mean(self, weight):
+        weights = ONES.index_put((torch.tensor(2),), torch.tensor(weight, dtype=ONES.dtype))
+        for call in (
+            lambda: nf.SupConLoss()(Z, labels=Y, weights=weights),
+            lambda: nf.ContrastiveLoss()(Z, OTHER, Y > 0, weights=weights),
+            lambda: nf.TripletLoss()(Z, OTHER, spoilt(2.0), weights=weights),
+            lambda: nf.ArcFaceLoss(3, 3)(Z, labels=Y, weights=weights),
+            lambda: nf.NCELoss(WORDS)(Z, Y, FEWER, weights=weights),
+        ):
+            refused(call, "weights", f"{weight:g} in row 2", "0 or more")
+
     def test_noise_contrast(self):
         refused(lambda: nf.NCELoss(WORDS)(Z, Y + 2, FEWER), "targets", "4", "0 to 3")
         refused(lambda: nf.NCELoss(torch.ones(7))(Z, Y, FEWER), "7", "4")

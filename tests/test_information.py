@@ -89,3 +89,15 @@ def test_running_mean_is_carried_on_while_training_only():
 def test_infonce_never_claims_more_than_the_logarithm_of_its_candidates():
     for scale in (1.0, 10.0, 100.0):
         assert -nf.MutualInformationLoss()(scale * draw(6, 3, seed=0), draw(6, 3, seed=1)) <= math.log(6) + 1e-12
+
+
+def test_donsker_varadhan_without_a_negative_is_zero():
+    x = draw(1, 3, seed=0).requires_grad_()
+    value = nf.MutualInformationLoss("dv")(x, draw(1, 3, seed=1))
+    assert value == 0
+    assert not torch.autograd.grad(value, x)[0].any()
+
+
+def test_only_a_running_mean_is_part_of_the_state():
+    assert "log_ema" not in nf.MutualInformationLoss("dv").state_dict()
+    assert "log_ema" in nf.MutualInformationLoss("dv", ema=0.9).state_dict()

@@ -11,6 +11,7 @@ import math
 import pytest
 import torch
 
+import nearfar as nf
 from harness import KINDS, backends_of, build, evaluate, expect, expected
 from problems import Case, forms_of
 
@@ -84,3 +85,21 @@ def test_bf16_products_are_those_of_rounded_rows(name, backend):
     assert (
         0 < rounded <= 2.0**-8 * 20 * max(1.0, float(exact.value))
     )  # a logit moves by at most an ulp of bfloat16 over τ
+
+
+@pytest.mark.parametrize("angle", [1e-2, 1e-3, 1e-4])
+def test_arcface_at_a_small_angle(angle):
+    """1 − cos²θ has no digit of a small angle left in float32; the rows themselves have all of them."""
+    z = torch.tensor([[1.0, angle, 0.0]])
+    table = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.6, 0.8]])
+    rows = z.clone().requires_grad_()
+    value = nf.functional.arcface_loss(
+        rows, torch.tensor([0]), table, margin=2.0, scale=8.0
+    )  # s·cos(θ + m) is −3.3: it shows
+    theta = math.atan(angle)
+    other = 0.6 * angle / math.hypot(1, angle)
+    wanted = math.log1p(math.exp(8 * other - 8 * math.cos(theta + 2.0)))
+    assert value.item() == pytest.approx(wanted, rel=3e-7)
+    slope = 8 / (1 + math.exp(8 * math.cos(theta + 2.0) - 8 * other))
+    along = slope * (math.sin(theta + 2.0) / (1 + angle**2) + 0.6 / (1 + angle**2) ** 1.5)
+    assert torch.autograd.grad(value, rows)[0][0, 1].item() == pytest.approx(along, rel=1e-5)

@@ -9,23 +9,20 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import Unpack, override
 
-from nearfar.losses.base import (
-    Loss,
+from nearfar.losses.arguments import (
     Options,
-    Outcome,
     as_matrix,
-    averaged,
     check_range,
     check_rows,
+    check_weights,
     choice,
-    loss_function,
     parameter,
-    query_stats,
-    read,
     refuse,
     scale_of,
     working_dtype,
 )
+from nearfar.losses.base import Loss, Outcome, averaged, loss_function, query_stats
+from nearfar.losses.batch import read
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, normalize, sum_over
@@ -73,7 +70,7 @@ def contrastive_loss(
         margin: ``None`` means 1.0 for the Euclidean distance, 0.0 for cosine.
         distance: ``"euclidean"`` on raw rows, or ``"cosine"``.
         positive: The label that means similar.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -141,7 +138,7 @@ def _explicit(
     def stats() -> dict[str, Tensor]:
         return {"queries": torch.tensor(len(similar)), "positives": similar.sum()}
 
-    weights = options.get("weights")
+    weights = check_weights(options.get("weights"), options.get("validate"))
     return averaged(values, torch.ones_like(similar), None if weights is None else weights.to(dtype), stats)
 
 
@@ -177,7 +174,7 @@ def siglip_loss(
         bias: b; −10 is the paper's start, near the log-odds of a positive.
         logit_scale: The multiplier 1/τ, in place of the temperature.
         logit_bias: In place of ``bias``.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -226,7 +223,7 @@ def spectral_loss(
         keys: ``(n, d)``; as in InfoNCE.
         labels: Integers, once a sample.
         pairs: In place of labels.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -258,7 +255,7 @@ class ContrastiveLoss(Loss):
         margin: ``None`` means 1.0 for the Euclidean distance, 0.0 for cosine.
         distance: ``"euclidean"`` or ``"cosine"``.
         positive: The pair label that means similar; ``0`` for the other convention.
-        **options: Those of :class:`nearfar.losses.base.Options`.
+        **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -291,7 +288,7 @@ class SigLIPLoss(Loss):
         bias: b, −10 by default.
         learnable: Learn both.
         max_scale: Largest 1/τ that learning may reach; the paper sets no bound, 1000 keeps float32 safe.
-        **options: Those of :class:`nearfar.losses.base.Options`.
+        **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -328,7 +325,7 @@ class SpectralLoss(Loss):
     """Spectral contrastive loss; see :func:`nearfar.functional.spectral_loss`.
 
     Args:
-        **options: Those of :class:`nearfar.losses.base.Options`.
+        **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf

@@ -10,18 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from typing_extensions import Unpack, override
 
-from nearfar.losses.base import (
-    Loss,
-    Options,
-    Outcome,
-    as_matrix,
-    check_range,
-    choice,
-    loss_function,
-    query_stats,
-    read,
-    refuse,
-)
+from nearfar.losses.arguments import Options, as_matrix, check_range, choice, refuse
+from nearfar.losses.base import Loss, Outcome, loss_function, query_stats
+from nearfar.losses.batch import read
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, sum_over
 from nearfar.scores.gather import rows_before, shared
@@ -55,7 +46,7 @@ def mutual_information_loss(
     arXiv:1807.03748, eq. 5; Hjelm et al. 2019, arXiv:1808.06670, eq. 5). ``jsd``: ``mean_P(−softplus(−T)) −
     mean_N(softplus(T))`` (Hjelm et al., eq. 4): good to maximise, **not an estimate of the mutual information**. ``dv``:
     ``mean_P(T) − log mean_N(e^T)`` (Donsker–Varadhan; Belghazi et al. 2018, MINE, arXiv:1801.04062, eq. 5), its marginal
-    without the positives.
+    without the positives; 0 where there is no negative pair to take it from.
 
     Source: van den Oord et al. 2018, eq. 5; Hjelm et al. 2019, eq. 4–5; Belghazi et al. 2018, eq. 5, as above.
 
@@ -69,7 +60,7 @@ def mutual_information_loss(
         bilinear: ``W`` of the critic ``T = ⟨x, W y⟩``; the dot product by default.
         log_ema: ``dv``: logarithm of a running mean of ``mean_N e^T``; the gradient then divides by that mean instead of
             the batch's own, which is biased (MINE, sec. 3.2). The value does not change.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -144,7 +135,7 @@ class MutualInformationLoss(Loss):
         estimator: ``"infonce"``, ``"jsd"`` (no estimate of the mutual information) or ``"dv"``.
         bilinear: Sizes ``(d, e)`` of a learned bilinear critic; the dot product by default.
         ema: ``"dv"``: decay of the running mean that corrects its gradient (MINE uses 0.99); ``None``: uncorrected.
-        **options: Those of :class:`nearfar.losses.base.Options`.
+        **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -176,9 +167,9 @@ class MutualInformationLoss(Loss):
         if bilinear is not None:
             self.weight = nn.Parameter(torch.empty(*bilinear))
             nn.init.xavier_uniform_(self.weight)
-        self.register_buffer("log_ema", torch.tensor(torch.nan))
+        self.register_buffer("log_ema", None if ema is None else torch.tensor(torch.nan))  # NaN: nothing seen yet
 
-    log_ema: Tensor
+    log_ema: Tensor | None
 
     @override
     def arguments(self) -> dict[str, Any]:
@@ -188,7 +179,7 @@ class MutualInformationLoss(Loss):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, a scalar; while training, the running mean is carried on."""
-        if self.ema is None:
+        if self.ema is None or self.log_ema is None:
             return super().forward(*args, **kwargs)
         with torch.no_grad():
             outcome = self.outcome(*args, **kwargs)

@@ -9,18 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import Unpack
 
-from nearfar.losses.base import (
-    Loss,
-    Options,
-    Outcome,
-    as_matrix,
-    check_range,
-    check_rows,
-    choice,
-    loss_function,
-    parameter,
-    working_dtype,
-)
+from nearfar.losses.arguments import Options, as_matrix, check_range, check_rows, choice, parameter, working_dtype
+from nearfar.losses.base import Loss, Outcome, loss_function
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over, normalize
 from nearfar.scores.autograd import full_precision
@@ -59,7 +49,7 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, *, off_diagonal: float = 0.005, **
         z1: ``(n, d)``.
         z2: ``(n, d)``.
         off_diagonal: λ; 0.005 is the paper's.
-        **options: ``normalize`` (off), ``gather`` and ``validate`` of :class:`nearfar.losses.base.Options`.
+        **options: ``normalize`` (off), ``gather`` and ``validate`` of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -110,7 +100,7 @@ def vicreg_loss(
         eps: Keeps the root differentiable.
         form: ``"paper"``, or ``"code"``: as the authors' code has it, the invariance divided by ``d`` as well and the variance
             terms halved.
-        **options: ``normalize`` (off), ``gather`` and ``validate`` of :class:`nearfar.losses.base.Options`.
+        **options: ``normalize`` (off), ``gather`` and ``validate`` of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -172,7 +162,7 @@ def align_uniform_loss(
         t: Sharpness of the Gaussian, 2 in the paper.
         align: Weight of the alignment.
         uniform: Weight of the uniformity.
-        **options: ``normalize`` (on), ``backend``, ``gather`` and ``validate`` of :class:`nearfar.losses.base.Options`.
+        **options: ``normalize`` (on), ``backend``, ``gather`` and ``validate`` of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf

@@ -9,17 +9,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
-from nearfar.losses.base import (
-    Options,
-    Outcome,
-    averaged,
-    check_range,
-    loss_function,
-    parameter,
-    query_stats,
-    read,
-    scale_of,
-)
+from nearfar.losses.arguments import Options, check_range, parameter, scale_of
+from nearfar.losses.base import Outcome, averaged, loss_function, query_stats
+from nearfar.losses.batch import read
 from nearfar.losses.softmax import SoftmaxLoss
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, mean_over
@@ -44,7 +36,7 @@ def dcl_loss(
         pairs: In place of labels.
         temperature: τ.
         logit_scale: The multiplier 1/τ, in place of the temperature.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -97,7 +89,7 @@ def hard_negative_loss(
         logit_scale: The multiplier 1/τ, in place of the temperature.
         beta: How much closer negatives are preferred; 1 is the paper's.
         tau_plus: Chance that a negative is a false one, below 1; 0.1 is the paper's.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -156,7 +148,7 @@ def debiased_loss(
         temperature: τ.
         logit_scale: The multiplier 1/τ, in place of the temperature.
         tau_plus: Chance that a negative is a false one, below 1.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -177,7 +169,7 @@ class DCLLoss(SoftmaxLoss):
         temperature: τ, 0.1 by default.
         learnable: Learn τ.
         max_scale: Largest 1/τ that learning may reach.
-        **options: Those of :class:`nearfar.losses.base.Options`.
+        **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -195,7 +187,7 @@ class HardNegativeLoss(SoftmaxLoss):
         temperature: τ, 0.1 by default.
         learnable: Learn τ.
         max_scale: Largest 1/τ that learning may reach.
-        **options: ``beta``, ``tau_plus``, and those of :class:`nearfar.losses.base.Options`.
+        **options: ``beta``, ``tau_plus``, and those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -214,7 +206,7 @@ class DebiasedLoss(SoftmaxLoss):
         temperature: τ, 0.1 by default.
         learnable: Learn τ.
         max_scale: Largest 1/τ that learning may reach.
-        **options: ``tau_plus``, and those of :class:`nearfar.losses.base.Options`.
+        **options: ``tau_plus``, and those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf

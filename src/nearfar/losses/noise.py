@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from typing_extensions import Unpack, override
 
-from nearfar.losses.base import Loss, Options, Outcome, as_matrix, averaged, check_rows, loss_function, working_dtype
+from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, working_dtype
+from nearfar.losses.base import Loss, Outcome, averaged, loss_function
 from nearfar.scores.autograd import full_precision
 
 
@@ -128,7 +129,7 @@ def nce_loss(
         log_z: Logarithm of the normaliser; 0 lets the model normalise itself.
         samples: The noise words, ``(n, k)`` or shared ``(k,)``, in place of drawing them.
         generator: For the draw.
-        **options: ``weights`` and ``validate`` of :class:`nearfar.losses.base.Options`.
+        **options: ``weights`` and ``validate`` of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -169,7 +170,7 @@ def nce_loss(
             delta = scores - log_z - math.log(k) - noise.log_probability.to(dtype)[words]
             return -logsigmoid(delta[:, 0]) - logsigmoid(-delta[:, 1:]).sum(1)
 
-    weights = options.get("weights")
+    weights = check_weights(options.get("weights"), options.get("validate"))
     keep = torch.ones(n, dtype=torch.bool, device=x.device)
     return averaged(values, keep, None if weights is None else weights.to(dtype), lambda: {"queries": torch.tensor(n)})
 

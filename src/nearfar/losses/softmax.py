@@ -6,39 +6,23 @@ the mean of the positives is linear in the rows.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack, override
 
-from nearfar.losses.base import (
-    Batch,
-    Form,
-    Loss,
-    Options,
-    Outcome,
-    as_matrix,
-    averaged,
-    check_range,
-    check_rows,
-    choice,
-    loss_function,
-    mean_weights,
-    parameter,
-    query_stats,
-    read,
-    scale_of,
-)
+from nearfar.losses.arguments import Options, as_matrix, check_rows, choice, scale_of
+from nearfar.losses.base import Form, Loss, Outcome, averaged, loss_function, mean_weights, query_stats
+from nearfar.losses.batch import Batch, read
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
-from nearfar.scores import Scores, Stage, logsumexp_over, normalize
+from nearfar.scores import Scores, normalize
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.similarity import some_scores
 
 
-def _softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
+def softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
     """``LSE_A − mean_P`` (out) or ``LSE_A − LSE_P + log|P|`` (in), averaged over queries with a positive."""
     choice("form", form, ("out", "in"))
     scores = batch.scores.scaled(scale)
@@ -96,7 +80,7 @@ def info_nce_loss(
         form: Several positives: the mean of their log-probabilities (``"out"``) or the logarithm of their mean
             probability (``"in"``).
         in_batch: With ``negatives``: the other queries' keys are negatives too.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -107,7 +91,7 @@ def info_nce_loss(
     if negatives is None:
         sides = (queries,) if keys is None else (queries, keys)
         batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
-        return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), form)
+        return softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), form)
     if keys is None or labels is not None or pairs is not None:
         raise TypeError("negatives go with queries and their own keys: call loss(queries, keys, negatives)")
     return _explicit(queries, keys, negatives, temperature, logit_scale, in_batch, options)
@@ -171,7 +155,7 @@ def nt_xent_loss(
         pairs: In place of labels.
         temperature: τ. 0.1 suits batches of a few hundred; SimCLR's own sweep (Table 5) found 0.1 best.
         logit_scale: The multiplier 1/τ, in place of the temperature.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -180,7 +164,7 @@ def nt_xent_loss(
         (tensor(1.9459), tensor(1.9459))
     """
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
-    return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), "out")
+    return softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), "out")
 
 
 @loss_function
@@ -205,7 +189,7 @@ def supcon_loss(
         temperature: τ. 0.1 is the paper's best (Fig. 4).
         logit_scale: The multiplier 1/τ, in place of the temperature.
         form: ``"out"``, the paper's better one, or ``"in"``.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -214,7 +198,7 @@ def supcon_loss(
         tensor(0.5514)
     """
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
-    return _softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), form)
+    return softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), form)
 
 
 @loss_function
@@ -240,7 +224,7 @@ def clip_loss(
         pairs: In place of labels.
         temperature: τ; 0.07 is the paper's start.
         logit_scale: The exponentiated multiplier 1/τ, in place of the temperature.
-        **options: See :class:`nearfar.losses.base.Options`; ``weights`` need as many queries as keys.
+        **options: See :class:`nearfar.losses.arguments.Options`; ``weights`` need as many queries as keys.
 
     Example:
         >>> import torch, nearfar as nf
@@ -274,100 +258,6 @@ def clip_loss(
         return (rows + columns) / 2
 
     return Outcome(value, per_query if square else None, query_stats(scores))
-
-
-@loss_function
-def n_pairs_loss(
-    queries: Tensor,
-    keys: Tensor | None = None,
-    *,
-    labels: Tensor | None = None,
-    pairs: Pairs | None = None,
-    regularization: float = 0.0,
-    **options: Unpack[Options],
-) -> Outcome:
-    """N-pairs: ``log(1 + Σ_{j≠i} e^{⟨x_i, y_j⟩ − ⟨x_i, y_i⟩})`` on raw dot products: InfoNCE with τ = 1.
-
-    Source: Sohn 2016, "Improved deep metric learning with multi-class N-pair loss objective", eq. 7–8.
-
-    Args:
-        queries: ``(n, d)``.
-        keys: ``(n, d)``; as in InfoNCE.
-        labels: Integers, once a sample.
-        pairs: In place of labels.
-        regularization: Weight of the mean squared norm of all rows; 0 by default, the paper used 0.002.
-        **options: See :class:`nearfar.losses.base.Options`.
-
-    Example:
-        >>> import torch, nearfar as nf
-        >>> nf.functional.n_pairs_loss(torch.eye(4), torch.eye(4))
-        tensor(0.7437)
-    """
-    check_range("regularization", regularization, 0.0, open_low=False)
-    sides = (queries,) if keys is None else (queries, keys)
-    batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=False)
-    outcome = _softmax(batch, 1.0, "out")
-    if not regularization:
-        return outcome
-
-    def value() -> Tensor:
-        norms = sum(z.to(batch.scores.queries.dtype).square().sum(1).mean() for z in sides) / len(sides)
-        return outcome.value() + regularization * norms
-
-    return Outcome(value, None, outcome.stats)
-
-
-NCA: Stage = {
-    "all": logsumexp_over("candidates", lambda s, t: -s * t.parameters["scale"]),
-    "own": replace(logsumexp_over("positives", lambda s, t: -s * t.parameters["scale"]), weighted=False),
-}
-
-
-@loss_function
-def nca_loss(
-    *views: Tensor,
-    labels: Tensor | None = None,
-    pairs: Pairs | None = None,
-    temperature: float | Tensor = 1.0,
-    logit_scale: float | Tensor | None = None,
-    objective: Literal["log", "probability"] = "log",
-    **options: Unpack[Options],
-) -> Outcome:
-    """Neighbourhood components analysis: a query should pick a neighbour of its class, ``p_ij ∝ e^{−‖z_i − z_j‖²/τ}``.
-
-    Source: Goldberger et al. 2004, "Neighbourhood components analysis": ``"log"`` is their eq. 7, ``"probability"``
-    their eq. 3, as ``1 − p_i``.
-
-    Args:
-        *views: One or more matrices ``(n, d)``.
-        labels: Integers, once a sample.
-        pairs: In place of labels; a neighbour belongs together or not, whatever its weight.
-        temperature: τ; 1 is the paper's.
-        logit_scale: The multiplier 1/τ, in place of the temperature.
-        objective: ``−log p_i`` or ``1 − p_i``.
-        **options: See :class:`nearfar.losses.base.Options`.
-
-    Example:
-        >>> import torch, nearfar as nf
-        >>> nf.functional.nca_loss(torch.ones(4, 2), labels=torch.tensor([0, 0, 1, 1]))  # collapsed: log 3
-        tensor(1.0986)
-    """
-    choice("objective", objective, ("log", "probability"))
-    batch = read(
-        views, sided=False, labels=labels, pairs=pairs, options=options, normalized=False, similarity="sqeuclidean"
-    )
-    scores = batch.scores
-    scale = parameter(scale_of(temperature, logit_scale, scores.query_rows), scores.query_rows)
-    if scores.offsets is not None:
-        scores = replace(scores, offsets=-scores.offsets / scale)  # the stage turns distances into logits
-    keep = scores.count("positives") > 0
-
-    def values() -> Tensor:
-        found = scores.reduce(NCA, {"scale": scale})
-        log = torch.where(keep, found["own"] - found["all"], torch.zeros_like(found["all"]))
-        return -log if objective == "log" else -log.expm1()
-
-    return averaged(values, keep, batch.weights, query_stats(scores))
 
 
 # ---- modules --------------------------------------------------------------------------------------------------------
@@ -407,7 +297,7 @@ class InfoNCELoss(SoftmaxLoss):
         temperature: τ, 0.1 by default.
         learnable: Learn τ, as ``log_scale`` clamped to ``max_scale`` after the optimiser's step.
         max_scale: Largest 1/τ that learning may reach.
-        **options: ``form``, ``in_batch``, and those of :class:`nearfar.losses.base.Options`.
+        **options: ``form``, ``in_batch``, and those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -429,7 +319,7 @@ class NTXentLoss(SoftmaxLoss):
         temperature: τ, 0.1 by default.
         learnable: Learn τ.
         max_scale: Largest 1/τ that learning may reach.
-        **options: Those of :class:`nearfar.losses.base.Options`.
+        **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -447,7 +337,7 @@ class SupConLoss(SoftmaxLoss):
         temperature: τ, 0.1 by default.
         learnable: Learn τ.
         max_scale: Largest 1/τ that learning may reach.
-        **options: ``form``, and those of :class:`nearfar.losses.base.Options`.
+        **options: ``form``, and those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -466,7 +356,7 @@ class CLIPLoss(SoftmaxLoss):
         temperature: τ, 0.07 by default.
         learnable: Learn τ; 1/τ stays at most ``max_scale``.
         max_scale: 100 is CLIP's.
-        **options: Those of :class:`nearfar.losses.base.Options`.
+        **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -476,43 +366,3 @@ class CLIPLoss(SoftmaxLoss):
 
     function = clip_loss
     default_temperature = 0.07
-
-
-class NPairsLoss(Loss):
-    """N-pairs loss; see :func:`nearfar.functional.n_pairs_loss`.
-
-    Args:
-        regularization: Weight of the rows' mean squared norm.
-        **options: Those of :class:`nearfar.losses.base.Options`.
-
-    Example:
-        >>> import torch, nearfar as nf
-        >>> nf.NPairsLoss()(torch.eye(4), torch.eye(4))
-        tensor(0.7437)
-    """
-
-    function = n_pairs_loss
-    own_options = frozenset({"regularization"})
-
-    def __init__(self, regularization: float = 0.0, **options: Any) -> None:
-        super().__init__(regularization=regularization, **options)
-
-
-class NCALoss(SoftmaxLoss):
-    """Neighbourhood components analysis; see :func:`nearfar.functional.nca_loss`.
-
-    Args:
-        temperature: τ, 1 by default.
-        learnable: Learn τ.
-        max_scale: Largest 1/τ that learning may reach.
-        **options: ``objective``, and those of :class:`nearfar.losses.base.Options`.
-
-    Example:
-        >>> import torch, nearfar as nf
-        >>> nf.NCALoss()(torch.ones(4, 2), labels=torch.tensor([0, 0, 1, 1]))
-        tensor(1.0986)
-    """
-
-    function = nca_loss
-    default_temperature = 1.0
-    own_options = frozenset({"objective"})

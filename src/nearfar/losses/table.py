@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nearfar.losses import contrastive, information, moments, negatives, noise, proxies, softmax, triplet, weighting
+from nearfar.losses import (
+    contrastive,
+    information,
+    margins,
+    moments,
+    negatives,
+    noise,
+    proxies,
+    raw_softmax,
+    softmax,
+    triplet,
+    weighting,
+)
 from nearfar.losses.base import Loss, LossFunction
 
 Kind = Literal["self", "one-sided", "two-sided", "pairs", "classes", "moments", "noise", "information"]
@@ -58,16 +70,16 @@ _ROWS = (
     LossRow(weighting.MultiSimilarityLoss, "self", "queries", True, "cosine", "arXiv:1904.06627, eq. 15"),
     LossRow(weighting.CircleLoss, "self", _WITH_BOTH, True, "cosine", "arXiv:2002.10857, eq. 6"),
     LossRow(weighting.LiftedStructureLoss, "self", "positive pairs", False, "euclidean", "arXiv:1511.06452, eq. 4"),
-    LossRow(softmax.NPairsLoss, "one-sided", _WITH_POSITIVE, True, "dot", "Sohn 2016, eq. 7–8"),
-    LossRow(softmax.NCALoss, "self", _WITH_POSITIVE, True, "sqeuclidean", "Goldberger et al. 2004, eq. 3 and 7"),
+    LossRow(raw_softmax.NPairsLoss, "one-sided", _WITH_POSITIVE, True, "dot", "Sohn 2016, eq. 7–8"),
+    LossRow(raw_softmax.NCALoss, "self", _WITH_POSITIVE, True, "sqeuclidean", "Goldberger et al. 2004, eq. 3 and 7"),
     LossRow(negatives.DCLLoss, "self", _WITH_BOTH, True, "cosine", "arXiv:2110.06848, eq. 6"),
     LossRow(negatives.HardNegativeLoss, "self", _WITH_BOTH, True, "cosine", "arXiv:2010.04592, sec. 3"),
     LossRow(negatives.DebiasedLoss, "self", _WITH_BOTH, True, "cosine", "arXiv:2007.00224, eq. 7–8"),
     LossRow(contrastive.SpectralLoss, "one-sided", "positive pairs, negative pairs", False, "dot", "arXiv:2106.04156, eq. 6"),
     LossRow(proxies.ProxyAnchorLoss, "classes", "classes present, all classes", False, "cosine", "arXiv:2003.13911, eq. 4"),
     LossRow(proxies.ProxyNCALoss, "classes", "rows of known class", True, "sqeuclidean", "arXiv:1703.07464, eq. 2; arXiv:2004.01113, eq. 6"),
-    LossRow(proxies.ArcFaceLoss, "classes", "rows of known class", True, "cosine", "arXiv:1801.07698, eq. 3"),
-    LossRow(proxies.CosFaceLoss, "classes", "rows of known class", True, "cosine", "arXiv:1801.09414, eq. 4"),
+    LossRow(margins.ArcFaceLoss, "classes", "rows of known class", True, "cosine", "arXiv:1801.07698, eq. 3"),
+    LossRow(margins.CosFaceLoss, "classes", "rows of known class", True, "cosine", "arXiv:1801.09414, eq. 4"),
     LossRow(proxies.CenterLoss, "classes", "rows of known class", True, "sqeuclidean", "Wen et al. 2016, eq. 2"),
     LossRow(moments.BarlowTwinsLoss, "moments", "features", False, "features", "arXiv:2103.03230, eq. 1–2"),
     LossRow(moments.VICRegLoss, "moments", "rows and features", False, "features", "arXiv:2105.04906, eq. 1–6"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from nearfar.losses.base import check_range
+from nearfar.losses.arguments import check_range
 
 _learned: weakref.WeakSet[Temperature] = weakref.WeakSet()
 _hooked = False

@@ -9,23 +9,19 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
-from nearfar.losses.base import (
-    Batch,
-    Loss,
+from nearfar.losses.arguments import (
     Options,
-    Outcome,
     as_matrix,
-    averaged,
     check_range,
     check_rows,
+    check_weights,
     choice,
-    loss_function,
     parameter,
-    query_stats,
-    read,
     refuse,
     working_dtype,
 )
+from nearfar.losses.base import Loss, Outcome, averaged, loss_function, query_stats
+from nearfar.losses.batch import Batch, read
 from nearfar.pairs import Pairs
 from nearfar.scores import normalize
 from nearfar.scores.autograd import full_precision
@@ -70,7 +66,7 @@ def triplet_loss(
         soft: ``softplus(D(a, p) − D(a, n))``, without margin.
         fallback: ``"farthest"``: semi-hard as TensorFlow reads it, with no upper bound and the farthest negative where none is
             farther than the positive; averaged over all (anchor, positive).
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -168,7 +164,7 @@ def _explicit(
             near = some_scores(a, p, similarity)[:, None]
             return _gap(sign * near, sign * some_scores(a[:, None], others, similarity), margin, soft).mean(1)
 
-    weights = options.get("weights")
+    weights = check_weights(options.get("weights"), options.get("validate"))
     keep = torch.full((n,), others.shape[1] > 0, device=a.device)
     return averaged(values, keep, None if weights is None else weights.to(dtype), lambda: {"queries": torch.tensor(n)})
 
@@ -182,7 +178,7 @@ class TripletLoss(Loss):
         distance: ``"euclidean"``, ``"sqeuclidean"`` or ``"cosine"``.
         soft: Softplus without margin.
         fallback: ``"farthest"`` for TensorFlow's reading of semi-hard.
-        **options: Those of :class:`nearfar.losses.base.Options`.
+        **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf

@@ -9,18 +9,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
-from nearfar.losses.base import (
-    Loss,
-    Options,
-    Outcome,
-    averaged,
-    check_range,
-    loss_function,
-    parameter,
-    query_stats,
-    read,
-    refuse,
-)
+from nearfar.losses.arguments import Options, check_range, parameter, refuse
+from nearfar.losses.base import Loss, Outcome, averaged, loss_function, query_stats
+from nearfar.losses.batch import read
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over, sum_over
 
@@ -59,7 +50,7 @@ def multi_similarity_loss(
         beta: Sharpness for negatives; 50 is the paper's.
         base: λ, a cosine; 0.5 is the authors' code's (the paper's text says 1).
         epsilon: Slack of the mining, 0.1 in the paper; ``None`` keeps all pairs.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -134,7 +125,7 @@ def circle_loss(
         pairs: In place of labels.
         margin: m; 0.25 is the paper's for faces.
         scale: γ; 256 is the paper's for faces.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -186,7 +177,7 @@ def lifted_structure_loss(
         labels: Integers, once a sample.
         pairs: In place of labels; for queries and keys, a key's negatives are queries.
         margin: m, in units of the distance; 1 is the paper's.
-        **options: See :class:`nearfar.losses.base.Options`.
+        **options: See :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -223,7 +214,7 @@ class MultiSimilarityLoss(Loss):
         beta: Sharpness for negatives.
         base: λ, a cosine.
         epsilon: Slack of the mining; ``None`` keeps all pairs.
-        **options: Those of :class:`nearfar.losses.base.Options`.
+        **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -249,7 +240,7 @@ class CircleLoss(Loss):
     Args:
         margin: m.
         scale: γ.
-        **options: Those of :class:`nearfar.losses.base.Options`.
+        **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -271,7 +262,7 @@ class LiftedStructureLoss(Loss):
 
     Args:
         margin: In units of the distance.
-        **options: Those of :class:`nearfar.losses.base.Options`.
+        **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf

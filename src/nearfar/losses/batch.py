@@ -1,0 +1,145 @@
+"""Any call of an in-batch loss in its canonical form: queries, keys and who belongs with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nearfar.losses.arguments import Options, as_matrix, check_names, check_rows, check_weights, working_dtype
+from nearfar.pairs import Pairs
+from nearfar.scores import Scores, normalize
+from nearfar.scores.autograd import full_precision
+from nearfar.scores.gather import gather_rows
+from nearfar.types import Similarity
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A call in its canonical form."""
+
+    scores: Scores
+    weights: Float[Tensor, " n"] | None
+
+
+def read(
+    views: Sequence[Tensor],
+    *,
+    sided: bool,
+    labels: Tensor | None,
+    pairs: Pairs | None,
+    options: Options,
+    normalized: bool,
+    similarity: Similarity = "dot",
+) -> Batch:
+    """Bring any call form to queries, keys and pairs (docs/losses.md, "Call forms").
+
+    Args:
+        views: One, two or more matrices of embeddings.
+        sided: Whether two matrices are queries and keys, or views to be concatenated.
+        labels: Once a sample.
+        pairs: In place of labels.
+        options: The call's options.
+        normalized: The loss's default for ``normalize``.
+        similarity: What a score is.
+    """
+    check_names(options)
+    if not views:
+        raise TypeError(
+            "no embeddings were given: call loss(z, labels=y), loss(z1, z2) or loss(queries, keys, pairs=…)"
+        )
+    if len(views) == 1 and isinstance(views[0], Tensor) and views[0].ndim == 3 and not sided:
+        views = tuple(views[0].unbind(1))
+    views = [as_matrix(f"embeddings {k + 1}" if len(views) > 1 else "embeddings", z) for k, z in enumerate(views)]
+    for k, z in enumerate(views):
+        check_rows(f"embeddings {k + 1}" if len(views) > 1 else "embeddings", z, options.get("validate"))
+        if z.shape[1] != views[0].shape[1]:
+            raise ValueError(f"embeddings have {views[0].shape[1]} and {z.shape[1]} features: both need the same")
+    if labels is not None and pairs is not None:
+        raise ValueError("labels and pairs were both given: pass one (Pairs.by_label(labels) | pairs unites them)")
+    if pairs is not None and not isinstance(pairs, Pairs):
+        raise TypeError(
+            f"pairs is a {type(pairs).__name__}; use Pairs.from_matrix(…) or another constructor of nf.Pairs"
+        )
+    if sided and len(views) > 2:
+        raise TypeError(f"{len(views)} matrices were given; one or two (queries, keys) were wanted")
+    if len(views) > 1 and pairs is None and len({len(z) for z in views}) > 1:
+        raise ValueError(
+            f"the sides have {' and '.join(str(len(z)) for z in views)} rows, so that row i of one has no partner: "
+            "pass pairs=, or the same number of rows"
+        )
+    if labels is not None:
+        labels = torch.as_tensor(labels, device=views[0].device)
+        if len(labels) != len(views[0]):
+            raise ValueError(
+                f"labels have {len(labels)} entries but there are {len(views[0])} samples: pass one label a sample"
+                + (" (not one a view)" if len(labels) == sum(map(len, views)) and len(views) > 1 else "")
+            )
+    if (options.get("query_rows") is None) != (options.get("key_rows") is None):
+        raise ValueError("query_rows and key_rows go together: pass the sample ids of both sides, or of neither")
+    dtype, n, count = working_dtype(*views), len(views[0]), len(views)
+    stacked = count if not sided and pairs is None else 1  # views one behind the other
+    sides = {"query": stacked * n, "key": stacked * n if count in (1, stacked) else len(views[1])}
+    check_weights(options.get("weights"), options.get("validate"))
+    columns = [
+        _per_row(name, options.get(name), side, sides[side], stacked)
+        for name, side in (("weights", "query"), ("offsets", "key"), ("query_rows", "query"), ("key_rows", "key"))
+    ]
+    if options.get("gather"):
+        views, labels, pairs, columns = gather_rows(tuple(views), labels, pairs, columns, stacked)
+        n = len(views[0])
+    weights, offsets, query_rows, key_rows = columns
+
+    unit = options.get("normalize", normalized)
+    with full_precision(views[0]):
+        if count in (1, stacked):
+            queries = keys = torch.cat([z.to(dtype) for z in views]) if count > 1 else views[0].to(dtype)
+            if pairs is None:
+                pairs = _own_pairs(n, count, labels, views[0].device)
+            pairs = pairs.excluding_self()
+        else:
+            if count > 2:
+                raise TypeError(f"{count} matrices were given with pairs=; one or two (queries, keys) were wanted")
+            queries, keys = (z.to(dtype) for z in views)
+            if pairs is None:
+                pairs = Pairs.aligned(n, views[0].device) if labels is None else Pairs.by_label(labels)
+        if options.get("precision") == "bf16":
+            same, unit, full = keys is queries, False, normalize if unit else lambda z: z
+            queries = _rounded(full(queries))
+            keys = queries if same else _rounded(full(keys))
+    if pairs.shape != (len(queries), len(keys)):
+        raise ValueError(
+            f"pairs are {pairs.shape[0]} × {pairs.shape[1]} but there are {len(queries)} queries and {len(keys)} keys"
+        )
+    if query_rows is not None and key_rows is not None:
+        pairs = pairs.excluding(query_rows, key_rows)
+    offsets = None if offsets is None else offsets.to(dtype)
+    scores = Scores(queries, keys, pairs.to(queries.device), similarity, offsets, options.get("backend"), unit)
+    return Batch(scores, None if weights is None else weights.to(dtype))
+
+
+def _own_pairs(n: int, count: int, labels: Tensor | None, device: torch.device) -> Pairs:
+    if labels is not None:
+        return Pairs.by_label(labels if count == 1 else labels.repeat(count, *[1] * (labels.ndim - 1)))
+    if count == 1:
+        raise ValueError(
+            "one matrix of embeddings was given without labels or pairs, so that nothing belongs together: "
+            "pass labels=, pairs=, or a second view"
+        )
+    return Pairs.views(n, count, device)
+
+
+def _per_row(name: str, values: Tensor | None, what: str, rows: int, stacked: int) -> Tensor | None:
+    if values is None:
+        return None
+    if values.ndim != 1 or len(values) not in (rows, rows // stacked):
+        raise ValueError(f"{name} have shape {tuple(values.shape)}; one number a {what}, ({rows},), was wanted")
+    return values.repeat(stacked) if len(values) != rows else values
+
+
+def _rounded(rows: Tensor) -> Tensor:
+    """Rows as bfloat16 sees them; the gradient passes straight through."""
+    return rows + (rows.detach().bfloat16().to(rows.dtype) - rows.detach())

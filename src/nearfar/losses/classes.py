@@ -1,0 +1,90 @@
+"""What losses against one learned row a class share: reading their arguments, and the table."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, working_dtype
+from nearfar.losses.base import Loss
+from nearfar.pairs import Pairs
+from nearfar.scores import Scores, normalize
+from nearfar.scores.autograd import full_precision
+from nearfar.scores.gather import gather_rows
+from nearfar.scores.similarity import some_scores
+from nearfar.types import Backend, Similarity
+
+
+class Classified:
+    """Rows of known label, their class table and weights, in working precision."""
+
+    def __init__(self, z: Tensor, labels: Tensor, table: Tensor, options: Options, normalized: bool) -> None:
+        z, table = as_matrix("embeddings", z), as_matrix("table", table)
+        labels = torch.as_tensor(labels, device=z.device)
+        if labels.shape != (len(z),) or labels.is_floating_point():
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; one integer a row, ({len(z)},), was wanted"
+            )
+        if z.shape[1] != table.shape[1]:
+            raise ValueError(f"embeddings have {z.shape[1]} features but the class table has {table.shape[1]}")
+        unused = set(options) - {"normalize", "weights", "backend", "precision", "gather", "validate"}
+        if unused:
+            raise TypeError(f"{min(unused)}= speaks of pairs of rows; a loss against classes has none")
+        check_rows("embeddings", z, options.get("validate"))
+        weights = check_weights(options.get("weights"), options.get("validate"))
+        if options.get("gather"):
+            (z,), gathered, _, (weights,) = gather_rows((z,), labels, columns=(weights,))
+            assert gathered is not None
+            labels = gathered
+        look = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+        if look and len(labels) and int(labels.max()) >= len(table):
+            raise ValueError(
+                f"labels reach {int(labels.max())} but there are {len(table)} classes, 0 to {len(table) - 1}"
+            )
+        dtype = working_dtype(z, table)
+        with full_precision(z):
+            prepare = normalize if options.get("normalize", normalized) else (lambda rows: rows)
+            self.z, self.table = prepare(z.to(dtype)), prepare(table.to(dtype))
+        self.known = labels >= 0
+        self.labels = labels.clamp(min=0).long()
+        self.weights = None if weights is None else weights.to(dtype)
+        self.backend: Backend | None = options.get("backend")
+        known = self.known
+        self.stats = lambda: {"queries": torch.tensor(len(known)), "unknown": (~known).sum()}
+
+    def scores(self, similarity: Similarity = "dot") -> Scores:
+        """Rows asking the classes."""
+        classes = torch.arange(len(self.table), device=self.z.device)
+        return Scores(
+            self.z, self.table, Pairs.from_ids(self.labels, classes), similarity, backend=self.backend
+        )  # fmt: skip
+
+    def own(self, similarity: Similarity = "dot") -> Tensor:
+        """Score of each row with its own class."""
+        return some_scores(self.z, self.table[self.labels], similarity)
+
+
+class ClassLoss(Loss):
+    """A loss that owns one row a class: give its parameters to the optimiser, often at a higher rate.
+
+    Args:
+        num_classes: Rows of the table.
+        dim: Features of the embeddings.
+        generator: For the table's start, drawn normal and scaled to rows of about unit length.
+    """
+
+    start: ClassVar[float] = 1.0
+
+    def __init__(self, num_classes: int, dim: int, *, generator: torch.Generator | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        if num_classes < 1 or dim < 1:
+            raise ValueError(f"num_classes={num_classes} and dim={dim}; both must be at least 1")
+        self.table = nn.Parameter(torch.randn(num_classes, dim, generator=generator) * (self.start / math.sqrt(dim)))
+
+    @override
+    def arguments(self) -> dict[str, Any]:
+        return {"table": self.table}

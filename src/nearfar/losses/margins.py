@@ -1,0 +1,156 @@
+"""Cross-entropy over the cosines with one learned row a class, the own class's made harder by a margin."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+from typing_extensions import Unpack
+
+from nearfar.losses.arguments import Options, check_range, parameter
+from nearfar.losses.base import Outcome, averaged, loss_function
+from nearfar.losses.classes import Classified, ClassLoss
+from nearfar.scores.similarity import root
+
+
+def _against_others(rows: Classified, own: Tensor, scale: float | Tensor) -> Tensor:
+    """Cross-entropy of the own class's cosine, as changed by a margin, with all others' as they are."""
+    return softplus(rows.scores().scaled(scale).logsumexp("negatives") - own * scale)
+
+
+def _arc(rows: Classified, margin: Tensor) -> Tensor:
+    """``cos(θ + m)`` with the own class."""
+    cosine, square = rows.own(), rows.own("sqeuclidean")
+    # 1 − cos²θ has no digits left for a small angle; the distance of rows of length one has all of them
+    sine = root(torch.where(cosine > 0.5, square * (1 - square / 4), 1 - cosine.square()))
+    return cosine * margin.cos() - sine * margin.sin()
+
+
+@loss_function
+def arcface_loss(
+    z: Tensor,
+    labels: Tensor,
+    table: Tensor,
+    *,
+    margin: float | Tensor = 0.5,
+    scale: float | Tensor = 64.0,
+    **options: Unpack[Options],
+) -> Outcome:
+    """ArcFace: cross-entropy over cosines, the angle to the own class widened by a margin: ``s·cos(θ_y + m)``.
+
+    Source: Deng et al. 2019, arXiv:1801.07698, eq. 3, without a switch to another form beyond ``θ + m = π``.
+
+    Args:
+        z: ``(n, d)``.
+        labels: ``(n,)``; negative means unknown, left out.
+        table: One row a class, ``(c, d)``.
+        margin: m, radians from 0 to π; 0.5 is the paper's.
+        scale: s; 64 is the paper's.
+        **options: See :class:`nearfar.losses.arguments.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.functional.arcface_loss(torch.eye(3), torch.arange(3), torch.eye(3), margin=0.0, scale=1.0)
+        tensor(0.5514)
+    """
+    check_range("margin", margin, 0.0, math.pi, open_low=False)
+    check_range("scale", scale, 0.0)
+    rows = Classified(z, labels, table, options, True)
+
+    def values() -> Tensor:
+        return _against_others(rows, _arc(rows, parameter(margin, rows.z)), scale)
+
+    return averaged(values, rows.known, rows.weights, rows.stats)
+
+
+@loss_function
+def cosface_loss(
+    z: Tensor,
+    labels: Tensor,
+    table: Tensor,
+    *,
+    margin: float | Tensor = 0.35,
+    scale: float | Tensor = 64.0,
+    **options: Unpack[Options],
+) -> Outcome:
+    """CosFace: cross-entropy over cosines, the own class's lowered by a margin: ``s·(cos θ_y − m)``.
+
+    Source: Wang et al. 2018, arXiv:1801.09414, eq. 4.
+
+    Args:
+        z: ``(n, d)``.
+        labels: ``(n,)``; negative means unknown, left out.
+        table: One row a class, ``(c, d)``.
+        margin: m, a cosine, 0 or more; 0.35 is the paper's for faces.
+        scale: s; 64 is the paper's.
+        **options: See :class:`nearfar.losses.arguments.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.functional.cosface_loss(torch.eye(3), torch.arange(3), torch.eye(3), margin=1.0, scale=1.0)  # log 3
+        tensor(1.0986)
+    """
+    check_range("margin", margin, 0.0, open_low=False)
+    check_range("scale", scale, 0.0)
+    rows = Classified(z, labels, table, options, True)
+    return averaged(lambda: _against_others(rows, rows.own() - margin, scale), rows.known, rows.weights, rows.stats)
+
+
+# ---- modules --------------------------------------------------------------------------------------------------------
+
+
+class ArcFaceLoss(ClassLoss):
+    """ArcFace; see :func:`nearfar.functional.arcface_loss`.
+
+    Args:
+        num_classes: Rows of the table.
+        dim: Features of the embeddings.
+        margin: m, radians.
+        scale: s.
+        **options: ``generator``, and those of :class:`nearfar.losses.arguments.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.ArcFaceLoss(3, 2)(torch.eye(2), labels=torch.tensor([0, 1])).shape
+        torch.Size([])
+    """
+
+    function = arcface_loss
+    own_options = frozenset({"margin", "scale"})
+
+    def __init__(
+        self, num_classes: int, dim: int, margin: float | Tensor = 0.5, scale: float | Tensor = 64.0, **options: Any
+    ) -> None:
+        check_range("margin", margin, 0.0, math.pi, open_low=False)
+        check_range("scale", scale, 0.0)
+        super().__init__(num_classes, dim, margin=margin, scale=scale, **options)
+
+
+class CosFaceLoss(ClassLoss):
+    """CosFace; see :func:`nearfar.functional.cosface_loss`.
+
+    Args:
+        num_classes: Rows of the table.
+        dim: Features of the embeddings.
+        margin: m, a cosine.
+        scale: s.
+        **options: ``generator``, and those of :class:`nearfar.losses.arguments.Options`.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> nf.CosFaceLoss(3, 2)(torch.eye(2), labels=torch.tensor([0, 1])).shape
+        torch.Size([])
+    """
+
+    function = cosface_loss
+    own_options = frozenset({"margin", "scale"})
+
+    def __init__(
+        self, num_classes: int, dim: int, margin: float | Tensor = 0.35, scale: float | Tensor = 64.0, **options: Any
+    ) -> None:
+        check_range("margin", margin, 0.0, open_low=False)
+        check_range("scale", scale, 0.0)
+        super().__init__(num_classes, dim, margin=margin, scale=scale, **options)
