@@ -71,7 +71,7 @@ def read_relation(
 
 def repeat_views(labels: Shaped[Tensor, "n ..."], views: int) -> Shaped[Tensor, "v_n ..."]:
     """Labels once a sample as labels once a row of its views, all first views first."""
-    return labels.repeat(views, *[1] * (labels.ndim - 1))
+    return labels if views == 1 else labels.repeat(views, *[1] * (labels.ndim - 1))
 
 
 def can_be_labels(targets: object) -> bool:

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.pairs import Pairs, Relation
-from nearfar.scores import dense, small, softmax, tiled
+from nearfar.pairs import Pairs
+from nearfar.scores import dense, hardest, positives, small, softmax, tiled
 from nearfar.scores.autograd import full_precision, in_transform
 from nearfar.scores.reductions import Reduction, Stage, logsumexp_over, lower, mean_over, raise_means
-from nearfar.scores.similarity import all_scores, normalize, some_scores, tile_scores
+from nearfar.scores.similarity import normalize, some_scores
 from nearfar.types import Backend, Rule, Similarity
 
 BACKENDS: dict[str, str] = {
@@ -203,39 +203,11 @@ class Scores:
 
     def mean_positive(self) -> Float[Tensor, " n"]:
         """Mean score of each query's positives, weighted where the relation has weights; 0 for a query without any."""
-        total = self._sum_of_positives()
-        if total is None:
+        if self.similarity != "dot" or not positives.can_be_summed(self.pairs):
             return self.reduce({"value": mean_over("positives")})["value"]
+        total = positives.sum_of_positives(self.queries, self.keys, self.offsets, self.pairs)
         count = self.count("positives")
         return total / count.masked_fill(count == 0, 1.0)
-
-    def _sum_of_positives(self) -> Float[Tensor, " n"] | None:
-        """``⟨x_i, Σ_{p∈P(i)} y_p⟩`` in O(n·d), where scores are linear in the keys and ids say who is positive."""
-        ids, pairs = self.pairs.ids, self.pairs
-        if ids is None or self.similarity != "dot" or pairs.rows is not None or not len(ids[0]) or not len(ids[1]):
-            return None
-        views = pairs.layout
-        if views is not None and (views == 1 or (pairs.itself and self.keys is self.queries)):
-            if views == 1:
-                total = some_scores(self.queries, self.keys, "dot") * (0.0 if pairs.itself else 1.0)
-                return total if self.offsets is None or pairs.itself else total + self.offsets
-            n = len(self.queries) // views
-            others = [self.keys.roll(n * view, 0) for view in range(1, views)]
-            total = sum((some_scores(self.queries, other, "dot") for other in others), self.queries.new_zeros(()))
-            if self.offsets is not None:
-                total = total + sum(self.offsets.roll(n * view) for view in range(1, views))
-            return total  # pyright: ignore[reportReturnType]
-        ordered, _ = ids[1].sort()
-        slot = torch.searchsorted(ordered, ids[1])
-        home = torch.searchsorted(ordered, ids[0]).clamp(max=len(ordered) - 1)
-        found = ordered[home] == ids[0]
-        keys = self.keys if self.offsets is None else torch.cat([self.keys, self.offsets[:, None]], 1)
-        sums = torch.zeros_like(keys).index_add_(0, slot, keys)[home]
-        if pairs.itself:
-            sums = sums.sub_(keys if ids[0] is ids[1] else keys * (ids[0] == ids[1])[:, None])
-        total = some_scores(self.queries, sums[:, : self.queries.shape[1]], "dot")
-        total = total if self.offsets is None else total + sums[:, -1]
-        return total.masked_fill(~found, 0.0)
 
     def count(self, over: Rule) -> Float[Tensor, " n"]:
         """How many pairs a rule has for each query (for positives of a weighted relation: their total weight)."""
@@ -248,51 +220,16 @@ class Scores:
 
         Ties go to the lowest row. The value is 0 where there is none; its gradient reaches the two rows alone.
         """
-        m = self.pairs.shape[1]
-        if not m:
-            none = torch.zeros(len(self.queries), dtype=torch.long, device=self.queries.device)
-            return self.queries.sum(1) * 0.0, none > 0, none
-        sign = 1.0 if which == "max" else -1.0
-        with torch.no_grad(), full_precision(self.queries):
-            best, index = self._whole_hardest(over, sign) if self.plan == "dense" else self._tiled_hardest(over, sign)
-        exists = best != -torch.inf
-        value = some_scores(self.queries, self.keys[index], self.similarity)
+        queries, keys = self.queries, self.keys
+        if not len(keys):
+            none = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
+            return queries.sum(1) * 0.0, none > 0, none
+        plan = None if self.plan == "dense" else self._reduce_plan({})
+        with torch.no_grad(), full_precision(queries):
+            exists, index = hardest.find(queries, keys, self.offsets, self.pairs, self.similarity, over, which, plan)
+        value = some_scores(queries, keys[index], self.similarity)
         value = value if self.offsets is None else value + self.offsets[index]
         return value.masked_fill(~exists, 0.0), exists, index
-
-    def _whole_hardest(self, over: Rule, sign: float) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-        scores = all_scores(self.queries, self.keys, self.similarity)
-        return self._best(scores if self.offsets is None else scores + self.offsets, self.pairs.whole(), over, sign)
-
-    def _tiled_hardest(self, over: Rule, sign: float) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-        n = self.pairs.shape[0]
-        best = self.queries.new_full((n,), -torch.inf)
-        index = torch.zeros(n, dtype=torch.long, device=self.queries.device)
-        plan = self._reduce_plan({})
-
-        def see(scores: Tensor, i: slice, j: slice) -> None:
-            value, where = self._best(scores, plan.relation(i, j), over, sign)
-            better = value > best[i]
-            best[i] = torch.where(better, value, best[i])
-            index[i] = torch.where(better, where + j.start, index[i])
-
-        for i, j in plan.tiles():
-            scores = tile_scores(self.queries[i], self.keys[j], self.similarity)
-            scores = scores if self.offsets is None else scores.add_(self.offsets[j])
-            see(scores, i, j)
-            if plan.symmetric and i != j:
-                see(scores.T, j, i)
-        return best, index
-
-    @staticmethod
-    def _best(scores: Tensor, relation: Relation, over: Rule, sign: float) -> tuple[Tensor, Tensor]:
-        """Highest signed score of each row over a rule, and its column; −∞ where there is none."""
-        mask = tiled.Tile(relation, {}, {}, {}).mask(over)
-        scores = scores if sign > 0 else -scores
-        if mask is None:
-            mask = torch.zeros_like(scores, dtype=torch.bool)
-        found = (scores if mask is True else scores.masked_fill(~mask, -torch.inf)).max(1)
-        return found.values, found.indices
 
     def _reduce_plan(
         self,
