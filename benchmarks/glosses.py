@@ -100,16 +100,17 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, default=packaged())
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--train", type=int, default=12, help="glosses a class to train on and to choose rates by")
-    parser.add_argument("--test", type=int, default=10, help="glosses a class to test on")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--test", type=int, default=8, help="glosses a class to test on")
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 2e-4, 5e-4])
-    parser.add_argument("--budget", type=int, default=4)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])
+    parser.add_argument("--budget", type=int, default=3)
     parser.add_argument(
         "--arms",
         nargs="+",
-        default=["task", "batchnorm", "control", "control-prototypes", "joint-prototypes", "prototypes"],
+        default=["task", "batchnorm", "control-prototypes", "joint-prototypes"],
     )
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs side by side, a thread each")
     parser.add_argument("--out", default="runs/glosses")
     args = parser.parse_args()
     data = task(args.wordnet, args.encoder, args.train, args.test, seed=0)
@@ -118,7 +119,7 @@ def main() -> None:
         data,
         model=Classifier(args.encoder, data.num_classes),
         arms=tuple(args.arms), rates=tuple(args.rates), budget=args.budget, sweep_seeds=1, seeds=args.seeds, steps=args.steps,
-        eval_every=4, batch_size=64, validation=1 / 3, out=args.out,
+        eval_every=3, batch_size=64, validation=1 / 3, threads=1, workers=args.workers, out=args.out,
     )  # fmt: skip
     print(result.verdict)
     RESULTS.mkdir(exist_ok=True)
