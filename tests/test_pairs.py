@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import nearfar as nf
-from nearfar.pairs import Pairs, Relation
+from nearfar.pairs import Pairs
+from nearfar.rules import Relation
 from nearfar.scores import tile_size
 from problems import noise
 

@@ -13,9 +13,10 @@ __version__ = "0.1.0"
 # Where each public name lives. The one place to add one.
 _PUBLIC: dict[str, tuple[str, ...]] = {
     "nearfar.pairs": ("Pairs",),
-    "nearfar.losses.contrastive": ("ContrastiveLoss", "SigLIPLoss", "SpectralLoss"),
+    "nearfar.losses.contrastive": ("ContrastiveLoss", "SpectralLoss"),
     "nearfar.losses.triplet": ("TripletLoss",),
-    "nearfar.losses.softmax": ("InfoNCELoss", "NTXentLoss", "SupConLoss", "CLIPLoss"),
+    "nearfar.losses.softmax": ("InfoNCELoss", "NTXentLoss", "SupConLoss"),
+    "nearfar.losses.two_sided": ("CLIPLoss", "SigLIPLoss"),
     "nearfar.losses.raw_softmax": ("NPairsLoss", "NCALoss"),
     "nearfar.losses.negatives": ("DCLLoss", "HardNegativeLoss", "DebiasedLoss"),
     "nearfar.losses.weighting": ("CircleLoss", "MultiSimilarityLoss", "LiftedStructureLoss"),

@@ -1,6 +1,6 @@
 """Every loss as a pure function, ``nf.functional.supcon_loss(z, labels=y)``: one function, one cited equation."""
 
-from nearfar.losses.contrastive import contrastive_loss, siglip_loss, spectral_loss
+from nearfar.losses.contrastive import contrastive_loss, spectral_loss
 from nearfar.losses.information import mutual_information_loss
 from nearfar.losses.margins import arcface_loss, cosface_loss
 from nearfar.losses.moments import align_uniform_loss, barlow_twins_loss, vicreg_loss
@@ -8,8 +8,9 @@ from nearfar.losses.negatives import dcl_loss, debiased_loss, hard_negative_loss
 from nearfar.losses.noise import nce_loss
 from nearfar.losses.proxies import center_loss, proxy_anchor_loss, proxy_nca_loss
 from nearfar.losses.raw_softmax import n_pairs_loss, nca_loss
-from nearfar.losses.softmax import clip_loss, info_nce_loss, nt_xent_loss, supcon_loss
+from nearfar.losses.softmax import info_nce_loss, nt_xent_loss, supcon_loss
 from nearfar.losses.triplet import triplet_loss
+from nearfar.losses.two_sided import clip_loss, siglip_loss
 from nearfar.losses.weighting import circle_loss, lifted_structure_loss, multi_similarity_loss
 
 __all__ = [

@@ -7,109 +7,14 @@ rule over integer ids (or a matrix that the user already holds), evaluated a til
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar.rules import Ids, Matrix, Overlap, Relation
 from nearfar.types import Rule
-
-
-class Relation(NamedTuple):
-    """One tile of the relation. ``None`` spares the common cases a mask."""
-
-    positive: Bool[Tensor, "b c"] | None
-    """Where a pair is positive; ``None``: nowhere."""
-    ignored: Bool[Tensor, "b c"] | None
-    """Where a pair is ignored; ``None``: nowhere."""
-    weight: Float[Tensor, "b c"] | None
-    """Weights of the positives, 0 elsewhere; ``None``: every positive weighs 1."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Ids:
-    """Positive where ids are equal; ignored where either id is negative, if negative means unknown."""
-
-    query: Int[Tensor, " n"]
-    key: Int[Tensor, " m"]
-    unknown: bool  # whether any id is negative, and means unknown
-
-    @property
-    def own(self) -> bool:
-        return self.query is self.key
-
-    def relation(self, i: slice, j: slice) -> Relation:
-        query, key = self.query[i, None], self.key[None, j]
-        positive = query == key
-        if not self.unknown:
-            return Relation(positive, None, None)
-        ignored = (query < 0) | (key < 0)
-        return Relation(positive & ~ignored, ignored, None)
-
-    def flip(self) -> _Ids:
-        return _Ids(self.key, self.query, self.unknown)
-
-    def take(self, queries: Tensor, keys: Tensor) -> _Ids:
-        return _Ids(self.query[queries], self.key[keys], self.unknown)
-
-
-@dataclass(frozen=True, eq=False)
-class _Overlap:
-    """Positive where two rows of label weights overlap; weighted by their inner product if they are soft."""
-
-    query: Shaped[Tensor, "n c"]
-    key: Shaped[Tensor, "m c"]
-    soft: bool
-
-    @property
-    def own(self) -> bool:
-        return self.query is self.key
-
-    def relation(self, i: slice, j: slice) -> Relation:
-        weight = self.query[i] @ self.key[j].T
-        return Relation(weight > 0, None, weight if self.soft else None)
-
-    def flip(self) -> _Overlap:
-        return _Overlap(self.key, self.query, self.soft)
-
-    def take(self, queries: Tensor, keys: Tensor) -> _Overlap:
-        return _Overlap(self.query[queries], self.key[keys], self.soft)
-
-
-@dataclass(frozen=True, eq=False)
-class _Matrix:
-    """Positive where the entry is above 0, ignored where it is NaN. Dense, or sparse with absent entries negative."""
-
-    values: Tensor
-    weighted: bool
-    own = False  # a matrix may be lopsided
-
-    def relation(self, i: slice, j: slice) -> Relation:
-        tile = self.values
-        if tile.is_sparse:
-            rows, columns = tile.indices()
-            first, last = torch.searchsorted(rows, torch.tensor([i.start, i.stop], device=rows.device)).tolist()
-            rows, columns, entries = (
-                rows[first:last] - i.start,
-                columns[first:last] - j.start,
-                tile.values()[first:last],
-            )
-            inside = (columns >= 0) & (columns < j.stop - j.start)
-            tile = entries.new_zeros(i.stop - i.start, j.stop - j.start)
-            tile[rows[inside], columns[inside]] = entries[inside]
-        else:
-            tile = tile[i, j]
-        ignored = tile.isnan() if tile.is_floating_point() else None
-        return Relation(tile > 0, ignored, tile.nan_to_num(0.0).clamp(min=0) if self.weighted else None)
-
-    def flip(self) -> _Matrix:
-        return _Matrix(self.values.T.coalesce() if self.values.is_sparse else self.values.T, self.weighted)
-
-    def take(self, queries: Tensor, keys: Tensor) -> _Matrix:
-        if self.values.is_sparse:
-            return _Matrix(self.values.index_select(0, queries).index_select(1, keys).coalesce(), self.weighted)
-        return _Matrix(self.values[queries][:, keys], self.weighted)
 
 
 def _any_negative(ids: Tensor) -> bool:
@@ -141,7 +46,7 @@ class Pairs:
     """
 
     shape: tuple[int, int]
-    parts: tuple[_Ids | _Overlap | _Matrix, ...]
+    parts: tuple[Ids | Overlap | Matrix, ...]
     rows: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None = None
     itself: bool = False  # the keys are the queries: a row is no partner of its own
     layout: int | None = None  # how many views of each sample stand behind one another (1: aligned), if that is all
@@ -185,7 +90,7 @@ class Pairs:
                     )
             soft = query.is_floating_point()
             query = query if soft else query.float()
-            return cls(shape, (_Overlap(query, query if keys is None else key.to(query.dtype), soft),))
+            return cls(shape, (Overlap(query, query if keys is None else key.to(query.dtype), soft),))
         query, key = query.long(), key.long()
         key = query if keys is None else key
         if unknown == "ignore":
@@ -194,19 +99,19 @@ class Pairs:
         own = keys is None
         query = torch.where(query < 0, -1 - torch.arange(shape[0], device=query.device), query)
         key = query if own else torch.where(key < 0, -1 - shape[0] - torch.arange(shape[1], device=key.device), key)
-        return cls(shape, (_Ids(query, key, False),))
+        return cls(shape, (Ids(query, key, False),))
 
     @classmethod
     def views(cls, n: int, views: int = 2, device: torch.device | str | None = None) -> Pairs:
         """The views of a sample belong together; rows are view-major (all first views, then all second ones)."""
         ids = _numbers(n, views, torch.device("cpu" if device is None else device))
-        return cls((n * views, n * views), (_Ids(ids, ids, False),), layout=views)
+        return cls((n * views, n * views), (Ids(ids, ids, False),), layout=views)
 
     @classmethod
     def aligned(cls, n: int, device: torch.device | str | None = None) -> Pairs:
         """Query ``i`` belongs with key ``i`` and with no other."""
         ids = _numbers(n, 1, torch.device("cpu" if device is None else device))
-        return cls((n, n), (_Ids(ids, ids, False),), layout=1)
+        return cls((n, n), (Ids(ids, ids, False),), layout=1)
 
     @classmethod
     def from_ids(cls, query: Int[Tensor, " n"], key: Int[Tensor, " m"]) -> Pairs:
@@ -218,7 +123,7 @@ class Pairs:
             )
         unknown = torch.compiler.is_compiling() or _any_negative(query) or (key is not query and _any_negative(key))
         longs = query.long()
-        return cls((len(query), len(key)), (_Ids(longs, longs if key is query else key.long(), unknown),))
+        return cls((len(query), len(key)), (Ids(longs, longs if key is query else key.long(), unknown),))
 
     @classmethod
     def from_matrix(cls, relation: Tensor) -> Pairs:
@@ -239,7 +144,7 @@ class Pairs:
         if (entries < 0).any() or (entries.is_floating_point() and entries.isinf().any()):
             raise ValueError("the relation has a weight below 0 or infinite: use 0 for negative, NaN for ignored")
         weighted = entries.is_floating_point() and bool(((entries > 0) & (entries != 1)).any())
-        return cls(shape, (_Matrix(relation, weighted),))
+        return cls(shape, (Matrix(relation, weighted),))
 
     def __or__(self, other: Pairs) -> Pairs:
         """Unite the positives of two relations of one shape."""
@@ -284,21 +189,21 @@ class Pairs:
     def ids(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None:
         """The ids, if they alone define the relation and none is unknown."""
         part = self.parts[0]
-        return (part.query, part.key) if len(self.parts) == 1 and isinstance(part, _Ids) and not part.unknown else None
+        return (part.query, part.key) if len(self.parts) == 1 and isinstance(part, Ids) and not part.unknown else None
 
     @property
     def device(self) -> torch.device:
         """Where the relation lies."""
         part = self.parts[0]
-        return part.values.device if isinstance(part, _Matrix) else part.query.device
+        return part.values.device if isinstance(part, Matrix) else part.query.device
 
     def to(self, device: torch.device) -> Pairs:
         """The same relation on a device."""
         if self.device == device:
             return self
 
-        def move(part: _Ids | _Overlap | _Matrix) -> _Ids | _Overlap | _Matrix:
-            if isinstance(part, _Matrix):
+        def move(part: Ids | Overlap | Matrix) -> Ids | Overlap | Matrix:
+            if isinstance(part, Matrix):
                 return replace(part, values=part.values.to(device))
             query = part.query.to(device)
             return replace(part, query=query, key=query if part.own else part.key.to(device))
@@ -317,7 +222,7 @@ class Pairs:
         parts = [part.take(queries, keys) for part in self.parts]
         if queries is keys:  # keep the knowledge that both sides are one
             parts = [
-                new if isinstance(new, _Matrix) or not old.own else replace(new, key=new.query)
+                new if isinstance(new, Matrix) or not old.own else replace(new, key=new.query)
                 for new, old in zip(parts, self.parts)
             ]
         return replace(self, shape=(len(queries), len(keys)), parts=tuple(parts), rows=rows, itself=itself, layout=None)

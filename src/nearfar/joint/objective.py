@@ -47,9 +47,10 @@ class Joint(nn.Module):
             backward pass a term down to the features. Not the default: it gained nothing where it was measured.
         head: Projection before the contrast: a width (``ProjectionHead``), a module, or None. Never needed after
             training; prototypes are of the features before it.
-        normalize: ``"batchnorm"`` standardises the features first (``FeatureNorm``, statistics held here). Contrast
-            of raw features slowed training where it was measured; use this, or a ``CosineHead`` in the
-            model and ``features=model.head.norm``. Cosine losses divide by the rows' norms themselves in any case.
+        normalize: ``"batchnorm"`` standardises the features first (``FeatureNorm``, statistics held here); a
+            ``CosineHead`` in the model with ``features=model.head.norm`` does so for the classifier too. Whether either
+            is sooner than features as they are depends on the task: ``nf.compare`` tells.
+            Cosine losses divide by the rows' norms themselves in any case.
         pool: What becomes of features with more than two dimensions: ``"mean"``, or ``"first"``: the first token.
         readout: ``"prototypes"`` keeps moving class sums of the normalised features (``Prototypes``) for ``predict``.
         num_classes: For the prototypes, where the outputs are not ``(n, num_classes)``.

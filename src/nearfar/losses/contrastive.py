@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
-from typing_extensions import Unpack, override
+from typing_extensions import Unpack
 
 from nearfar.losses.arguments import (
     Options,
@@ -18,12 +17,10 @@ from nearfar.losses.arguments import (
     choice,
     parameter,
     refuse,
-    scale_of,
     working_dtype,
 )
 from nearfar.losses.base import Loss, Outcome, averaged, loss_function, query_stats
 from nearfar.losses.batch import read
-from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, normalize, sum_over
 from nearfar.scores.autograd import full_precision
@@ -142,62 +139,6 @@ def _explicit(
     return averaged(values, torch.ones_like(similar), None if weights is None else weights.to(dtype), stats)
 
 
-SIGLIP: Stage = {
-    "near": sum_over("positives", lambda s, t: softplus(-(s * t.parameters["scale"] + t.parameters["bias"]))),
-    "far": sum_over("negatives", lambda s, t: softplus(s * t.parameters["scale"] + t.parameters["bias"])),
-}
-
-
-@loss_function
-def siglip_loss(
-    queries: Tensor,
-    keys: Tensor | None = None,
-    *,
-    labels: Tensor | None = None,
-    pairs: Pairs | None = None,
-    temperature: float | Tensor = 0.1,
-    bias: float | Tensor = -10.0,
-    logit_scale: float | Tensor | None = None,
-    logit_bias: float | Tensor | None = None,
-    **options: Unpack[Options],
-) -> Outcome:
-    """SigLIP: every pair a binary decision, ``−1/n Σ_ij log σ(±(s_ij/τ + b))``.
-
-    Source: Zhai et al. 2023, arXiv:2303.15343, sec. 3.2 and algorithm 1.
-
-    Args:
-        queries: ``(n, d)``.
-        keys: ``(m, d)``; left out, the queries are their own keys, each excluded for itself.
-        labels: Integers, once a row pair.
-        pairs: In place of labels.
-        temperature: τ; 0.1 (a scale of 10) is the paper's start.
-        bias: b; −10 is the paper's start, near the log-odds of a positive.
-        logit_scale: The multiplier 1/τ, in place of the temperature.
-        logit_bias: In place of ``bias``.
-        **options: See :class:`nearfar.losses.arguments.Options`.
-
-    Example:
-        >>> import torch, nearfar as nf
-        >>> z = torch.eye(2)
-        >>> nf.functional.siglip_loss(z, z, temperature=1.0, bias=0.0)  # softplus(−1) + log 2
-        tensor(1.0064)
-    """
-    refuse(options, "offsets", "they are added to the logits of softmax losses only")
-    sides = (queries,) if keys is None else (queries, keys)
-    batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
-    scores = batch.scores
-    scale = parameter(scale_of(temperature, logit_scale, scores.query_rows), scores.query_rows)
-    shift = parameter(bias if logit_bias is None else logit_bias, scores.queries)
-    n = len(scores.queries)
-
-    def values() -> Tensor:
-        found = scores.reduce(SIGLIP, {"scale": scale, "bias": shift})
-        return found["near"] + found["far"]
-
-    keep = torch.ones(n, dtype=torch.bool, device=scores.queries.device)
-    return averaged(values, keep, batch.weights, query_stats(scores))
-
-
 RULES: tuple[tuple[str, Rule], ...] = (("near", "positives"), ("far", "negatives"))
 SPECTRAL: Stage = {
     "near": sum_over("positives"),
@@ -278,47 +219,6 @@ class ContrastiveLoss(Loss):
         if margin is not None:
             check_range("margin", margin, 0.0 if distance == "euclidean" else -1.0, open_low=False)
         super().__init__(margin=margin, distance=distance, positive=positive, **options)
-
-
-class SigLIPLoss(Loss):
-    """SigLIP; see :func:`nearfar.functional.siglip_loss`.
-
-    Args:
-        temperature: τ, 0.1 by default (a scale of 10).
-        bias: b, −10 by default.
-        learnable: Learn both.
-        max_scale: Largest 1/τ that learning may reach; the paper sets no bound, 1000 keeps float32 safe.
-        **options: Those of :class:`nearfar.losses.arguments.Options`.
-
-    Example:
-        >>> import torch, nearfar as nf
-        >>> nf.SigLIPLoss(temperature=1.0, bias=0.0)(torch.eye(2), torch.eye(2))
-        tensor(1.0064)
-    """
-
-    function = siglip_loss
-
-    def __init__(
-        self,
-        temperature: float | Tensor = 0.1,
-        bias: float | Tensor = -10.0,
-        *,
-        learnable: bool = False,
-        max_scale: float = 1000.0,
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self.tau = Temperature(temperature, learnable, max_scale)
-        self.bias = torch.nn.Parameter(torch.tensor(float(bias))) if learnable else bias
-
-    @property
-    def temperature(self) -> float | Tensor:
-        """τ in force."""
-        return self.tau()
-
-    @override
-    def arguments(self) -> dict[str, Any]:
-        return {"temperature": self.tau(), "bias": self.bias}
 
 
 class SpectralLoss(Loss):

@@ -201,65 +201,6 @@ def supcon_loss(
     return softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), form)
 
 
-@loss_function
-def clip_loss(
-    queries: Tensor,
-    keys: Tensor | None = None,
-    *,
-    labels: Tensor | None = None,
-    pairs: Pairs | None = None,
-    temperature: float | Tensor = 0.07,
-    logit_scale: float | Tensor | None = None,
-    **options: Unpack[Options],
-) -> Outcome:
-    """CLIP: InfoNCE both ways, ``½·(queries over keys + keys over queries)``.
-
-    Source: Radford et al. 2021, arXiv:2103.00020, fig. 3. With labels or pairs several texts may belong to an image
-    (Yang et al. 2022, UniCL, arXiv:2204.03610, eq. 2).
-
-    Args:
-        queries: Image embeddings ``(n, d)``, say.
-        keys: Text embeddings ``(n, d)``; left out, the queries are their own keys, each excluded for itself.
-        labels: Integers, once a row pair.
-        pairs: In place of labels.
-        temperature: τ; 0.07 is the paper's start.
-        logit_scale: The exponentiated multiplier 1/τ, in place of the temperature.
-        **options: See :class:`nearfar.losses.arguments.Options`; ``weights`` need as many queries as keys.
-
-    Example:
-        >>> import torch, nearfar as nf
-        >>> z = torch.eye(4)
-        >>> nf.functional.clip_loss(z, z, temperature=1.0)  # both ways log(1 + 3/e)
-        tensor(0.7437)
-    """
-    given = (queries,) if keys is None else (queries, keys)
-    batch = read(given, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
-    scores = batch.scores.scaled(scale_of(temperature, logit_scale, batch.scores.query_rows))
-    square = scores.pairs.shape[0] == scores.pairs.shape[1]
-    if batch.weights is not None and not square:
-        raise ValueError("weights= of CLIP's rows and columns need as many queries as keys")
-
-    def sides() -> list[tuple[Tensor, Tensor]]:
-        """Values of rows and of columns, and which of them count."""
-        back = scores.T  # without offsets: one key's is the same for all queries, and cancels
-        found = scores.logsumexp_both_ways()
-        kept = [side.count("positives") > 0 for side in (scores, back)]
-        values = [lse - side.mean_positive() for lse, side in zip(found, (scores, back))]
-        return [(torch.where(keep, side, torch.zeros_like(side)), keep) for side, keep in zip(values, kept)]
-
-    def value() -> Tensor:
-        if scores.plan == "small":
-            return scores.mean_softmax(batch.weights, both_ways=True)
-        halves = [(side * mean_weights(keep, batch.weights, side.dtype)).sum() for side, keep in sides()]
-        return (halves[0] + halves[1]) / 2
-
-    def per_query() -> Tensor:
-        (rows, _), (columns, _) = sides()
-        return (rows + columns) / 2
-
-    return Outcome(value, per_query if square else None, query_stats(scores))
-
-
 # ---- modules --------------------------------------------------------------------------------------------------------
 
 
@@ -347,22 +288,3 @@ class SupConLoss(SoftmaxLoss):
 
     function = supcon_loss
     own_options = frozenset({"form"})
-
-
-class CLIPLoss(SoftmaxLoss):
-    """CLIP's two-sided loss; see :func:`nearfar.functional.clip_loss`.
-
-    Args:
-        temperature: τ, 0.07 by default.
-        learnable: Learn τ; 1/τ stays at most ``max_scale``.
-        max_scale: 100 is CLIP's.
-        **options: Those of :class:`nearfar.losses.arguments.Options`.
-
-    Example:
-        >>> import torch, nearfar as nf
-        >>> nf.CLIPLoss(temperature=1.0)(torch.eye(4), torch.eye(4))
-        tensor(0.7437)
-    """
-
-    function = clip_loss
-    default_temperature = 0.07

@@ -16,6 +16,7 @@ from nearfar.losses import (
     raw_softmax,
     softmax,
     triplet,
+    two_sided,
     weighting,
 )
 from nearfar.losses.base import Loss, LossFunction
@@ -63,8 +64,8 @@ _ROWS = (
     LossRow(softmax.InfoNCELoss, "one-sided", _WITH_POSITIVE, True, "cosine", "arXiv:1807.03748, eq. 4"),
     LossRow(softmax.NTXentLoss, "self", _WITH_POSITIVE, True, "cosine", "arXiv:2002.05709, eq. 1"),
     LossRow(softmax.SupConLoss, "self", _WITH_POSITIVE, True, "cosine", "arXiv:2004.11362, eq. 2–3"),
-    LossRow(softmax.CLIPLoss, "two-sided", "each side's queries with a positive", True, "cosine", "arXiv:2103.00020, fig. 3"),
-    LossRow(contrastive.SigLIPLoss, "two-sided", "queries", True, "cosine", "arXiv:2303.15343, alg. 1"),
+    LossRow(two_sided.CLIPLoss, "two-sided", "each side's queries with a positive", True, "cosine", "arXiv:2103.00020, fig. 3"),
+    LossRow(two_sided.SigLIPLoss, "two-sided", "queries", True, "cosine", "arXiv:2303.15343, alg. 1"),
     LossRow(noise.NCELoss, "noise", "queries", True, "dot", "Gutmann & Hyvärinen 2010, eq. 3; arXiv:1206.6426, eq. 8"),
     LossRow(information.MutualInformationLoss, "information", "positive pairs, negative pairs", False, "dot", "arXiv:1808.06670, eq. 4–5; arXiv:1801.04062, eq. 5"),
     LossRow(weighting.MultiSimilarityLoss, "self", "queries", True, "cosine", "arXiv:1904.06627, eq. 15"),

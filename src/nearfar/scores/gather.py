@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nearfar.pairs import Pairs, _Ids
+from nearfar.pairs import Pairs
+from nearfar.rules import Ids
 
 
 def gather_rows(
@@ -46,7 +47,7 @@ def gather_rows(
         return views, labels, pairs, columns
     if pairs is not None:
         part = pairs.parts[0]
-        if len(pairs.parts) > 1 or not isinstance(part, _Ids) or pairs.rows is not None:
+        if len(pairs.parts) > 1 or not isinstance(part, Ids) or pairs.rows is not None:
             raise ValueError("gather=True takes pairs by id or label only: a matrix says nothing of other ranks' rows")
         pairs = _gather_pairs(pairs, part)
 
@@ -61,7 +62,7 @@ def gather_rows(
     )
 
 
-def _gather_pairs(pairs: Pairs, part: _Ids) -> Pairs:
+def _gather_pairs(pairs: Pairs, part: Ids) -> Pairs:
     """The relation by id among all ranks' rows; ids that count this rank's own rows are told apart from other ranks'."""
     sides = (part.query,) if part.own else (part.query, part.key)
     unknown = bool(gather(torch.tensor([part.unknown], dtype=torch.long, device=part.query.device)).any())
@@ -71,7 +72,7 @@ def _gather_pairs(pairs: Pairs, part: _Ids) -> Pairs:
     elif not unknown:  # below 0: numbers of rows that have no label
         sides = tuple(torch.where(ids < 0, ids - before, ids) for ids in sides)
     query, key = (gather(sides[0]),) * 2 if part.own else map(gather, sides)
-    return Pairs((len(query), len(key)), (_Ids(query, key, unknown),), itself=pairs.itself)
+    return Pairs((len(query), len(key)), (Ids(query, key, unknown),), itself=pairs.itself)
 
 
 def shared(parameter: Tensor) -> Tensor:

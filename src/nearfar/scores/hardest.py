@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.pairs import Pairs, Relation
+from nearfar.pairs import Pairs
+from nearfar.rules import Relation
 from nearfar.scores.reductions import Tile
 from nearfar.scores.similarity import all_scores, tile_scores
 from nearfar.scores.tiled import Plan

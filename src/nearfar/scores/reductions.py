@@ -14,7 +14,7 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nearfar.pairs import Relation
+from nearfar.rules import Relation
 from nearfar.types import Rule
 
 

@@ -103,25 +103,25 @@ def _forward(
         rows = rows * inverse
     queries, keys = (rows, rows) if y is None else (rows[:n], rows[n:])
     number = float(scale)
-    scores = torch.mm(queries * number, keys.T)
+    scaled = queries * number
+    scores = torch.mm(scaled, keys.T)
     if offsets is not None:
         scores += offsets
     large = scores.numel() > _FEW
-    large = large and (in_range(number, offsets) if ask.unit else within_range(queries * number, keys, offsets))
+    large = large and (in_range(number, offsets) if ask.unit else within_range(scaled, keys, offsets))
     value, slope = _mean(scores, weights, ask, large, number)
     if not any(wanted):
         return value, ()
-    gradient = torch.empty_like(rows)
-    if y is None:
-        torch.mm(slope + slope.T, rows, out=gradient)
-    else:
-        torch.mm(slope, keys, out=gradient[:n])
+    gradient = torch.zeros_like(rows)
+    if wanted[0] or wanted[2]:
+        torch.mm(slope + slope.T if y is None else slope, keys, out=gradient[:n])
+    if wanted[1]:  # frozen keys, such as a queue's, spare a product
         torch.mm(slope.T, queries, out=gradient[n:])
     dscale = None
     if wanted[2]:  # ⟨∂/∂x, x⟩ = scale · ∂/∂scale, and twice that where x is on both sides
         assert isinstance(scale, Tensor)
-        twice = gradient[:n].mul(queries).sum() / (number if y is not None else 2 * number)
-        dscale = twice.reshape(scale.shape)
+        along = torch.sum(gradient[:n] * queries) / number
+        dscale = (along / 2 if y is None else along).reshape(scale.shape)
     doffsets = slope.sum(0) / number if wanted[3] else None
     if inverse is not None:  # what changes a row's length alone is lost
         along = (gradient * rows).sum(1, keepdim=True)
@@ -134,8 +134,7 @@ def _mean(scores: Tensor, weights: Tensor | None, ask: Ask, large: bool, scale: 
     positives = _Diagonals(ask.pairs) if _Diagonals.suit(ask.pairs) else _Mask(ask.pairs, scores.dtype)
     dims = (1, 0) if ask.both_ways else (1,)
     shares = [positives.shares(weights, dim, len(dims)) for dim in dims]
-    found = (_by_exponentials if large else _by_logarithms)(scores, positives, shares, dims, scale)
-    value, slope = found
+    value, slope = (_by_exponentials if large else _by_logarithms)(scores, positives, shares, dims, scale)
     for (_, each), dim in zip(shares, dims):
         positives.subtract(slope, each, dim, scale)
     return value, slope

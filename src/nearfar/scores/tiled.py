@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.pairs import Pairs, Relation
+from nearfar.pairs import Pairs
+from nearfar.rules import Relation
 from nearfar.scores.autograd import full_precision, in_transform, once, presigned
 from nearfar.scores.reductions import Reduction, Tile
 from nearfar.scores.similarity import pull_back, tile_scores
