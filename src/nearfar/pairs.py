@@ -191,6 +191,23 @@ class Pairs:
         part = self.parts[0]
         return (part.query, part.key) if len(self.parts) == 1 and isinstance(part, Ids) and not part.unknown else None
 
+    def classes(self, dtype: torch.dtype) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]] | None:
+        """The ids counted from 0, as floats, where they alone define the relation: tiles compare these four times as fast.
+
+        ``None`` if there are other rules, or more ids than the floats can tell apart.
+        """
+        if self.ids is None or self.rows is not None:
+            return None
+        query, key = self.ids
+        own = key is query
+        if self.layout is None:
+            _, codes = torch.unique(query if own else torch.cat([query, key]), return_inverse=True)
+            query, key = codes[: len(query)], codes if own else codes[len(query) :]
+        if max(self.shape) >= 2**24 and dtype != torch.float64:
+            return None
+        query = query.to(dtype)
+        return query, query if own else key.to(dtype)
+
     @property
     def device(self) -> torch.device:
         """Where the relation lies."""

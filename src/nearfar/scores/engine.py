@@ -224,12 +224,23 @@ class Scores:
         if not len(keys):
             none = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
             return queries.sum(1) * 0.0, none > 0, none
-        plan = None if self.plan == "dense" else self._reduce_plan({})
         with torch.no_grad(), full_precision(queries):
-            exists, index = hardest.find(queries, keys, self.offsets, self.pairs, self.similarity, over, which, plan)
+            exists, index = self._hardest(over, which)
         value = some_scores(queries, keys[index], self.similarity)
         value = value if self.offsets is None else value + self.offsets[index]
         return value.masked_fill(~exists, 0.0), exists, index
+
+    def _hardest(self, over: Rule, which: Literal["max", "min"]) -> tuple[Tensor, Tensor]:
+        scores, order, key_order = self._by_class() if over == "positives" else (self, None, None)
+        plan = None if self.plan == "dense" else scores._reduce_plan({}, size=768 if order is None else 256)
+        plan = plan if plan is None or order is None else plan.ordered()
+        exists, index = hardest.find(
+            scores.queries, scores.keys, scores.offsets, scores.pairs, scores.similarity, over, which, plan
+        )
+        if order is None or key_order is None:
+            return exists, index
+        back = order.argsort()
+        return exists[back], key_order[index][back]
 
     def _reduce_plan(
         self,
@@ -237,8 +248,9 @@ class Scores:
         parameters: tuple[str, ...] = (),
         statistics: tuple[str, ...] = (),
         key_statistics: tuple[str, ...] = (),
+        size: int = 512,
     ) -> tiled.Plan:
-        rows, columns = self._tile()
+        rows, columns = self._tile(size)
         symmetric = self.symmetric and rows == columns  # whole rows leave no transpose to serve
         return tiled.Plan(
             dict(stage), self.similarity, self.pairs, symmetric, rows, columns, parameters, statistics, key_statistics
@@ -273,10 +285,7 @@ class Scores:
         if any(reduction.over != "candidates" for reduction in lowered.values()):
             scores, order, key_order = self._by_class()
         plan = scores._reduce_plan(lowered, tuple(parameters), tuple(statistics), tuple(key_statistics))
-        ids = scores.pairs.ids
-        if order is not None and ids is not None and scores.pairs.rows is None:
-            low, high = tiled.extents(ids[0], plan.rows), tiled.extents(ids[1], plan.columns)
-            plan = replace(plan, extents=(low, high))
+        plan = plan if order is None else plan.ordered()
         rows = [value if order is None else value[order] for value in statistics.values()]
         columns = [value if key_order is None else value[key_order] for value in key_statistics.values()]
         tensors = [*parameters.values(), *rows, *columns]

@@ -15,7 +15,7 @@ from nearfar.scores.autograd import in_transform
 from nearfar.types import Similarity
 
 # Below this share of |x|² + |y|², the product form |x|² + |y|² − 2⟨x, y⟩ has lost too many digits.
-_CLOSE = 1e-2
+CLOSE = 1e-2
 
 
 def normalize(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -85,7 +85,7 @@ def tile_scores(
         return torch.mm(x, y.T, out=out)
     x2, y2 = x.square().sum(1, keepdim=True), y.square().sum(1)
     square = torch.mm(x, y.T, out=out).mul_(-2).add_(x2).add_(y2)
-    close = square <= _CLOSE * (x2 + y2)
+    close = square <= CLOSE * (x2 + y2)
     count = int(torch.count_nonzero(close))
     if count > close.numel() // 16:
         square.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_())

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once, presigned
+from nearfar.scores.memory import Buffer
 from nearfar.types import Rule
 
 _RANGE = 60.0  # e^±60 times a million rows stays inside float32
@@ -106,16 +107,6 @@ def in_range(bound: float, offsets: Tensor | None) -> bool:
     return bound + (0.0 if offsets is None else float(offsets.abs().amax())) <= _RANGE
 
 
-class _Buffer:
-    """One tile's worth of memory, used again for every tile."""
-
-    def __init__(self, like: Tensor, size: int) -> None:
-        self._memory = like.new_empty(size)
-
-    def __call__(self, b: int, c: int) -> Tensor:
-        return self._memory[: b * c].view(b, c)
-
-
 @presigned
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
@@ -145,7 +136,7 @@ def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tu
     both = plan.symmetric or plan.by_column
     row_sum = x.new_zeros(len(x))
     column_sum = row_sum if plan.symmetric else x.new_zeros(len(y) if plan.by_column else 0)
-    buffer = _Buffer(x, plan.rows * max(plan.rows, plan.columns))
+    buffer = Buffer(x, plan.rows * max(plan.rows, plan.columns))
     if within_range(x, y, offsets):
         for i, j, tile in _exponentials(x, y, offsets, plan, buffer):
             row_sum[i] += tile.sum(1)
@@ -177,7 +168,7 @@ def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tu
 
 
 def _exponentials(
-    x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan, buffer: _Buffer
+    x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan, buffer: Buffer
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Tiles of ``e^s``, 0 where a pair doesn't count: as ``2^(s·log₂e)``, whose function is the faster by a third."""
     start, strip = -1, x
@@ -201,8 +192,8 @@ def _symmetric_gradient(x: Tensor, lse: Tensor, gradient: Tensor, plan: SoftmaxP
     """``dz_i = Σ_j (g_i e^{s_ij − lse_i} + g_j e^{s_ij − lse_j}) z_j``."""
     dx = torch.zeros_like(x)
     buffer, other = (
-        _Buffer(x, plan.rows * max(plan.rows, plan.columns)),
-        _Buffer(x, plan.rows * max(plan.rows, plan.columns)),
+        Buffer(x, plan.rows * max(plan.rows, plan.columns)),
+        Buffer(x, plan.rows * max(plan.rows, plan.columns)),
     )
 
     def pull(tile: Tensor, i: slice, j: slice) -> None:
@@ -238,7 +229,7 @@ def _cross_gradient(
     dx = torch.zeros_like(x) if needs[0] else None
     dy = torch.zeros_like(y) if needs[1] else None
     do = torch.zeros_like(offsets) if offsets is not None and needs[2] else None
-    buffer, other = _Buffer(x, plan.rows * plan.columns), _Buffer(x, plan.rows * plan.columns)
+    buffer, other = Buffer(x, plan.rows * plan.columns), Buffer(x, plan.rows * plan.columns)
     (by_row, by_column), (rows, columns) = gradients, lse
 
     def pull(tile: Tensor, i: slice, j: slice) -> None:
@@ -307,7 +298,7 @@ def _mean_forward(
     bounded = within_range(x, y, offsets)
     base = _LOG2E if bounded else 1.0  # 2^(s·log₂e)
     m = len(y)
-    buffer = _Buffer(x, plan.rows * m)
+    buffer = Buffer(x, plan.rows * m)
     everything = slice(0, m)
     for start in range(0, len(x), plan.rows):
         i = slice(start, min(start + plan.rows, len(x)))

@@ -9,7 +9,7 @@ transpose as well. The statistics of one stage are ordinary differentiable tenso
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,20 +48,28 @@ class Plan:
 
     def relation(self, i: slice, j: slice) -> Relation:
         """The relation of a tile, without masks where the ids' extents show that there are no positives."""
-        return Relation(None, None, None) if self._apart(i, j) else self.pairs.relation(i, j)
+        return Relation(None, None, None) if self.apart(i, j) else self.pairs.relation(i, j)
+
+    def ordered(self) -> Plan:
+        """The plan that knows which ids its tiles hold, for rows in order of their ids."""
+        ids = self.pairs.ids
+        if ids is None or self.pairs.rows is not None:
+            return self
+        return replace(self, extents=(_extents(ids[0], self.rows), _extents(ids[1], self.columns)))
 
     def skips(self, i: slice, j: slice) -> bool:
         """Whether no reduction looks at a tile: they ask for positives, and it has none."""
-        return all(r.over == "positives" for r in self.stage.values()) and self._apart(i, j)
+        return all(r.over == "positives" for r in self.stage.values()) and self.apart(i, j)
 
-    def _apart(self, i: slice, j: slice) -> bool:
+    def apart(self, i: slice, j: slice) -> bool:
+        """Whether the ids' extents show that a tile has no positive."""
         if self.extents is None or (self.pairs.itself and i.start < j.stop and j.start < i.stop):
             return False
         (low, high), (first, last) = self.extents[0][i.start // self.rows], self.extents[1][j.start // self.columns]
         return high < first or last < low
 
 
-def extents(ids: Tensor, size: int) -> list[tuple[int, int]]:
+def _extents(ids: Tensor, size: int) -> list[tuple[int, int]]:
     """Smallest and largest id of each run of ``size`` rows."""
     low = torch.stack([part.min() for part in ids.split(size)])
     high = torch.stack([part.max() for part in ids.split(size)])
