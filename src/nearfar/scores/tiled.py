@@ -63,7 +63,7 @@ class Plan:
 
     def apart(self, i: slice, j: slice) -> bool:
         """Whether the ids' extents show that a tile has no positive."""
-        if self.extents is None or (self.pairs.itself and i.start < j.stop and j.start < i.stop):
+        if self.extents is None or self.pairs.diagonal(i, j) is not None:
             return False
         (low, high), (first, last) = self.extents[0][i.start // self.rows], self.extents[1][j.start // self.columns]
         return high < first or last < low
