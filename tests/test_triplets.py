@@ -48,7 +48,7 @@ def reference(z: Tensor, labels: Tensor, mining: str, distance: str, soft: bool)
 @pytest.mark.parametrize("soft", [False, True], ids=["hinge", "soft"])
 @pytest.mark.parametrize("distance", ["euclidean", "sqeuclidean", "cosine"])
 @pytest.mark.parametrize("mining", ["all", "semihard"])
-@pytest.mark.parametrize("classes", [200, 60])
+@pytest.mark.parametrize("classes", [200, 60, 10])  # few positives an anchor, and over fifty
 def test_several_strips_are_one_batch(classes, mining, distance, soft):
     labels = torch.randint(classes, (N,), generator=torch.Generator().manual_seed(0))
     z = (0.5 * draw(N, D, seed=1)).requires_grad_()

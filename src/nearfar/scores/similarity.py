@@ -85,14 +85,21 @@ def tile_scores(
         return torch.mm(x, y.T, out=out)
     x2, y2 = x.square().sum(1, keepdim=True), y.square().sum(1)
     square = torch.mm(x, y.T, out=out).mul_(-2).add_(x2).add_(y2)
-    close = square <= CLOSE * (x2 + y2)
-    count = int(torch.count_nonzero(close))
-    if count > close.numel() // 16:
+    i, j = _close(square, x2, y2)
+    if len(i) > square.numel() // 16:
         square.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_())
-    elif count:
-        i, j = close.nonzero(as_tuple=True)
+    elif len(i):
         square[i, j] = (x[i] - y[j]).square_().sum(1)
     return square if similarity == "sqeuclidean" else square.sqrt_()
+
+
+def _close(square: Tensor, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
+    """Where squared distances are below a share of ``|x|² + |y|²``: floats, columns first, since most have none."""
+    close = square - CLOSE * y2
+    torch.le(close, CLOSE * x2, out=close)
+    columns = (close.amax(0) if len(close) else close.sum(0)).nonzero()[:, 0]
+    i, j = close[:, columns].nonzero(as_tuple=True)
+    return i, columns[j]
 
 
 def pull_back(
@@ -112,8 +119,15 @@ def pull_back(
             dy.addmm_(gradient.T, x)
         return
     # ∂d/∂x = (x − y)/d and ∂d²/∂x = 2(x − y): a weighted graph Laplacian either way
-    weight = gradient.mul_(2) if similarity == "sqeuclidean" else gradient.div_(scores).masked_fill_(scores == 0, 0.0)
+    weight = gradient.mul_(2) if similarity == "sqeuclidean" else _over(gradient, scores)
     if dx is not None:
         dx.addcmul_(weight.sum(1, keepdim=True), x).addmm_(weight, y, alpha=-1)
     if dy is not None:
         dy.addcmul_(weight.sum(0)[:, None], y).addmm_(weight.T, x, alpha=-1)
+
+
+def _over(gradient: Tensor, scores: Tensor) -> Tensor:
+    """``gradient / scores`` in place, 0 where the score is 0: by arithmetic, for a mask costs more than a division."""
+    zero = torch.empty_like(scores)
+    gradient.mul_(torch.gt(scores, 0, out=zero))
+    return gradient.div_(torch.sub(1, zero, out=zero).add_(scores))

@@ -18,6 +18,8 @@ from torch.nn.functional import softplus
 
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once, presigned
+from nearfar.scores.hinges import Classmates, all_hinges
+from nearfar.scores.memory import Buffer
 from nearfar.scores.similarity import all_scores, pull_back, tile_scores
 from nearfar.types import Similarity
 
@@ -84,8 +86,22 @@ def _forward(
     total = x.new_zeros((), dtype=torch.float64)
     active, dropped = (torch.zeros((), dtype=torch.long, device=x.device) for _ in range(2))
     n, m = plan.pairs.shape
+    mates = Classmates.of(plan.pairs, x.dtype) if plan.mining == "all" and not plan.soft else None
+    buffers = [Buffer(x, plan.rows * m if mates else 0) for _ in range(4)]
     for start in range(0, n, plan.rows):
         i = slice(start, min(start + plan.rows, n))
+        if mates is not None:
+            scores = tile_scores(x[i], y, plan.similarity, out=buffers[0](i.stop - i.start, m))
+            distances = scores.neg_().add_(1) if plan.sign < 0 else scores
+            value, opened, gradient = all_hinges(distances, margin, i, mates, (buffers[1], buffers[2], buffers[3]))
+            total += value
+            active += opened.long()
+            if dmargin is not None:
+                dmargin += opened
+            if dx is not None or dy is not None:
+                gradient = gradient if plan.sign > 0 else gradient.neg_()
+                pull_back(gradient, scores, x[i], y, plan.similarity, None if dx is None else dx[i], dy)
+            continue
         scores = tile_scores(x[i], y, plan.similarity)
         distances = 1 - scores if plan.sign < 0 else scores
         positive, ignored, _ = plan.pairs.relation(i, slice(0, m))
