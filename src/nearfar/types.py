@@ -10,8 +10,9 @@ Similarity = Literal["dot", "euclidean", "sqeuclidean"]
 Backend = Literal["dense", "strip", "tiled", "cuda"]
 """How the scores are visited: the whole matrix, whole rows, tiles, or tiles on a GPU."""
 
-Precision = Literal["bf16"]
-"""Rounding of the inputs of tile products; statistics always stay in float32 or better."""
+Precision = Literal["bf16", "fp16"]
+"""Rounding of the inputs of tile products; statistics always stay in float32 or better. ``"fp16"`` is that of float16 rows on
+a GPU, and no option."""
 
 Rule = Literal["candidates", "positives", "negatives"]
 """Which pairs a reduction runs over; ``candidates`` are positives and negatives together."""

@@ -13,8 +13,10 @@ from nearfar.losses.arguments import Options, as_matrix, check_names, check_rows
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, normalize
 from nearfar.scores.autograd import full_precision
+from nearfar.scores.cuda_tiles import HALVES
 from nearfar.scores.gather import gather_rows
-from nearfar.types import Similarity
+from nearfar.scores.similarity import rounded
+from nearfar.types import Backend, Precision, Similarity
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ def read(
                 pairs = Pairs.aligned(n, views[0].device) if labels is None else Pairs.by_label(labels)
         if options.get("precision") == "bf16":
             same, unit, full = keys is queries, False, normalize if unit else lambda z: z
-            queries = _rounded(full(queries))
-            keys = queries if same else _rounded(full(keys))
+            queries = rounded(full(queries), torch.bfloat16)
+            keys = queries if same else rounded(full(keys), torch.bfloat16)
     if pairs.shape != (len(queries), len(keys)):
         raise ValueError(
             f"pairs are {pairs.shape[0]} × {pairs.shape[1]} but there are {len(queries)} queries and {len(keys)} keys"
@@ -117,7 +119,9 @@ def read(
     if query_rows is not None and key_rows is not None:
         pairs = pairs.excluding(query_rows, key_rows)
     offsets = None if offsets is None else offsets.to(dtype)
-    scores = Scores(queries, keys, pairs.to(queries.device), similarity, offsets, options.get("backend"), unit)
+    backend = options.get("backend")
+    precision = options.get("precision") or _of_halves(views, backend)
+    scores = Scores(queries, keys, pairs.to(queries.device), similarity, offsets, backend, unit, precision=precision)
     return Batch(scores, None if weights is None else weights.to(dtype))
 
 
@@ -140,6 +144,9 @@ def _per_row(name: str, values: Tensor | None, what: str, rows: int, stacked: in
     return values.repeat(stacked) if len(values) != rows else values
 
 
-def _rounded(rows: Tensor) -> Tensor:
-    """Rows as bfloat16 sees them; the gradient passes straight through."""
-    return rows + (rows.detach().bfloat16().to(rows.dtype) - rows.detach())
+def _of_halves(views: Sequence[Tensor], backend: Backend | None) -> Precision | None:
+    """On a GPU, products of rows that come in half precision stay in it."""
+    kinds = {z.dtype for z in views}
+    if (backend == "cuda" or (backend is None and views[0].is_cuda)) and len(kinds) == 1:
+        return next((name for name, dtype in HALVES.items() if dtype in kinds), None)
+    return None

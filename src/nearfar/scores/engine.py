@@ -17,16 +17,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.pairs import Pairs
-from nearfar.scores import dense, hardest, positives, small, softmax, tiled
+from nearfar.scores import cuda, dense, hardest, positives, small, softmax, tiled
 from nearfar.scores.autograd import full_precision, in_transform
+from nearfar.scores.cuda_tiles import HALVES, at_hand, by_rule, require
 from nearfar.scores.reductions import Reduction, Stage, logsumexp_over, lower, mean_over, raise_means
-from nearfar.scores.similarity import normalize, some_scores
-from nearfar.types import Backend, Rule, Similarity
+from nearfar.scores.similarity import normalize, rounded, some_scores
+from nearfar.types import Backend, Precision, Rule, Similarity
 
 BACKENDS: dict[str, str] = {
     "dense": "the whole matrix: O(n·m) memory, any number of derivatives",
     "strip": "whole rows at a time: O(m) memory a row",
     "tiled": "tiles: O(n·d) memory",
+    "cuda": "tiles on a GPU, by kernels for the softmax losses: O(n·d) memory",
 }
 """What ``backend=`` may be; ``None`` lets the planner choose."""
 
@@ -60,6 +62,7 @@ class Scores:
         backend: The plan by name, or ``None``.
         unit: Divide rows by their norm first.
         scale: Multiplies the products of rows, above 0; one number.
+        precision: What rows are rounded to for their products on a GPU; statistics stay in float32.
     """
 
     query_rows: Float[Tensor, "n d"]
@@ -70,6 +73,7 @@ class Scores:
     backend: Backend | None = None
     unit: bool = False
     scale: float | Tensor = 1.0
+    precision: Precision | None = None
 
     _made: dict[bool, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)
 
@@ -90,7 +94,12 @@ class Scores:
         grad = torch.is_grad_enabled()
         if grad not in self._made:
             with full_precision(self.query_rows):
-                self._made[grad] = self._make_rows()
+                queries, keys = self._make_rows()
+                narrow = self.precision if self.plan == "cuda" and self.similarity == "dot" else None
+                if narrow is not None:  # as the products will be, so that positives agree with them
+                    own, queries = keys is queries, rounded(queries, HALVES[narrow])
+                    keys = queries if own else rounded(keys, HALVES[narrow])
+                self._made[grad] = queries, keys
         return self._made[grad]
 
     def _make_rows(self) -> tuple[Tensor, Tensor]:
@@ -113,14 +122,22 @@ class Scores:
     @property
     def plan(self) -> Plan:
         """How the scores will be visited."""
+        device = self.query_rows.device
         if self.backend is not None:
+            if self.backend == "cuda":
+                require(device)
             return self.backend
         if torch.compiler.is_compiling():
             return "dense"  # the compiler fuses it; its loops over tiles would be unrolled
         n, m = self.pairs.shape
         one_number = not isinstance(self.scale, Tensor) or self.scale.numel() == 1
         one_tile = 0 < n * m <= _ONE_TILE and self.similarity == "dot" and one_number
-        return "small" if one_tile and not in_transform() else "tiled"
+        if device.type != "cpu":  # where a look at a number would wait for the device, and half precision counts
+            fixed = self.unit and not isinstance(self.scale, Tensor) and self.offsets is None
+            one_tile = one_tile and fixed and self.precision is None
+        if in_transform():
+            return "tiled"
+        return "small" if one_tile else "cuda" if at_hand(device) else "tiled"
 
     @property
     def symmetric(self) -> bool:
@@ -128,7 +145,7 @@ class Scores:
         return self.key_rows is self.query_rows and self.offsets is None and self.pairs.symmetric
 
     def _tile(self, rows: int = 512) -> tuple[int, int]:
-        rows = _TILE.get() or rows
+        rows = _TILE.get() or (2048 if self.plan == "cuda" else rows)
         return (rows, max(self.pairs.shape[1], 1)) if self.plan == "strip" else (rows, rows)
 
     @property
@@ -148,7 +165,7 @@ class Scores:
     def _by_class(self) -> tuple[Scores, Int[Tensor, " n"] | None, Int[Tensor, " m"] | None]:
         """Rows in order of their ids, so that most tiles hold no positive; and the orders of queries and keys."""
         ids = self.pairs.ids
-        if ids is None or self.plan != "tiled" or not len(ids[0]) or not len(ids[1]):
+        if ids is None or self.plan not in ("tiled", "cuda") or not len(ids[0]) or not len(ids[1]):
             return self, None, None
         order = key_order = ids[0].argsort(stable=True)
         queries = keys = self.queries[order]
@@ -165,6 +182,8 @@ class Scores:
 
     def logsumexp(self, over: Rule = "candidates") -> Float[Tensor, " n"]:
         """``log Σ_j e^{s_ij}`` over a rule; −∞ where nothing counts."""
+        if self.plan == "cuda" and self.similarity == "dot" and (over != "positives" or by_rule(self.pairs, over)):
+            return self._on_cuda(over)[0]
         if self.plan == "dense" or self.similarity != "dot" or over == "positives":
             return self.reduce({"value": logsumexp_over(over)})["value"]
         scores, order, _ = self._by_class() if over == "negatives" else (self, None, None)
@@ -175,8 +194,11 @@ class Scores:
         """``log Σ_j e^{s_ij}`` and, without offsets, ``log Σ_i e^{s_ij}``: the candidates from both sides, in one pass."""
         if self.plan == "dense" or self.similarity != "dot":
             return self.logsumexp(), self.T.logsumexp()
-        plan = replace(self._softmax_plan("candidates"), symmetric=False, by_column=True)
-        rows, columns = softmax.logsumexp(self.queries, self.keys, self.offsets, plan)
+        if self.plan == "cuda":
+            rows, columns = self._on_cuda("candidates", symmetric=False, by_column=True)
+        else:
+            plan = replace(self._softmax_plan("candidates"), symmetric=False, by_column=True)
+            rows, columns = softmax.logsumexp(self.queries, self.keys, self.offsets, plan)
         return rows, columns if self.offsets is None else columns - self.offsets
 
     def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
@@ -184,6 +206,9 @@ class Scores:
         if self.plan == "dense" or self.symmetric or self.similarity != "dot":
             rows = self.logsumexp()
             return (weights * torch.where(weights == 0, torch.zeros_like(rows), rows)).sum(), rows
+        if self.plan == "cuda":
+            plan = self._cuda_plan("candidates")
+            return cuda.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan, self.precision)
         rows = _TILE.get() or max(16, min(1024, 2**21 // max(self.pairs.shape[1], 1)))
         plan = replace(self._softmax_plan("candidates"), rows=rows)
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
@@ -200,6 +225,14 @@ class Scores:
             self.symmetric and self.plan != "strip",
             *self._tile(512 if max(self.pairs.shape) <= 4096 else 768),
         )
+
+    def _on_cuda(self, over: Rule, **changes: bool) -> tuple[Tensor, Tensor]:
+        plan = replace(self._cuda_plan(over), **changes)
+        return cuda.logsumexp(self.queries, self.keys, self.offsets, plan, self.precision)
+
+    def _cuda_plan(self, over: Rule) -> softmax.SoftmaxPlan:
+        rows = _TILE.get() or (4096 if self.precision is None else 8192)  # gradients of so many² scores: 64 or 128 MB
+        return softmax.SoftmaxPlan(self.pairs, over, self.symmetric, rows, rows)
 
     def mean_positive(self) -> Float[Tensor, " n"]:
         """Mean score of each query's positives, weighted where the relation has weights; 0 for a query without any."""

@@ -55,6 +55,11 @@ def _inverse_norm(z: Tensor) -> Tensor:
     return square.masked_fill(zero, 1.0).rsqrt().masked_fill(zero, 0.0)
 
 
+def rounded(rows: Float[Tensor, "n d"], dtype: torch.dtype) -> Float[Tensor, "n d"]:
+    """Rows as a narrower type sees them; the gradient passes straight through."""
+    return rows + (rows.detach().to(dtype).to(rows.dtype) - rows.detach())
+
+
 def root(square: Tensor) -> Tensor:
     """Square root whose gradient at 0 is 0."""
     zero = square <= 0
