@@ -11,11 +11,10 @@ from torch import Tensor
 
 from nearfar.losses.arguments import Options, as_matrix, check_names, check_rows, check_weights, working_dtype
 from nearfar.pairs import Pairs
-from nearfar.scores import Scores, normalize
+from nearfar.scores import Scores
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.cuda_tiles import HALVES
 from nearfar.scores.gather import gather_rows
-from nearfar.scores.similarity import rounded
 from nearfar.types import Backend, Precision, Similarity
 
 
@@ -108,10 +107,6 @@ def read(
             queries, keys = (z.to(dtype) for z in views)
             if pairs is None:
                 pairs = Pairs.aligned(n, views[0].device) if labels is None else Pairs.by_label(labels)
-        if options.get("precision") == "bf16":
-            same, unit, full = keys is queries, False, normalize if unit else lambda z: z
-            queries = rounded(full(queries), torch.bfloat16)
-            keys = queries if same else rounded(full(keys), torch.bfloat16)
     if pairs.shape != (len(queries), len(keys)):
         raise ValueError(
             f"pairs are {pairs.shape[0]} × {pairs.shape[1]} but there are {len(queries)} queries and {len(keys)} keys"

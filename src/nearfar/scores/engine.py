@@ -62,7 +62,7 @@ class Scores:
         backend: The plan by name, or ``None``.
         unit: Divide rows by their norm first.
         scale: Multiplies the products of rows, above 0; one number.
-        precision: What rows are rounded to for their products on a GPU; statistics stay in float32.
+        precision: What rows are rounded to for their products; statistics stay in float32.
     """
 
     query_rows: Float[Tensor, "n d"]
@@ -94,28 +94,28 @@ class Scores:
         grad = torch.is_grad_enabled()
         if grad not in self._made:
             with full_precision(self.query_rows):
-                queries, keys = self._make_rows()
-                narrow = self.precision if self.plan == "cuda" and self.similarity == "dot" else None
-                if narrow is not None:  # as the products will be, so that positives agree with them
-                    own, queries = keys is queries, rounded(queries, HALVES[narrow])
-                    keys = queries if own else rounded(keys, HALVES[narrow])
-                self._made[grad] = queries, keys
+                self._made[grad] = self._make_rows()
         return self._made[grad]
 
     def _make_rows(self) -> tuple[Tensor, Tensor]:
         own = self.key_rows is self.query_rows
-        queries = normalize(self.query_rows) if self.unit else self.query_rows
-        keys = queries if own else normalize(self.key_rows) if self.unit else self.key_rows
-        if isinstance(self.scale, float) and self.scale == 1.0:
-            return queries, keys
-        if own:  # both sides take the root, so that they stay one
-            queries = keys = queries * (self.scale.sqrt() if isinstance(self.scale, Tensor) else self.scale**0.5)
-            return queries, keys
-        return queries * self.scale, keys
+        sides: tuple[Tensor, ...] = (self.query_rows,) if own else (self.query_rows, self.key_rows)
+        sides = tuple(normalize(side) for side in sides) if self.unit else sides
+        narrow = self.narrow
+        if self.precision is not None and narrow is None:  # products of rounded rows, else in full
+            sides = tuple(rounded(side, HALVES[self.precision]) for side in sides)
+        if not isinstance(self.scale, float) or self.scale != 1.0:
+            if own:  # both sides take the root, so that they stay one
+                sides = (sides[0] * (self.scale.sqrt() if isinstance(self.scale, Tensor) else self.scale**0.5),)
+            else:
+                sides = (sides[0] * self.scale, sides[1])
+        if narrow is not None:  # as the products will round them, so that positives agree
+            sides = tuple(rounded(side, HALVES[narrow]) for side in sides)
+        return sides[0], sides[-1]
 
     def _with_rows(self, queries: Tensor, keys: Tensor, **changes: Any) -> Scores:
         """The same with other rows, ready to be multiplied."""
-        return replace(self, query_rows=queries, key_rows=keys, unit=False, scale=1.0, **changes)
+        return replace(self, query_rows=queries, key_rows=keys, unit=False, scale=1.0, precision=self.narrow, **changes)
 
     # ---- the plan ---------------------------------------------------------------------------------------------------
 
@@ -131,13 +131,20 @@ class Scores:
             return "dense"  # the compiler fuses it; its loops over tiles would be unrolled
         n, m = self.pairs.shape
         one_number = not isinstance(self.scale, Tensor) or self.scale.numel() == 1
-        one_tile = 0 < n * m <= _ONE_TILE and self.similarity == "dot" and one_number
+        one_tile = 0 < n * m <= _ONE_TILE and self.similarity == "dot" and one_number and self.precision is None
         if device.type != "cpu":  # where a look at a number would wait for the device, and half precision counts
             fixed = self.unit and not isinstance(self.scale, Tensor) and self.offsets is None
-            one_tile = one_tile and fixed and self.precision is None
+            one_tile = one_tile and fixed
         if in_transform():
             return "tiled"
         return "small" if one_tile else "cuda" if at_hand(device) else "tiled"
+
+    @property
+    def narrow(self) -> Precision | None:
+        """What the products of tiles round rows to: on a GPU, and on a CPU where the matrix is large enough to pay for it."""
+        n, m = self.pairs.shape
+        large = self.plan in ("tiled", "strip") and n * m > _ONE_TILE and self.query_rows.dtype == torch.float32
+        return self.precision if self.similarity == "dot" and (self.plan == "cuda" or large) else None
 
     @property
     def symmetric(self) -> bool:
@@ -209,7 +216,10 @@ class Scores:
         if self.plan == "cuda":
             plan = self._cuda_plan("candidates")
             return cuda.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan, self.precision)
-        rows = _TILE.get() or max(16, min(1024, 2**21 // max(self.pairs.shape[1], 1)))
+        size = (
+            2**21 if self.narrow is None else 2**22
+        )  # in bfloat16 the keys' gradient is added as a whole for each strip
+        rows = _TILE.get() or max(16, min(1024, size // max(self.pairs.shape[1], 1)))
         plan = replace(self._softmax_plan("candidates"), rows=rows)
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
 
@@ -223,7 +233,8 @@ class Scores:
             self.pairs,
             over,
             self.symmetric and self.plan != "strip",
-            *self._tile(512 if max(self.pairs.shape) <= 4096 else 768),
+            *self._tile(512 if max(self.pairs.shape) <= 4096 else 768 if self.query_rows.shape[1] < 256 else 1024),
+            narrow=self.narrow == "bf16",
         )
 
     def _on_cuda(self, over: Rule, **changes: bool) -> tuple[Tensor, Tensor]:

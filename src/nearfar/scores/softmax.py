@@ -28,6 +28,7 @@ from torch import Tensor
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once, presigned
 from nearfar.scores.memory import Buffer
+from nearfar.scores.products import Products
 from nearfar.types import Rule
 
 _RANGE = 60.0  # e^±60 times a million rows stays inside float32
@@ -44,6 +45,11 @@ class SoftmaxPlan:
     rows: int
     columns: int
     by_column: bool = False  # whether the columns' log-sum-exp is wanted too
+    narrow: bool = False  # products in bfloat16
+
+    def products(self, x: Tensor, y: Tensor) -> Products:
+        """The products of its tiles."""
+        return Products(x, y, self.rows * max(self.rows, self.columns), self.narrow)
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         """Ranges of the tiles; a symmetric plan yields each diagonal block and then what lies right of it."""
@@ -137,9 +143,9 @@ def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tu
     both = plan.symmetric or plan.by_column
     row_sum = x.new_zeros(len(x))
     column_sum = row_sum if plan.symmetric else x.new_zeros(len(y) if plan.by_column else 0)
-    buffer = Buffer(x, plan.rows * max(plan.rows, plan.columns))
+    products = plan.products(x, y)
     if within_range(x, y, offsets):
-        for i, j, tile in _exponentials(x, y, offsets, plan, buffer):
+        for i, j, tile in _exponentials(products, offsets, plan):
             row_sum[i] += tile.sum(1)
             if both and not (plan.symmetric and i == j):
                 column_sum[j] += tile.sum(0)
@@ -155,7 +161,7 @@ def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tu
         highest[where] = now
 
     for i, j in plan.tiles():
-        tile = torch.mm(x[i], y[j].T, out=buffer(i.stop - i.start, j.stop - j.start))
+        tile = products.scores(i, j)
         if offsets is not None:
             tile.add_(offsets[j])
         plan.drop(tile, i, j, -torch.inf)
@@ -169,14 +175,11 @@ def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tu
 
 
 def _exponentials(
-    x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan, buffer: Buffer
+    products: Products, offsets: Tensor | None, plan: SoftmaxPlan
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Tiles of ``e^s``, 0 where a pair doesn't count: as ``2^(s·log₂e)``, whose function is the faster by a third."""
-    start, strip = -1, x
     for i, j in plan.tiles():
-        if i.start != start:
-            start, strip = i.start, x[i] * _LOG2E
-        tile = torch.mm(strip, y[j].T, out=buffer(i.stop - i.start, j.stop - j.start))
+        tile = products.scores(i, j, _LOG2E)
         if offsets is not None:
             tile.add_(offsets[j], alpha=_LOG2E)
         tile.exp2_()
@@ -192,25 +195,20 @@ def _share(gradient: Tensor, lse: Tensor) -> Tensor:
 def _symmetric_gradient(x: Tensor, lse: Tensor, gradient: Tensor, plan: SoftmaxPlan) -> Tensor:
     """``dz_i = Σ_j (g_i e^{s_ij − lse_i} + g_j e^{s_ij − lse_j}) z_j``."""
     dx = torch.zeros_like(x)
-    buffer, other = (
-        Buffer(x, plan.rows * max(plan.rows, plan.columns)),
-        Buffer(x, plan.rows * max(plan.rows, plan.columns)),
-    )
+    products, other = plan.products(x, x), Buffer(x, plan.rows * max(plan.rows, plan.columns))
 
     def pull(tile: Tensor, i: slice, j: slice) -> None:
-        dx[i].addmm_(tile, x[j])
-        if i != j:
-            dx[j].addmm_(tile.T, x[i])
+        products.pull(tile, i, j, dx[i], None if i == j else dx[j])
 
     if within_range(x, x, None):
         share = _share(gradient, lse)
-        for i, j, tile in _exponentials(x, x, None, plan, buffer):
+        for i, j, tile in _exponentials(products, None, plan):
             pull(tile.mul_(torch.add(share[i, None], share[None, j], out=other(*tile.shape))), i, j)
         return dx
     safe = lse.masked_fill(lse == -torch.inf, torch.inf)  # an empty row: e^{s − ∞} = 0
     for i, j in plan.tiles():
         shape = i.stop - i.start, j.stop - j.start
-        tile = torch.mm(x[i], x[j].T, out=buffer(*shape))
+        tile = products.scores(i, j)
         by_column = torch.sub(tile, safe[None, j], out=other(*shape)).exp_().mul_(gradient[None, j])
         tile.sub_(safe[i, None]).exp_().mul_(gradient[i, None]).add_(by_column)
         plan.drop(tile, i, j, 0.0)
@@ -230,20 +228,17 @@ def _cross_gradient(
     dx = torch.zeros_like(x) if needs[0] else None
     dy = torch.zeros_like(y) if needs[1] else None
     do = torch.zeros_like(offsets) if offsets is not None and needs[2] else None
-    buffer, other = Buffer(x, plan.rows * plan.columns), Buffer(x, plan.rows * plan.columns)
+    products, other = plan.products(x, y), Buffer(x, plan.rows * plan.columns)
     (by_row, by_column), (rows, columns) = gradients, lse
 
     def pull(tile: Tensor, i: slice, j: slice) -> None:
-        if dx is not None:
-            dx[i].addmm_(tile, y[j])
-        if dy is not None:
-            dy[j].addmm_(tile.T, x[i])
+        products.pull(tile, i, j, None if dx is None else dx[i], None if dy is None else dy[j])
         if do is not None:
             do[j] += tile.sum(0)
 
     if within_range(x, y, offsets):
         row_share, column_share = _share(by_row, rows), _share(by_column, columns)
-        for i, j, tile in _exponentials(x, y, offsets, plan, buffer):
+        for i, j, tile in _exponentials(products, offsets, plan):
             share = row_share[i, None]
             if plan.by_column:
                 share = torch.add(share, column_share[None, j], out=other(*tile.shape))
@@ -253,7 +248,7 @@ def _cross_gradient(
     columns = columns.masked_fill(columns == -torch.inf, torch.inf)
     for i, j in plan.tiles():
         shape = i.stop - i.start, j.stop - j.start
-        tile = torch.mm(x[i], y[j].T, out=buffer(*shape))
+        tile = products.scores(i, j)
         if offsets is not None:
             tile.add_(offsets[j])
         right = None
@@ -293,17 +288,17 @@ def _mean_forward(
     x: Tensor, y: Tensor, offsets: Tensor | None, weights: Tensor, plan: SoftmaxPlan, wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     rows = x.new_empty(len(x))
-    dx = torch.empty_like(x) if wanted[0] else None
+    dx = torch.zeros_like(x) if wanted[0] else None
     dy = torch.zeros_like(y) if wanted[1] else None
     do = torch.zeros_like(offsets) if offsets is not None and wanted[2] else None
     bounded = within_range(x, y, offsets)
     base = _LOG2E if bounded else 1.0  # 2^(s·log₂e)
     m = len(y)
-    buffer = Buffer(x, plan.rows * m)
+    products = Products(x, y, plan.rows * m, plan.narrow)
     everything = slice(0, m)
     for start in range(0, len(x), plan.rows):
         i = slice(start, min(start + plan.rows, len(x)))
-        tile = torch.mm(x[i] * base, y.T, out=buffer(i.stop - i.start, m))
+        tile = products.scores(i, everything, base)
         if offsets is not None:
             tile.add_(offsets, alpha=base)
         shift = None
@@ -316,12 +311,9 @@ def _mean_forward(
             plan.drop(tile.exp2_(), i, everything, 0.0)
         total = tile.sum(1)
         rows[i] = total.log() if shift is None else total.log().add_(shift)
-        share = (weights[i] / total).masked_fill_(total == 0, 0.0)[:, None]
-        if dx is not None:
-            torch.mm(tile, y, out=dx[i]).mul_(share)
-        if dy is not None:
-            dy.addmm_(tile.T, x[i] * share)
+        tile.mul_((weights[i] / total).masked_fill_(total == 0, 0.0)[:, None])
+        products.pull(tile, i, everything, None if dx is None else dx[i], dy)
         if do is not None:
-            do += torch.mv(tile.T, share[:, 0])
+            do += tile.sum(0)
     value = (weights * rows.masked_fill(weights == 0, 0.0)).sum()
     return value, rows, dx, dy, do

@@ -1,0 +1,86 @@
+"""`precision="bf16"` where the matrix is large: products in bfloat16, all between in float32, and the error that is stated."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+import nearfar as nf
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+N, D, CLASSES = 1100, 48, 140
+"""Rows enough for tiles, the last one ragged."""
+STATED = {0.1: 6e-3, 0.05: 4e-2}
+"""By temperature: a logit is off by half an ulp of bfloat16, 2⁻⁹·|s|, so that the error grows with 1/τ (docs/losses.md)."""
+
+
+def rows() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(N) % CLASSES
+    centres = torch.randn(CLASSES, D, generator=generator, dtype=torch.float64)
+    z1, z2 = (centres[labels] + torch.randn(N, D, generator=generator, dtype=torch.float64) for _ in range(2))
+    return z1, z2, labels
+
+
+def one_sided(z1: Tensor, z2: Tensor, labels: Tensor, tau: float) -> Tensor:
+    return cross_entropy(normalize(z1) @ normalize(z2).T / tau, torch.arange(N))
+
+
+def both_ways(z1: Tensor, z2: Tensor, labels: Tensor, tau: float) -> Tensor:
+    return (one_sided(z1, z2, labels, tau) + one_sided(z2, z1, labels, tau)) / 2
+
+
+def by_class(z1: Tensor, z2: Tensor, labels: Tensor, tau: float) -> Tensor:
+    logits = (normalize(z1) @ normalize(z1).T / tau).fill_diagonal_(-torch.inf)
+    positive = (labels[:, None] == labels).fill_diagonal_(False)
+    return -(logits.log_softmax(1).masked_fill(~positive, 0.0).sum(1) / positive.sum(1)).mean()
+
+
+CASES = {
+    "InfoNCE": (one_sided, lambda tau, **o: lambda a, b, y: nf.InfoNCELoss(tau, **o)(a, b)),
+    "CLIP": (both_ways, lambda tau, **o: lambda a, b, y: nf.CLIPLoss(tau, **o)(a, b)),
+    "SupCon": (by_class, lambda tau, **o: lambda a, b, y: nf.SupConLoss(tau, **o)(a, labels=y)),
+}
+
+
+def differentiated(loss, dtype: torch.dtype) -> tuple[float, Tensor]:
+    z1, z2, labels = rows()
+    sides = [z.to(dtype).requires_grad_() for z in (z1, z2)]
+    value = loss(*sides, labels)
+    gradients = torch.autograd.grad(value, sides, allow_unused=True)
+    return value.item(), torch.cat([g.double() for g in gradients if g is not None])
+
+
+@pytest.mark.parametrize("tau", STATED)
+@pytest.mark.parametrize("name", CASES)
+def test_the_error_is_the_stated_one(name, tau):
+    reference, build = CASES[name]
+    value, gradient = differentiated(lambda a, b, y: reference(a, b, y, tau), torch.float64)
+    found, slope = differentiated(build(tau, precision="bf16"), torch.float32)
+    full, exact = differentiated(build(tau), torch.float32)
+    assert abs(found - value) <= 1e-3 * value
+    off = float((slope - gradient).abs().max() / gradient.abs().max())
+    assert 1e-5 < off <= STATED[tau]  # it does round: in full precision the error is a thousand times smaller
+    assert float((exact - gradient).abs().max() / gradient.abs().max()) < 1e-5
+    assert abs(full - value) <= 1e-5 * value
+
+
+def test_a_learned_temperature_gets_its_gradient():
+    z1, z2, _ = rows()
+    slopes = []
+    for dtype, options in ((torch.float64, {"backend": "dense"}), (torch.float32, {"precision": "bf16"})):
+        loss = nf.CLIPLoss(learnable=True, **options).to(dtype)
+        loss(z1.to(dtype), z2.to(dtype)).backward()
+        slopes.append(float(loss.tau.log_scale.grad))
+    assert slopes[1] == pytest.approx(slopes[0], rel=1e-2)
+
+
+def test_extreme_scores_stay_finite():
+    """Beyond ±60 a running maximum is kept, in bfloat16 products too."""
+    z1, z2, labels = rows()
+    z = z1.float().requires_grad_()
+    value = nf.SupConLoss(0.005, precision="bf16")(z, labels=labels)
+    assert value.isfinite()
+    assert torch.autograd.grad(value, z)[0].isfinite().all()
