@@ -30,6 +30,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "nearfar.data.samplers": ("PKSampler",),
     "nearfar.data.datasets": ("PairDataset",),
     "nearfar.data.sources": ("SOURCES",),
+    "nearfar.training.cached": ("cached_step",),
     "nearfar.compare.convergence": ("compare",),
 }  # fmt: skip
 
