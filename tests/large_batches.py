@@ -77,6 +77,19 @@ def labelled(rows: Tensor, wrap: Wrap, step: Callable[..., Tensor], **options: A
     return [*values, *gradients(network, loss)]
 
 
+def remembered(rows: Tensor, wrap: Wrap, frozen: bool = False, gather: bool = False) -> list[Tensor]:
+    """Four steps with a memory bank of thirteen: each value and gradient, and what the bank then holds."""
+    network, loss = encoder(), nf.SupConLoss(learnable=True).double()
+    bank = nf.MemoryBank(13, D, frozen=frozen, gather=gather, dtype=torch.float64)
+    model, ids, found = wrap(network), torch.arange(10), []
+    for step, batch in enumerate(views(1, 4)):
+        known = (ids + 5 * step) % 20  # half of the samples come again, twice
+        value = bank.loss(loss, model(batch[0][rows]), LABELS[rows] - 1, known[rows])
+        value.backward()
+        found += [value.detach(), *gradients(network, loss)]
+    return [*found, *bank.state_dict().values()]
+
+
 def plain(criterion: Callable[..., Tensor], model: Any, inputs: Any, **keywords: Any) -> Tensor:
     """One big batch."""
     sides = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -91,6 +104,8 @@ def alone() -> dict[str, list[Tensor]]:
     return {
         "two towers": two_towers(rows, lambda m: m, plain),
         "labelled": labelled(rows, lambda m: m, plain),
+        "remembered": remembered(rows, lambda m: m),
+        "remembered, frozen": remembered(rows, lambda m: m, frozen=True),
     }
 
 
@@ -137,6 +152,8 @@ def main(rank: int, world: int, store: str, out: str) -> None:
     parts: dict[str, Callable[[], Any]] = {
         "two towers": lambda: two_towers(rows, DistributedDataParallel, cached, gather=True),
         "labelled": lambda: labelled(rows, DistributedDataParallel, cached, gather=True),
+        "remembered": lambda: remembered(rows, DistributedDataParallel, gather=True),
+        "remembered, frozen": lambda: remembered(rows, DistributedDataParallel, frozen=True, gather=True),
         "reductions": lambda: reductions(rows),
     }
     if all(SPLITS[world]):

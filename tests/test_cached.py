@@ -208,9 +208,10 @@ def test_scaled_for_half_precision():
 
 
 @pytest.mark.parametrize("chunk", [3, 25])
-def test_under_autocast(chunk):
+@pytest.mark.parametrize("backend", [None, "dense"])
+def test_under_autocast(chunk, backend):
     """The encoder in bfloat16: the very rows of the reference, whose backward passes run outside, as they should."""
-    model, loss, x = dropping().float(), nf.SupConLoss(), rows(dtype=torch.float32)[0]
+    model, loss, x = dropping().float(), nf.SupConLoss(backend=backend), rows(dtype=torch.float32)[0]
     torch.manual_seed(1)
     with torch.autocast("cpu", torch.bfloat16):
         value = nf.cached_step(loss, model, x, labels=LABELS, chunk=chunk)

@@ -41,14 +41,21 @@ def ranks(request, tmp_path_factory) -> list[dict[str, Any]]:
     return [torch.load(out, weights_only=True) for out in outs]
 
 
-@pytest.mark.parametrize("name", ["two towers", "labelled"])
-def test_cached_steps_on_ranks_are_one_batch(ranks, name):
-    """Values, gradients of the encoders, of a learned temperature; ragged chunks, and a rank without rows."""
+@pytest.mark.parametrize("name", ["two towers", "labelled", "remembered", "remembered, frozen"])
+def test_ranks_are_one_batch(ranks, name):
+    """Values, gradients of the encoders and of a learned temperature, a bank's state; ragged chunks, a rank without rows."""
     wanted = alone()[name]
     for found in ranks:
         assert not isinstance(found[name], str), found[name]
         for a, b in zip(found[name], wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1.0, float(b.abs().max())))
+
+
+def test_banks_are_equal_on_all_ranks(ranks):
+    """Bit for bit: rows in order of rank."""
+    for found in ranks:
+        for a, b in zip(found["remembered"][-6:], ranks[0]["remembered"][-6:], strict=True):
+            assert torch.equal(a, b)
 
 
 def test_a_models_gradients_travel_once_a_step(ranks):

@@ -107,7 +107,7 @@ def cached_step(
         for c in chunks:
             c.random = RandomState(devices)
             c.outputs = encode(c.model, c.rows)
-        torch.clear_autocast_cache()  # weights cast here have no graph
+        torch.clear_autocast_cache()  # older versions of torch reuse weights cast here, which have no graph
         before.restore()
         sides = [_join([c for c in chunks if c.side == side]) for side in range(chunks[-1].side + 1)]
 
