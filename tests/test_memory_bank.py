@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -51,18 +51,20 @@ class Naive:
 # ---- what it holds --------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=60)
+@example(size=3, sizes=[2, 2])
+@example(size=3, sizes=[1, 8, 2])
 @given(size=st.integers(1, 7), sizes=st.lists(st.integers(0, 17), max_size=6))
 def test_it_is_a_deque(size, sizes):
     """Whatever the sizes: more than is left, more than it holds, nothing at all. Integers stay integers."""
-    bank, held, number = nf.MemoryBank(size, 1, dtype=torch.float64), deque(maxlen=size), 2**62
+    bank, held, number = nf.MemoryBank(size, 1, dtype=torch.float64), deque(maxlen=size), 0
     for n in sizes:
-        numbers = list(range(number, number + n))
-        number += n
-        bank.add(torch.tensor(numbers, dtype=torch.float64)[:, None], torch.tensor(numbers), torch.tensor(numbers) - 7)
-        held.extend(numbers)
-        assert bank.labels.tolist() == list(held)
-        assert bank.ids.tolist() == [k - 7 for k in held]
-        assert bank.rows[:, 0].tolist() == [float(k) for k in held]
+        numbers = torch.arange(number, number := number + n)
+        bank.add(numbers[:, None].double(), 2**62 + numbers, 2**61 + numbers)
+        held.extend(numbers.tolist())
+        assert bank.labels.tolist() == [2**62 + k for k in held]
+        assert bank.ids.tolist() == [2**61 + k for k in held]
+        assert bank.rows.tolist() == [[float(k)] for k in held]
         assert bank.rows.shape == (len(held), 1)
 
 
