@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from problems import noise
 pytestmark = pytest.mark.usefixtures("unchecked")  # the package's own errors, not those of the shapes in its types
 
 NAN = math.nan
+THREE = torch.tensor([0, 0, 1])
 LOSSES = ["InfoNCELoss", "SupConLoss", "CLIPLoss", "SigLIPLoss", "DCLLoss", "SpectralLoss", "CircleLoss"]
 SOFT = torch.tensor([[0.0, 0.5, NAN], [2.0, 0.0, 1.0]])
 TABLES: list[tuple[str, Pairs, str]] = [
@@ -49,6 +51,11 @@ TABLES: list[tuple[str, Pairs, str]] = [
     ("views", Pairs.views(2), "+ - + - / - + - + / + - + - / - + - +"),
     ("three views", Pairs.views(1, 3), "+ + + / + + + / + + +"),
     ("aligned", Pairs.aligned(3), "+ - - / - + - / - - +"),
+    # some rows of a batch with all of it
+    ("own rows further on", replace(Pairs.from_ids(torch.tensor([0, 1]), torch.tensor([1, 0, 1, 0])), own=1), "- . - + / + - . -"),
+    ("some have none", replace(Pairs.from_ids(torch.tensor([0, 1, 0]), torch.tensor([1, 0, 0])), own=2), "- + . / + - - / - + +"),
+    ("own rows before", replace(Pairs.from_ids(torch.tensor([0, 1, 0, 0]), torch.tensor([1, 0])), own=-1), "- + / . - / - . / - +"),
+    ("no own rows", replace(Pairs.from_ids(THREE, THREE[:2]), own=5), "+ + / + + / - -"),
     # by id
     ("ids", Pairs.from_ids(torch.tensor([7, 8]), torch.tensor([8, 8, 7])), "- - + / + + -"),
     ("ids, unknown", Pairs.from_ids(torch.tensor([7, -3]), torch.tensor([-3, 7])), ". + / . ."),
@@ -262,14 +269,22 @@ def some_pairs(kind: str, n: int, m: int, seed: int) -> Pairs:
 kinds = st.lists(st.sampled_from(["ids", "matrix", "sparse", "sets", "soft"]), min_size=1, max_size=3)
 
 
-@given(kinds=kinds, n=size, m=size, high=size, wide=size, seed=seed, itself=st.booleans(), own=st.booleans())
-def test_tiles_are_the_whole(kinds, n, m, high, wide, seed, itself, own):
+@given(
+    kinds=kinds,
+    n=size,
+    m=size,
+    high=size,
+    wide=size,
+    seed=seed,
+    first=st.none() | st.integers(-4, 4),
+    own=st.booleans(),
+)
+def test_tiles_are_the_whole(kinds, n, m, high, wide, seed, first, own):
     """Whatever the relation is made of, and however it is cut."""
-    m = n if itself else m
     pairs = some_pairs(kinds[0], n, m, seed)
     for k, kind in enumerate(kinds[1:]):
         pairs = pairs | some_pairs(kind, n, m, seed + k + 1)
-    pairs = pairs.excluding_self() if itself else pairs
+    pairs = replace(pairs, own=first)
     pairs = pairs.excluding(torch.arange(n) % 4, torch.arange(m) % 3) if own else pairs
     whole = filled(pairs.whole())
     positive, ignored, weight = whole
@@ -330,17 +345,17 @@ def test_a_loss_depends_on_the_relation_alone(name, backend):
     """However it was made: by the pairs and by the same relation as a matrix, value and gradient are the same."""
     loss = getattr(nf, name)(backend=backend)
     for seed, kind in enumerate(["ids", "known ids", "own labels", "sparse", "sets", "soft"]):
-        for itself, own in [(False, False), (True, False), (False, True), (True, True)]:
+        for first, own in [(None, False), (0, False), (None, True), (0, True), (2, False), (-3, False)]:
+            itself = first == 0
             n, m = (7, 7) if itself or kind == "own labels" else (7, 9)
-            pairs = some_pairs(kind, n, m, seed)
-            pairs = pairs.excluding_self() if itself else pairs
+            pairs = replace(some_pairs(kind, n, m, seed), own=first)
             pairs = pairs.excluding(torch.arange(n) % 4, torch.arange(m) % 3) if own else pairs
             z = [torch.randn(c, 3, generator=noise(seed + c), dtype=torch.float64).requires_grad_() for c in (n, m)]
             for sides in (z, z[:1]) if itself else (z,):
                 by_pairs, by_matrix = (evaluated(loss, sides, p) for p in (pairs, Pairs.from_matrix(as_matrix(pairs))))
                 for a, b in zip(by_pairs, by_matrix):
                     # weights of soft labels are float32
-                    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda m: f"{kind} {itself} {own}\n{m}")
+                    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda m: f"{kind} {first} {own}\n{m}")
 
 
 def as_matrix(pairs: Pairs) -> Tensor:
@@ -358,7 +373,6 @@ def evaluated(loss: torch.nn.Module, z: list[Tensor], pairs: Pairs) -> tuple[Ten
 
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
-THREE = torch.tensor([0, 0, 1])
 ERRORS: list[tuple[Callable[[], object], type[Exception], tuple[str, ...]]] = [
     (lambda: Pairs.by_label(THREE.float()), TypeError, ("float32", "integers", "labels.long()")),
     (lambda: Pairs.by_label(THREE, THREE.double()), TypeError, ("float64", "integers")),
@@ -386,6 +400,7 @@ ERRORS: list[tuple[Callable[[], object], type[Exception], tuple[str, ...]]] = [
         ValueError,
         ("by place and by id", "the same of queries and keys"),
     ),
+    (lambda: Pairs.aligned(3).excluding_self() | replace(Pairs.aligned(3), own=1), ValueError, ("key 0", "key 1")),
     (lambda: Pairs.aligned(3).excluding(THREE, THREE[:2]), ValueError, ("3 and 2", "3 × 3", "one id a query")),
     (lambda: Pairs.by_label(THREE, THREE[:2]).excluding_self(), ValueError, ("(3, 2)", "themselves")),
 ]  # fmt: skip

@@ -48,7 +48,7 @@ class Pairs:
     shape: tuple[int, int]
     parts: tuple[Ids | Overlap | Matrix, ...]
     rows: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None = None
-    itself: bool = False  # the keys are the queries: a row is no partner of its own
+    own: int | None = None  # the key that is the first query's own sample, the next one the next query's: no partners
     layout: int | None = None  # how many views of each sample stand behind one another (1: aligned), if that is all
 
     # ---- constructors -----------------------------------------------------------------------------------------------
@@ -152,10 +152,10 @@ class Pairs:
             raise ValueError(f"cannot unite pairs of shape {self.shape} with {other.shape}: both need the same rows")
         if self.rows is not None and other.rows is not None:
             raise ValueError("both relations leave out pairs by their rows: unite first, then call excluding(…) once")
-        return replace(
-            self, parts=self.parts + other.parts, rows=self.rows or other.rows, itself=self.itself or other.itself,
-            layout=None,
-        )  # fmt: skip
+        if None not in (self.own, other.own) and self.own != other.own:
+            raise ValueError(f"own samples start at key {self.own} and at key {other.own}: both need the same")
+        own = other.own if self.own is None else self.own
+        return replace(self, parts=self.parts + other.parts, rows=self.rows or other.rows, own=own, layout=None)
 
     def excluding(self, query_rows: Int[Tensor, " n"], key_rows: Int[Tensor, " m"]) -> Pairs:
         """Leave out the pairs whose rows are equal: there, the key is the query's own sample."""
@@ -170,7 +170,7 @@ class Pairs:
         """The keys are the queries: leave out the diagonal."""
         if self.shape[0] != self.shape[1]:
             raise ValueError(f"pairs of shape {self.shape} were given for rows paired with themselves")
-        return replace(self, itself=True)
+        return replace(self, own=0)
 
     # ---- what the engine reads --------------------------------------------------------------------------------------
 
@@ -178,12 +178,14 @@ class Pairs:
     def T(self) -> Pairs:
         """The relation seen from the keys."""
         rows = None if self.rows is None else self.rows[::-1]
-        return replace(self, shape=self.shape[::-1], parts=tuple(part.flip() for part in self.parts), rows=rows)
+        own = None if self.own is None else -self.own
+        parts = tuple(part.flip() for part in self.parts)
+        return replace(self, shape=self.shape[::-1], parts=parts, rows=rows, own=own)
 
     @property
     def symmetric(self) -> bool:
         """Whether the relation is known to be its own transpose, as ids of one set of rows are."""
-        return self.itself and self.rows is None and all(part.own for part in self.parts)
+        return self.own == 0 and self.rows is None and all(part.own for part in self.parts)
 
     @property
     def ids(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None:
@@ -214,18 +216,32 @@ class Pairs:
     def take(self, queries: Int[Tensor, " a"], keys: Int[Tensor, " b"]) -> Pairs:
         """The relation among some of the rows."""
         rows = None if self.rows is None else (self.rows[0][queries], self.rows[1][keys])
-        itself = self.itself and queries is keys
-        if self.itself and not itself:  # own samples no longer lie on the diagonal
+        own = self.own if self.own == 0 and queries is keys else None
+        if self.own is not None and own is None:  # own samples no longer lie on a diagonal
             if rows is not None:
                 raise ValueError("rows that leave out pairs both by place and by id: take the same of queries and keys")
-            rows = queries, keys
+            rows = queries + self.own, keys
         parts = [part.take(queries, keys) for part in self.parts]
         if queries is keys:  # keep the knowledge that both sides are one
             parts = [
                 new if isinstance(new, Matrix) or not old.own else replace(new, key=new.query)
                 for new, old in zip(parts, self.parts)
             ]
-        return replace(self, shape=(len(queries), len(keys)), parts=tuple(parts), rows=rows, itself=itself, layout=None)
+        return replace(self, shape=(len(queries), len(keys)), parts=tuple(parts), rows=rows, own=own, layout=None)
+
+    @property
+    def itself(self) -> tuple[slice, slice] | None:
+        """The queries whose own sample is among the keys, and these keys: runs of one length."""
+        if self.own is None:
+            return None
+        first, last = max(0, -self.own), max(0, -self.own, min(self.shape[0], self.shape[1] - self.own))
+        return slice(first, last), slice(first + self.own, last + self.own)
+
+    def diagonal(self, i: slice, j: slice) -> int | None:
+        """Which diagonal of the tile of queries ``i`` and keys ``j`` pairs samples with themselves; ``None``: none does."""
+        if self.own is None or i.start + self.own >= j.stop or j.start >= i.stop + self.own:
+            return None
+        return self.own + i.start - j.start
 
     def relation(self, i: slice, j: slice) -> Relation:
         """The tile of queries ``i`` and keys ``j``."""
@@ -244,7 +260,7 @@ class Pairs:
                 ignored = torch.zeros_like(positive) if ignored is None else ignored
                 ignored = ignored if there.ignored is None else ignored | there.ignored
                 ignored = ignored & ~positive
-        if self.itself and self.rows is None and i == j and ignored is None and positive is not None:
+        if self.own == 0 and self.rows is None and i == j and ignored is None and positive is not None:
             # the commonest tile, in three operations: a diagonal block of rows paired with themselves
             own = torch.eye(positive.shape[0], dtype=torch.bool, device=positive.device)
             weight = None if weight is None else weight.masked_fill(own, 0)
@@ -252,9 +268,10 @@ class Pairs:
         same = None
         if self.rows is not None:
             same = self.rows[0][i, None] == self.rows[1][None, j]
-        if self.itself and i.start < j.stop and j.start < i.stop:
-            device = self.device
-            own = torch.arange(i.start, i.stop, device=device)[:, None] == torch.arange(j.start, j.stop, device=device)
+        diagonal = self.diagonal(i, j)
+        if diagonal is not None:
+            query, key = (torch.arange(s.stop - s.start, device=self.device) for s in (i, j))
+            own = query[:, None] + diagonal == key
             same = own if same is None else same | own
         if same is not None:
             assert positive is not None
@@ -270,18 +287,21 @@ class Pairs:
             size = n if torch.compiler.is_compiling() else max(1, 2**20 // max(m, 1))
             strips = [self._count(slice(i, min(i + size, n)), over, dtype) for i in range(0, n, max(size, 1))]
             return torch.cat(strips) if strips else torch.zeros(0, dtype=dtype, device=self.device)
-        own = 1 if self.itself else 0
-        candidates = torch.full((n,), m - own, dtype=dtype, device=self.device)
+        candidates = torch.full((n,), m, dtype=dtype, device=self.device)
+        if self.itself is not None:
+            candidates[self.itself[0]] -= 1
         if over == "candidates":
             return candidates
         if self.layout is not None:
+            own = 0 if self.own is None else 1
             positives = torch.full((n,), self.layout - own, dtype=dtype, device=self.device)
         else:
             query, key = self.ids
             ordered, _ = key.sort()
             positives = torch.searchsorted(ordered, query, right=True) - torch.searchsorted(ordered, query)
-            if self.itself:
-                positives = positives - (1 if query is key else (query == key).long())
+            if self.itself is not None:
+                i, j = self.itself
+                positives[i] -= 1 if query is key and self.own == 0 else (query[i] == key[j]).long()
             positives = positives.to(dtype)
         return positives if over == "positives" else candidates - positives
 

@@ -153,7 +153,7 @@ class Scores:
         order = key_order = ids[0].argsort(stable=True)
         queries = keys = self.queries[order]
         if self.keys is not self.queries or ids[0] is not ids[1]:
-            if self.pairs.itself:  # the diagonal would be lost
+            if self.pairs.own is not None:  # the diagonal would be lost
                 return self, None, None
             key_order = ids[1].argsort(stable=True)
             keys = self.keys[key_order]

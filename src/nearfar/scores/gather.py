@@ -72,7 +72,7 @@ def _gather_pairs(pairs: Pairs, part: Ids) -> Pairs:
     elif not unknown:  # below 0: numbers of rows that have no label
         sides = tuple(torch.where(ids < 0, ids - before, ids) for ids in sides)
     query, key = (gather(sides[0]),) * 2 if part.own else map(gather, sides)
-    return Pairs((len(query), len(key)), (Ids(query, key, unknown),), itself=pairs.itself)
+    return Pairs((len(query), len(key)), (Ids(query, key, unknown),), own=pairs.own)
 
 
 def shared(parameter: Tensor) -> Tensor:

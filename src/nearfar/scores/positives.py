@@ -20,11 +20,10 @@ def sum_of_positives(
 ) -> Float[Tensor, " n"]:
     """``Σ_{p∈P(i)} (⟨x_i, y_p⟩ + o_p) = ⟨x_i, Σ_p y_p⟩ + Σ_p o_p``; 0 for a query without any."""
     if pairs.layout == 1:
-        total = some_scores(x, y, "dot") * (0.0 if pairs.itself else 1.0)
-        return total if offsets is None or pairs.itself else total + offsets
-    return (
-        _of_views(x, y, offsets, pairs.layout) if pairs.layout and pairs.itself else _of_classes(x, y, offsets, pairs)
-    )
+        total = some_scores(x, y, "dot") * (1.0 if pairs.own is None else 0.0)
+        return total if offsets is None or pairs.own is not None else total + offsets
+    views = pairs.layout if pairs.own is not None else None
+    return _of_views(x, y, offsets, views) if views else _of_classes(x, y, offsets, pairs)
 
 
 def _of_views(x: Tensor, y: Tensor, offsets: Tensor | None, views: int) -> Tensor:
@@ -46,8 +45,9 @@ def _of_classes(x: Tensor, y: Tensor, offsets: Tensor | None, pairs: Pairs) -> T
     found = ordered[home] == query
     keys = y if offsets is None else torch.cat([y, offsets[:, None]], 1)
     sums = torch.zeros_like(keys).index_add_(0, slot, keys)[home]
-    if pairs.itself:
-        sums = sums.sub_(keys if query is key else keys * (query == key)[:, None])
+    if pairs.itself is not None:
+        i, j = pairs.itself
+        sums[i] -= keys[j] if query is key and pairs.own == 0 else keys[j] * (query[i] == key[j])[:, None]
     total = some_scores(x, sums[:, : x.shape[1]], "dot")
     total = total if offsets is None else total + sums[:, -1]
     return total.masked_fill(~found, 0.0)

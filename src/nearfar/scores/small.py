@@ -196,12 +196,12 @@ class _Mask:
 
     def __init__(self, pairs: Pairs, dtype: torch.dtype) -> None:
         ids = pairs.ids if pairs.rows is None else None
-        self.itself = pairs.itself and ids is not None
+        self.own = pairs.own if ids is not None else None
         if ids is not None:  # the commonest relation, in as few operations as can be
             self.target = (ids[0][:, None] == ids[1]).to(dtype)
             self.ignored = None
-            if self.itself:
-                self.target.fill_diagonal_(0.0)
+            if self.own is not None:
+                self.target.diagonal(self.own).fill_(0.0)
             return
         positive, self.ignored, weight = pairs.whole()
         assert positive is not None
@@ -222,8 +222,8 @@ class _Mask:
         return torch.dot(each.view(-1), values.view(-1))
 
     def without_ignored(self, scores: Tensor, value: float) -> Tensor:
-        if self.itself:
-            return scores.fill_diagonal_(value)
+        if self.own is not None:
+            scores.diagonal(self.own).fill_(value)
         return scores if self.ignored is None else scores.masked_fill_(self.ignored, value)
 
     def subtract(self, slope: Tensor, each: Share, dim: int, scale: float) -> None:
@@ -237,15 +237,15 @@ class _Diagonals:
 
     def __init__(self, pairs: Pairs) -> None:
         assert pairs.layout is not None
-        self.itself, self.rows = pairs.itself, pairs.shape[0]
-        self.count = pairs.layout - pairs.itself
+        self.itself, self.rows = pairs.own is not None, pairs.shape[0]
+        self.count = pairs.layout - self.itself
         step = self.rows // pairs.layout
-        self.offsets = [step * k for k in range(-(pairs.layout - 1), pairs.layout) if k or not pairs.itself]
+        self.offsets = [step * k for k in range(-(pairs.layout - 1), pairs.layout) if k or not self.itself]
 
     @staticmethod
     def suit(pairs: Pairs) -> bool:
         """Whether each query has a positive, and all of them lie on diagonals."""
-        return pairs.rows is None and pairs.layout is not None and (pairs.layout > 1) == pairs.itself
+        return pairs.rows is None and pairs.layout is not None and (pairs.layout > 1) == (pairs.own is not None)
 
     def shares(self, weights: Tensor | None, dim: int, sides: int) -> tuple[Share, Share]:
         """What each query counts, and each of its positives."""

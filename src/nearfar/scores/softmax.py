@@ -58,8 +58,9 @@ class SoftmaxPlan:
         """Put ``value`` where a tile's pairs don't count."""
         pairs = self.pairs
         if self.over == "candidates" and pairs.ids is not None and pairs.rows is None:
-            if pairs.itself and i.start < j.stop and j.start < i.stop:
-                tile.diagonal(i.start - j.start).fill_(value)
+            diagonal = pairs.diagonal(i, j)
+            if diagonal is not None:
+                tile.diagonal(diagonal).fill_(value)
             return
         mask = self.dropped(i, j)
         if mask is not None:

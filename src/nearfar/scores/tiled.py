@@ -55,7 +55,7 @@ class Plan:
         return all(r.over == "positives" for r in self.stage.values()) and self._apart(i, j)
 
     def _apart(self, i: slice, j: slice) -> bool:
-        if self.extents is None or (self.pairs.itself and i.start < j.stop and j.start < i.stop):
+        if self.extents is None or self.pairs.diagonal(i, j) is not None:
             return False
         (low, high), (first, last) = self.extents[0][i.start // self.rows], self.extents[1][j.start // self.columns]
         return high < first or last < low
