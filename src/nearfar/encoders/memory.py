@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -189,8 +190,7 @@ class MemoryBank(nn.Module):
         order = order[~again]
         keys = torch.cat([z.detach() if self.frozen else z, self.slots[order].to(z.dtype)])
         pairs = Pairs.by_label(labels, torch.cat([labels, self.slot_labels[order]]))
-        own = torch.arange(len(z), device=z.device)
-        return z, keys, pairs.excluding(own, torch.cat([own, torch.full_like(order, -1)]))
+        return z, keys, replace(pairs, own=0)  # the first keys are the queries
 
     # ---- what is given ----------------------------------------------------------------------------------------------
 
