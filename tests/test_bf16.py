@@ -79,7 +79,7 @@ def test_a_learned_temperature_gets_its_gradient():
 
 def test_extreme_scores_stay_finite():
     """Beyond ±60 a running maximum is kept, in bfloat16 products too."""
-    z1, z2, labels = rows()
+    z1, _, labels = rows()
     z = z1.float().requires_grad_()
     value = nf.SupConLoss(0.005, precision="bf16")(z, labels=labels)
     assert value.isfinite()

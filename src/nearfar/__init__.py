@@ -27,9 +27,11 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "nearfar.losses.moments": ("BarlowTwinsLoss", "VICRegLoss", "AlignUniformLoss"),
     "nearfar.losses.table": ("LOSSES",),
     "nearfar.joint": ("Joint",),
+    "nearfar.encoders.memory": ("MemoryBank",),
     "nearfar.data.samplers": ("PKSampler",),
     "nearfar.data.datasets": ("PairDataset",),
     "nearfar.data.sources": ("SOURCES",),
+    "nearfar.training.cached": ("cached_step",),
     "nearfar.compare.convergence": ("compare",),
 }  # fmt: skip
 

@@ -105,10 +105,9 @@ class Scores:
         if self.precision is not None and narrow is None:  # products of rounded rows, else in full
             sides = tuple(rounded(side, HALVES[self.precision]) for side in sides)
         if not isinstance(self.scale, float) or self.scale != 1.0:
-            if own:  # both sides take the root, so that they stay one
-                sides = (sides[0] * (self.scale.sqrt() if isinstance(self.scale, Tensor) else self.scale**0.5),)
-            else:
-                sides = (sides[0] * self.scale, sides[1])
+            root = self.scale.sqrt() if isinstance(self.scale, Tensor) else self.scale**0.5
+            # rows on both sides take the root, so that they stay one
+            sides = (sides[0] * root,) if own else (sides[0] * self.scale, *sides[1:])
         if narrow is not None:  # as the products will round them, so that positives agree
             sides = tuple(rounded(side, HALVES[narrow]) for side in sides)
         return sides[0], sides[-1]
