@@ -100,7 +100,7 @@ def triplet_loss(
     count = max(scores.pairs.shape[1], 1)
     plan = TripletPlan(
         scores.pairs, similarity, -1.0 if distance == "cosine" else 1.0, mining, soft, fallback is not None,
-        rows=max(8, min(256, 2**20 // count)),
+        rows=max(8, min(256, 2**19 // count)),
     )  # fmt: skip
     seen: dict[str, Tensor] = {}
     counted = query_stats(scores)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.rules import Relation
+from nearfar.scores.matmul import mm
 from nearfar.scores.memory import Buffer
 from nearfar.scores.reductions import Tile
 from nearfar.scores.similarity import CLOSE, all_scores, tile_scores
@@ -140,7 +141,7 @@ class _Nearest:
 
         for i, j in self.plan.tiles():
             shape = i.stop - i.start, j.stop - j.start
-            tile = torch.mm(x[i], y[j].T, out=tiles(*shape))
+            tile = mm(x[i], y[j].T, tiles(*shape))
             if x2 is not None and y2 is not None:
                 tile.sub_(x2[i, None]).sub_(y2[j])
             tile.add_(torch.eq(query[i, None], key[j], out=masks(*shape)), alpha=2 * _NOTHING)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nearfar.scores.matmul import add_mm, mm
 from nearfar.scores.memory import Buffer
 
 
@@ -43,7 +44,7 @@ class Products:
             return out if factor == 1.0 else out.mul_(factor)
         if factor != 1.0 and (i.start != self._start or factor != self._factor):
             self._strip, self._start, self._factor = self.x[i] * factor, i.start, factor
-        return torch.mm(self.x[i] if factor == 1.0 else self._strip, self.y[j].T, out=out)
+        return mm(self.x[i] if factor == 1.0 else self._strip, self.y[j].T, out)
 
     def pull(self, tile: Tensor, i: slice, j: slice, dx: Tensor | None, dy: Tensor | None) -> None:
         """Add ``tile · y_j`` to ``dx`` and ``tileᵀ · x_i`` to ``dy`` (their rows ``i`` and ``j``; ``None``: not wanted)."""
@@ -55,6 +56,6 @@ class Products:
                 dy.add_(torch.mm(tile.T, self.x[i]))
             return
         if dx is not None:
-            dx.addmm_(tile, self.y[j])
+            add_mm(dx, tile, self.y[j])
         if dy is not None:
-            dy.addmm_(tile.T, self.x[i])
+            add_mm(dy, tile.T, self.x[i])

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.scores.autograd import in_transform
+from nearfar.scores.matmul import add_mm, mm
 from nearfar.types import Similarity
 
 # Below this share of |x|² + |y|², the product form |x|² + |y|² − 2⟨x, y⟩ has lost too many digits.
@@ -83,13 +84,20 @@ def some_scores(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], similarity
 
 
 def tile_scores(
-    x: Float[Tensor, "b d"], y: Float[Tensor, "c d"], similarity: Similarity, out: Tensor | None = None
+    x: Float[Tensor, "b d"],
+    y: Float[Tensor, "c d"],
+    similarity: Similarity,
+    out: Tensor | None = None,
+    y2: Float[Tensor, " c"] | None = None,
 ) -> Float[Tensor, "b c"]:
-    """Scores of a tile by one matrix product, without gradient; close rows of a distance are done again directly."""
+    """Scores of a tile by one matrix product, without gradient; close rows of a distance are done again directly.
+
+    ``out`` is memory that may be used; ``y2``, the keys' squared lengths if they are known.
+    """
     if similarity == "dot":
-        return torch.mm(x, y.T, out=out)
-    x2, y2 = x.square().sum(1, keepdim=True), y.square().sum(1)
-    square = torch.mm(x, y.T, out=out).mul_(-2).add_(x2).add_(y2)
+        return mm(x, y.T, out)
+    x2, y2 = x.square().sum(1, keepdim=True), y.square().sum(1) if y2 is None else y2
+    square = mm(x, y.T, out).mul_(-2).add_(x2).add_(y2)
     i, j = _close(square, x2, y2)
     if len(i) > square.numel() // 16:
         square.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_())
@@ -115,20 +123,28 @@ def pull_back(
     similarity: Similarity,
     dx: Float[Tensor, "b d"] | None,
     dy: Float[Tensor, "c d"] | None,
+    y_weight: Float[Tensor, " c"] | None = None,
 ) -> None:
-    """Add a tile's gradient to the gradients of its rows (``None``: not wanted). Uses ``gradient`` up."""
+    """Add a tile's gradient to the gradients of its rows (``None``: not wanted). Uses ``gradient`` up.
+
+    What a distance's gradient owes to ``y`` itself is a weight a key; given ``y_weight``, it is added up there for the caller.
+    """
     if similarity == "dot":
         if dx is not None:
-            dx.addmm_(gradient, y)
+            add_mm(dx, gradient, y)
         if dy is not None:
-            dy.addmm_(gradient.T, x)
+            add_mm(dy, gradient.T, x)
         return
     # ∂d/∂x = (x − y)/d and ∂d²/∂x = 2(x − y): a weighted graph Laplacian either way
     weight = gradient.mul_(2) if similarity == "sqeuclidean" else _over(gradient, scores)
     if dx is not None:
-        dx.addcmul_(weight.sum(1, keepdim=True), x).addmm_(weight, y, alpha=-1)
+        add_mm(dx.addcmul_(weight.sum(1, keepdim=True), x), weight, y, -1)
     if dy is not None:
-        dy.addcmul_(weight.sum(0)[:, None], y).addmm_(weight.T, x, alpha=-1)
+        if y_weight is None:
+            dy.addcmul_(weight.sum(0)[:, None], y)
+        else:
+            y_weight += weight.sum(0)
+        add_mm(dy, weight.T, x, -1)
 
 
 def _over(gradient: Tensor, scores: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once
+from nearfar.scores.matmul import add_mm, mm
 from nearfar.scores.softmax import in_range, within_range
 
 _FEW = 256 * 256  # up to here a second matrix costs less than more operations do
@@ -104,7 +105,7 @@ def _forward(
     queries, keys = (rows, rows) if y is None else (rows[:n], rows[n:])
     number = float(scale)
     scaled = queries * number
-    scores = torch.mm(scaled, keys.T)
+    scores = mm(scaled, keys.T)
     if offsets is not None:
         scores += offsets
     large = scores.numel() > _FEW
@@ -114,9 +115,9 @@ def _forward(
         return value, ()
     gradient = torch.zeros_like(rows)
     if wanted[0] or wanted[2]:
-        torch.mm(slope + slope.T if y is None else slope, keys, out=gradient[:n])
+        add_mm(gradient[:n], slope + slope.T if y is None else slope, keys)
     if wanted[1]:  # frozen keys, such as a queue's, spare a product
-        torch.mm(slope.T, queries, out=gradient[n:])
+        add_mm(gradient[n:], slope.T, queries)
     dscale = None
     if wanted[2]:  # ⟨∂/∂x, x⟩ = scale · ∂/∂scale, and twice that where x is on both sides
         assert isinstance(scale, Tensor)

@@ -87,21 +87,10 @@ def _forward(
     active, dropped = (torch.zeros((), dtype=torch.long, device=x.device) for _ in range(2))
     n, m = plan.pairs.shape
     mates = Classmates.of(plan.pairs, x.dtype) if plan.mining == "all" and not plan.soft else None
-    buffers = [Buffer(x, plan.rows * m if mates else 0) for _ in range(4)]
+    if mates is not None:
+        return _few(x, y, margin, plan, mates, (dx, dy, dmargin))
     for start in range(0, n, plan.rows):
         i = slice(start, min(start + plan.rows, n))
-        if mates is not None:
-            scores = tile_scores(x[i], y, plan.similarity, out=buffers[0](i.stop - i.start, m))
-            distances = scores.neg_().add_(1) if plan.sign < 0 else scores
-            value, opened, gradient = all_hinges(distances, margin, i, mates, (buffers[1], buffers[2], buffers[3]))
-            total += value
-            active += opened.long()
-            if dmargin is not None:
-                dmargin += opened
-            if dx is not None or dy is not None:
-                gradient = gradient if plan.sign > 0 else gradient.neg_()
-                pull_back(gradient, scores, x[i], y, plan.similarity, None if dx is None else dx[i], dy)
-            continue
         scores = tile_scores(x[i], y, plan.similarity)
         distances = 1 - scores if plan.sign < 0 else scores
         positive, ignored, _ = plan.pairs.relation(i, slice(0, m))
@@ -122,6 +111,37 @@ def _forward(
             gradient = found.gradient if plan.sign > 0 else found.gradient.neg_()
             pull_back(gradient, scores, x[i], y, plan.similarity, None if dx is None else dx[i], dy)
     return total.to(x.dtype), active.to(x.dtype), dropped.to(x.dtype), dx, dy, dmargin
+
+
+def _few(
+    x: Tensor,
+    y: Tensor,
+    margin: Tensor,
+    plan: TripletPlan,
+    mates: Classmates,
+    gradients: tuple[Tensor | None, Tensor | None, Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """All hinges where each anchor has few positives: the same visit, without masks, sorting or memory of its own."""
+    dx, dy, dmargin = gradients
+    n, m = plan.pairs.shape
+    rows = max(8, min(512, 2**20 // m))
+    buffers = [Buffer(x, rows * m) for _ in range(4)]
+    y2, y_weight = y.square().sum(1), y.new_zeros(m)
+    total = active = x.new_zeros((), dtype=torch.float64)
+    for start in range(0, n, rows):
+        i = slice(start, min(start + rows, n))
+        scores = tile_scores(x[i], y, plan.similarity, buffers[0](i.stop - i.start, m), y2)
+        distances = scores.neg_().add_(1) if plan.sign < 0 else scores
+        value, opened, gradient = all_hinges(distances, margin, i, mates, (buffers[1], buffers[2], buffers[3]))
+        total, active = total + value, active + opened
+        if dx is not None or dy is not None:
+            gradient = gradient if plan.sign > 0 else gradient.neg_()
+            pull_back(gradient, scores, x[i], y, plan.similarity, None if dx is None else dx[i], dy, y_weight)
+    if dy is not None:
+        dy.addcmul_(y_weight[:, None], y)
+    if dmargin is not None:
+        dmargin += active
+    return total.to(x.dtype), active.to(x.dtype), x.new_zeros(()), dx, dy, dmargin
 
 
 class _Strip:
