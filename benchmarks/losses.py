@@ -8,7 +8,7 @@
     python benchmarks/losses.py --losses SupCon CLIP --rows 4096 --features 128
 
 writes losses.json (after each cell), losses.md and losses.svg. What is measured is in `workloads.py`, the peers in `peers.py`,
-how in `measure.py`, what is asked in `bars.py`.
+how in `cells.py` and `measure.py`, what is asked in `bars.py`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of worker
 import torch
 
 import table
-from measure import Limits, Past, cell, forked, rates
+from cells import Limits, Past, cell
+from measure import rates
 from nearfar.report.files import read_json
 from peers import contenders
+from processes import forked
 from workloads import WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
