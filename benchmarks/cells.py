@@ -59,7 +59,7 @@ def refusal(contender: Contender, n: int, d: int, past: Past, limits: Limits) ->
     seconds, size = expected
     if size > 1.5 * limits.bytes():
         return f"would need {size / GB:,.0f} GB"
-    return f"over {limits.step:.0f} s a step: not run" if seconds > 2 * limits.step else None
+    return f"over {limits.step:.0f} s a step: not run" if seconds > 1.5 * limits.step else None
 
 
 def first_step(
@@ -69,12 +69,12 @@ def first_step(
     why = refusal(contender, n, d, past, limits)
     if why is not None:
         return {"error": why}
-    allowed = 10 + 2 * limits.step + (COMPILING if contender.compiled else 0)
+    allowed = 15 + limits.step + (COMPILING if contender.compiled else 0)
     found = forked(lambda: probe(contender, workload, n, d, reference), allowed, limits.bytes())
     expected = foreseen(contender, n, d, past)
     if found.pop("time", False) or found.get("seconds", 0) > limits.step:
         found = {"error": f"over {limits.step:.0f} s a step"}
-    elif found.pop("memory", False) and expected is not None:
+    elif found.pop("memory", False) and expected is not None and expected[1] > limits.bytes() / 4:
         found["error"] = f"out of memory: would need {expected[1] / GB:,.0f} GB"
     elif "seconds" in found:
         past[contender.loss, contender.name] = {"n": n, "d": d, "seconds": found["seconds"], "bytes": found["bytes"]}
@@ -87,10 +87,10 @@ def cell(
     """Every contender's row at one size; `once`: the probe's own step is the time."""
     probes: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:
+        reference = None
         path = Path(folder) / "reference.pt"
-        if n <= REFERENCE_ROWS:
-            forked(lambda: write_reference(workload, n, d, path), 300, limits.bytes())
-        reference = path if path.exists() else None  # none where it did not fit
+        if n <= REFERENCE_ROWS and forked(lambda: write_reference(workload, n, d, path), 300, limits.bytes()) == {}:
+            reference = path  # else it did not fit
         for contender in contenders:
             probes[contender.name] = first_step(contender, workload, n, d, reference, past, limits)
     able = [contender for contender in contenders if "seconds" in probes[contender.name]]

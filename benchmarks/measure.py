@@ -102,7 +102,7 @@ def gigaflops(seconds: list[float], d: int) -> float:
 
 
 def least_rounds(seconds: float) -> int:
-    return 3 if seconds < 3 else 2 if seconds < 8 else 1
+    return 3 if seconds < 2 else 2 if seconds < 5 else 1
 
 
 def timed(
