@@ -31,7 +31,7 @@ import table
 from cells import Limits, Past, cell
 from measure import rates
 from nearfar.report.files import read_json
-from peers import contenders
+from peers import PEERS, contenders
 from processes import forked
 from workloads import WORKLOADS
 
@@ -162,10 +162,10 @@ def main() -> None:
     folder, facts = args.out or (RESULTS if whole else TRIAL), machine()
     rows = begun(folder, facts) if args.resume or args.huge else []
     limits = Limits(step=600.0 if args.huge else args.limit, budget=args.budget or (0.01 if args.quick else 0.7))
-    for name in dict.fromkeys(one.loss for one in cells):  # packages are imported here once, not in each child
-        for contender in contenders(WORKLOADS[name], 0, compiled=False):
+    for peer in PEERS:  # their packages are imported here once, not in each child
+        if peer.loss in {one.loss for one in cells}:
             with contextlib.suppress(Exception):
-                contender.build()
+                peer.build()
     print(f"the 1024-row product, d = 128: {forked(lambda: rates(128), 60)} GF/s", file=sys.stderr)
     run(cells, folder, rows, facts, limits)
     print(f"{folder}/losses.md")
