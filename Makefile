@@ -20,9 +20,11 @@ lint:
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
 
-bench: install ## the losses beside their peers, in one run; writes benchmarks/results
+bench: install ## the losses beside their peers; writes benchmarks/results and the README's figures; BENCH=--resume goes on
 	$(BIN)/pip install -q --no-deps -r benchmarks/requirements.txt  # no torchvision, no other torch
-	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/losses.py $(BENCH)
+	$(BIN)/python benchmarks/losses.py --huge
+	$(BIN)/python benchmarks/readme.py
 
 install: .venv/installed
 

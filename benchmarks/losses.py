@@ -1,307 +1,174 @@
-"""Losses beside their peers: forward + backward on this machine, in one run, as ratios.
+"""Every loss beside every peer that has it: forward + backward on this machine, in one run.
 
-    python benchmarks/losses.py            # all sizes, about nine minutes
-    python benchmarks/losses.py --quick    # small sizes only
+    python benchmarks/losses.py            # the table, about half an hour: all losses at a few sizes, the softmax family at many
+    python benchmarks/losses.py --resume   # goes on with a run that was cut
+    python benchmarks/losses.py --full     # everything, hours
+    python benchmarks/losses.py --huge     # SupCon at 131,072 rows, one step, added to the results
+    python benchmarks/losses.py --quick    # does it run? seconds
+    python benchmarks/losses.py --losses SupCon CLIP --rows 4096 --features 128
 
-Every contender of a size is timed in turn, round after round, with the machine's own (1024×d)(d×1024) matrix product in
-each round; medians are quoted. A contender that takes long is timed in fewer rounds. The share of the product's rate counts
-the least work known (2 products for rows with themselves, 3 for one side, 4 for both), whatever a contender spends.
+writes losses.json (after each cell), losses.md and losses.svg. What is measured is in `workloads.py`, the peers in `peers.py`,
+how in `cells.py` and `measure.py`, what is asked in `bars.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.abc
-import importlib.machinery
+import contextlib
 import os
 import platform
-import statistics
 import sys
 import time
-import types
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of workers: children are forked
 
-import nearfar as nf
-from nearfar.report.files import write_json, write_text
+import torch
+
+import table
+from cells import Limits, Past, cell
+from measure import rates
+from nearfar.report.files import read_json
+from peers import PEERS, contenders
+from processes import forked
+from workloads import WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
-D = 128
-TAU = 0.1
-SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-LIMIT = {  # pairs beyond which a contender is not run, and why
-    ("NT-Xent", "pytorch-metric-learning"): (64, "not run: memory for every pair with every negative, O(n³)"),
-    ("SupCon", "pytorch-metric-learning"): (1024, "not run: minutes a round"),
-    ("NT-Xent", "lightly"): (4096, "not run: minutes a round"),
-}
-BURST = 0.02  # seconds that a contender runs at a stretch: a single call among others would time cold caches
-Step = Callable[[], Any]
+TRIAL = Path("runs/benchmark")  # of runs that are no table
+FAMILY = ("NT-Xent", "SupCon", "InfoNCE", "CLIP")
+TRIPLETS = ("Triplet, hard", "Triplet, all", "Triplet, semi-hard")
+ROWS = tuple(2**k for k in range(6, 17))
+FEATURES = (128, 512, 1024)
 
 
-def views(n: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(n)
-    z1 = torch.randn(n, D, generator=generator)
-    z2 = z1 + torch.randn(n, D, generator=generator)
-    return z1.requires_grad_(), z2.requires_grad_(), torch.randint(max(n // 8, 1), (n,), generator=generator)
+@dataclass(frozen=True)
+class Cell:
+    """A loss at a size."""
+
+    loss: str
+    n: int
+    d: int
+    compiled: bool = False
+    ours: bool = False  # us alone
+    once: bool = False  # one step
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return self.loss, self.n, self.d
 
 
-def backward(loss: Tensor, *inputs: Tensor) -> None:
-    for z in inputs:
-        z.grad = None
-    loss.backward()
+def standard() -> list[Cell]:
+    """What `make bench` runs: sizes of a loss from small to large, so that each foretells the next."""
+    cells = [Cell(loss, n, 128, compiled=True) for n in (64, 256, 1024, 4096, 16384) for loss in FAMILY]
+    cells += [Cell("InfoNCE, frozen keys", n, 128) for n in (1024, 16384)]
+    cells += [Cell(loss, n, 128) for n in (512, 4096) for loss in WORKLOADS if loss not in FAMILY]
+    cells += [Cell(loss, n, 128) for n in (8192, 16384) for loss in TRIPLETS]
+    cells += [Cell(loss, 8192, 512) for loss in ("InfoNCE", "CLIP")]
+    cells += [Cell(loss, 16384, 512) for loss in FAMILY]
+    cells += [Cell(loss, 4096, 1024) for loss in ("NT-Xent", "InfoNCE")]
+    return [*cells, Cell("NT-Xent", 65536, 128)]
 
 
-# ---- dense forms as anyone would write them -------------------------------------------------------------------------
+def full() -> list[Cell]:
+    return [Cell(loss, n, d, compiled=True) for d in FEATURES for n in ROWS for loss in WORKLOADS]
 
 
-def dense_nt_xent(z1: Tensor, z2: Tensor) -> Tensor:
-    z = F.normalize(torch.cat([z1, z2]))
-    n = len(z1)
-    scores = (z @ z.T / TAU).fill_diagonal_(-torch.inf)
-    return F.cross_entropy(scores, torch.cat([torch.arange(n, 2 * n), torch.arange(n)]))
+def quick() -> list[Cell]:
+    return [Cell(loss, 64, 16) for loss in WORKLOADS]
 
 
-def dense_supcon(z: Tensor, labels: Tensor) -> Tensor:
-    z = F.normalize(z)
-    scores = (z @ z.T / TAU).fill_diagonal_(-torch.inf)
-    positive = labels[:, None] == labels
-    positive.fill_diagonal_(False)
-    count = positive.sum(1)
-    logs = scores.log_softmax(1).masked_fill(~positive, 0.0).sum(1)
-    return -(logs / count.clamp(min=1))[count > 0].mean()
-
-
-def dense_info_nce(z1: Tensor, z2: Tensor) -> Tensor:
-    scores = F.normalize(z1) @ F.normalize(z2).T / TAU
-    return F.cross_entropy(scores, torch.arange(len(z1)))
-
-
-def dense_clip(z1: Tensor, z2: Tensor) -> Tensor:
-    scores = F.normalize(z1) @ F.normalize(z2).T / TAU
-    target = torch.arange(len(z1))
-    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
-
-
-# ---- contenders -----------------------------------------------------------------------------------------------------
-
-
-class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """torchvision, as far as importing lightly's losses needs it, where the real one does not import."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        return (
-            importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "torchvision" else None
-        )
-
-    def create_module(self, spec: Any) -> Any:
-        class Module(types.ModuleType):
-            def __getattr__(self, name: str) -> Any:
-                if name.startswith("__"):
-                    raise AttributeError(name)
-                return type(name, (), {"__init__": lambda self, *args, **kwargs: None})
-
-        return Module(spec.name)
-
-    def exec_module(self, module: Any) -> None:
-        module.__version__ = "0.0"
-
-
-def lightly_nt_xent() -> Callable[[Tensor, Tensor], Tensor]:
-    try:
-        importlib.import_module("torchvision")
-    except (ImportError, RuntimeError):
-        sys.meta_path.append(_StandIn())
-    return importlib.import_module("lightly.loss").NTXentLoss(temperature=TAU)
-
-
-def pml(name: str) -> Any:
-    return getattr(importlib.import_module("pytorch_metric_learning.losses"), name)(temperature=TAU)
-
-
-def linear_cross_entropy(z1: Tensor, z2: Tensor) -> Tensor:
-    return F.linear_cross_entropy(F.normalize(z1) / TAU, F.normalize(z2), torch.arange(len(z1)))
-
-
-def contenders(n: int) -> dict[str, dict[str, Callable[[], Step]]]:
-    """For each loss, for each contender, how to make its step."""
-    z1, z2, labels = views(n)
-    both = torch.cat([z1, z2]).detach().requires_grad_()
-    twice = labels.repeat(2)
-
-    def pair(make: Callable[[], Callable[[Tensor, Tensor], Tensor]]) -> Callable[[], Step]:
-        def build() -> Step:
-            loss = make()
-            return lambda: backward(loss(z1, z2), z1, z2)
-
-        return build
-
-    def labelled(make: Callable[[], Callable[[Tensor, Tensor], Tensor]]) -> Callable[[], Step]:
-        def build() -> Step:
-            loss = make()
-            return lambda: backward(loss(both, twice), both)
-
-        return build
-
-    def ours(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
-        return lambda z, y: loss(z, labels=y)
-
-    return {
-        "NT-Xent": {
-            "nearfar": pair(lambda: nf.NTXentLoss(TAU)),
-            "dense": pair(lambda: dense_nt_xent),
-            "lightly": pair(lightly_nt_xent),
-            "pytorch-metric-learning": labelled(lambda: pml("NTXentLoss")),
-        },
-        "SupCon": {
-            "nearfar": labelled(lambda: ours(nf.SupConLoss(TAU))),
-            "dense": labelled(lambda: dense_supcon),
-            "pytorch-metric-learning": labelled(lambda: pml("SupConLoss")),
-        },
-        "InfoNCE": {
-            "nearfar": pair(lambda: nf.InfoNCELoss(TAU)),
-            "dense": pair(lambda: dense_info_nce),
-            "info-nce-pytorch": pair(lambda: importlib.import_module("info_nce").InfoNCE(temperature=TAU)),
-            "linear_cross_entropy": pair(lambda: linear_cross_entropy),
-        },
-        "CLIP": {"nearfar": pair(lambda: nf.CLIPLoss(TAU)), "dense": pair(lambda: dense_clip)},
-    }
-
-
-# Matrix products that are needed at least, for n rows a side
-PRODUCTS = {
-    "NT-Xent": lambda n: 2 * (2 * n) ** 2,
-    "SupCon": lambda n: 2 * (2 * n) ** 2,
-    "InfoNCE": lambda n: 3 * n**2,
-    "CLIP": lambda n: 4 * n**2,
-}
-
-
-def burst(step: Step) -> list[float]:
-    """Times of calls in a row, for a while."""
-    times = [clock(step)]
-    while sum(times) < BURST:
-        times.append(clock(step))
-    return times
-
-
-def clock(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
-def product_seconds() -> float:
-    """One (1024×d)(d×1024) product, the median of a few."""
-    a, b, out = torch.randn(1024, D), torch.randn(D, 1024), torch.empty(1024, 1024)
-    return statistics.median(clock(lambda: torch.mm(a, b, out=out)) for _ in range(15))
-
-
-def measure(loss: str, n: int, made: dict[str, Callable[[], Step]], budget: float) -> list[dict[str, Any]]:
-    steps: dict[str, Step] = {}
-    rows: dict[str, dict[str, Any]] = {}
-    for name, build in made.items():
-        rows[name] = {"loss": loss, "pairs": n, "contender": name}
-        try:
-            most, why = LIMIT.get((loss, name), (n, ""))
-            if n > most:
-                rows[name]["error"] = why
-                continue
-            step = build()
-            step()
-            steps[name] = step
-        except Exception as error:
-            rows[name]["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    products: list[float] = []
-    for round_number in range(400):
-        products.append(product_seconds())
-        for name, step in steps.items():
-            if sum(times[name]) < budget or len(times[name]) < 3:
-                times[name] += burst(step)
-        if round_number >= 2 and all(sum(t) >= budget for t in times.values()):
-            break
-    product = statistics.median(products)
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        rows[name] |= {
-            "milliseconds": round(median * 1e3, 4),
-            "rounds": len(seconds),
-            "share": round(PRODUCTS[loss](n) * product / 1024**2 / median, 4),
-        }
-    return list(rows.values())
+def huge() -> list[Cell]:
+    return [Cell("SupCon", 131072, 128, ours=True, once=True)]
 
 
 def machine() -> dict[str, Any]:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
+    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     return {
-        "processor": model,
+        "processor": names[0] if names else platform.processor(),
         "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "features": D,
-        "product_gigaflops": round(2 * 1024 * 1024 * D / product_seconds() / 1e9, 1),
     }
 
 
-def table(report: dict[str, Any]) -> str:
-    facts = report["machine"]
-    lines = [
-        "# Losses beside their peers",
-        "",
-        f"Forward + backward, float32, d = {facts['features']}, τ = {TAU}; medians of one interleaved run on {facts['processor']}, "
-        f"{facts['threads']} threads, {facts['instructions']}, torch {facts['torch']}; the 1024-row matrix product ran at "
-        f"{facts['product_gigaflops']} GF/s. *Share*: of that rate, counting the least products known for the loss. "
-        "*× ours*: time over nearfar's. Written by `make bench`.",
-        "",
-    ]
-    for loss in PRODUCTS:
-        rows = [row for row in report["rows"] if row["loss"] == loss]
-        lines += [f"## {loss}", "", "| pairs | contender | ms | share | × ours |", "|--:|---|--:|--:|--:|"]
-        own = {row["pairs"]: row["milliseconds"] for row in rows if row["contender"] == "nearfar"}
-        for row in rows:
-            if "error" in row:
-                lines.append(f"| {row['pairs']:,} | {row['contender']} | {row['error']} | | |")
-            else:
-                ratio = row["milliseconds"] / own[row["pairs"]]
-                lines.append(
-                    f"| {row['pairs']:,} | {row['contender']} | {row['milliseconds']:,.2f} | {row['share']:.0%} | {ratio:.2f} |"
-                )
-        lines.append("")
-    return "\n".join(lines)
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def begun(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a run that was cut."""
+    path = folder / "losses.json"
+    if not path.exists():
+        return []
+    report = read_json(path)
+    if report["machine"] != facts:
+        sys.exit(f"{path} was measured on {report['machine']}, this is {facts}: run without --resume, or with --out")
+    return report["rows"]
+
+
+def run(cells: list[Cell], folder: Path, rows: list[dict[str, Any]], facts: dict[str, Any], limits: Limits) -> None:
+    """Every cell that has no rows yet, written as it comes."""
+    past: Past = {}
+    for row in rows:
+        if "milliseconds" in row and "extra_mb" in row:
+            size = row["extra_mb"] * 2**20
+            past[row["loss"], row["contender"]] = {
+                "n": row["n"], "d": row["d"], "seconds": row["milliseconds"] / 1e3, "bytes": size,
+            }  # fmt: skip
+    done = {(row["loss"], row["n"], row["d"]) for row in rows}
+    start = time.monotonic()
+    for place, one in enumerate(cells):
+        if one.key in done:
+            continue
+        workload = WORKLOADS[one.loss]
+        those = contenders(workload, one.n, compiled=one.compiled)
+        found = cell(workload, one.n, one.d, those[:1] if one.ours else those, past, limits, one.once)
+        for row in found:
+            print(*(row.get(name, "") for name in SHOWN), sep="\t", file=sys.stderr, flush=True)
+        rows = rows + found
+        table.write(folder, {"machine": facts, "rows": rows})
+        print(f"{place + 1}/{len(cells)} cells, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+
+
+SHOWN = ("loss", "n", "d", "contender", "milliseconds", "share", "extra_mb", "value_error", "gradient_error", "error")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="sizes up to 512 only")
-    parser.add_argument("--sizes", type=int, nargs="*", help="pairs")
-    parser.add_argument("--losses", nargs="*", choices=list(PRODUCTS))
-    parser.add_argument("--budget", type=float, default=2.0, help="seconds of timing a contender and size")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for losses.json and losses.md")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", action="store_true", help="every loss at 64 rows, seconds")
+    which.add_argument("--full", action="store_true", help="every loss at every size")
+    which.add_argument("--huge", action="store_true", help="SupCon at 131,072 rows, one step, added to the results")
+    parser.add_argument("--losses", nargs="+", choices=list(WORKLOADS), metavar="LOSS", help="these only")
+    parser.add_argument("--rows", nargs="+", type=int, help="these only")
+    parser.add_argument("--features", nargs="+", type=int, default=[128], help="with --rows; 128 if left out")
+    parser.add_argument("--compiled", action="store_true", help="with --rows: torch.compile of the dense form too")
+    parser.add_argument("--resume", action="store_true", help="keep what the folder has, and run what it has not")
+    parser.add_argument("--limit", type=float, default=30.0, help="seconds a step beyond which a peer is not run")
+    parser.add_argument("--budget", type=float, help="seconds of timing a contender and size; 0.7 if left out")
+    parser.add_argument("--out", type=Path, help=f"folder; {RESULTS.name} for a whole table, else {TRIAL}")
     args = parser.parse_args()
-    report: dict[str, Any] = {"machine": machine(), "rows": []}
-    for n in args.sizes or [size for size in SIZES if not args.quick or size <= 512]:
-        for loss, made in contenders(n).items():
-            if args.losses and loss not in args.losses:
-                continue
-            rows = measure(loss, n, made, args.budget)
-            report["rows"] += rows
-            for row in rows:
-                print(*row.values(), sep="\t", file=sys.stderr, flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "losses.json", report)
-    write_text(args.out / "losses.md", table(report))
-    print(table(report))
+    whole = not (args.quick or args.losses or args.rows)
+    if args.rows:
+        names = args.losses or list(WORKLOADS)
+        cells = [Cell(loss, n, d, args.compiled) for d in args.features for n in args.rows for loss in names]
+    else:
+        cells = (quick if args.quick else full if args.full else huge if args.huge else standard)()
+        cells = [one for one in cells if not args.losses or one.loss in args.losses]
+    folder, facts = args.out or (RESULTS if whole else TRIAL), machine()
+    rows = begun(folder, facts) if args.resume or args.huge else []
+    limits = Limits(step=600.0 if args.huge else args.limit, budget=args.budget or (0.01 if args.quick else 0.7))
+    for peer in PEERS:  # their packages are imported here once, not in each child
+        if peer.loss in {one.loss for one in cells}:
+            with contextlib.suppress(Exception):
+                peer.build()
+    print(f"the 1024-row product, d = 128: {forked(lambda: rates(128), 60)} GF/s", file=sys.stderr)
+    run(cells, folder, rows, facts, limits)
+    print(f"{folder}/losses.md")
 
 
 if __name__ == "__main__":

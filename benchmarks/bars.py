@@ -1,0 +1,155 @@
+"""What is asked of the losses, and what a run gave: computed from its rows, never typed.
+
+`BARS` holds what is asked; every figure is a function of the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from nearfar.report.format import percent
+
+ULP = 2.0**-23
+OURS, BF16, DENSE = "nearfar", "nearfar bf16", "dense"
+Cell = tuple[str, int, int]
+
+
+class Results:
+    """The rows of a report by loss, rows, features and contender."""
+
+    def __init__(self, report: dict[str, Any]) -> None:
+        self.rows = {(row["loss"], row["n"], row["d"], row["contender"]): row for row in report["rows"]}
+
+    def figure(self, cell: Cell, contender: str, name: str) -> float | None:
+        """One number of one row, if it was measured."""
+        return self.rows.get((*cell, contender), {}).get(name)
+
+    def milliseconds(self, cell: Cell, contender: str = OURS) -> float | None:
+        return self.figure(cell, contender, "milliseconds")
+
+    def ratio(self, slow: tuple[Cell, str], fast: tuple[Cell, str]) -> float | None:
+        """How many times as long the first takes as the second."""
+        a, b = self.milliseconds(*slow), self.milliseconds(*fast)
+        return None if a is None or b is None else a / b
+
+    def cells(self) -> list[Cell]:
+        """In the order of the run."""
+        return list(dict.fromkeys(key[:3] for key in self.rows))
+
+    def contenders(self, cell: Cell) -> list[str]:
+        return [key[3] for key in self.rows if key[:3] == cell]
+
+    def others(self, cell: Cell) -> Iterator[tuple[str, float]]:
+        """Times of those who compute the very same loss, ours left out."""
+        for name in self.contenders(cell):
+            row = self.rows[*cell, name]
+            if name not in (OURS, BF16) and "milliseconds" in row and row.get("same", True):
+                yield name, row["milliseconds"]
+
+
+Figure = Callable[[Results], float | None]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One thing asked.
+
+    Attributes:
+        words: What is measured.
+        asked: The number.
+        figure: What a run gave; None where it did not measure that.
+        unit: "share", "times", "MB".
+        most: Whether the number is the most that is allowed, rather than the least.
+    """
+
+    words: str
+    asked: float
+    figure: Figure
+    unit: str = "share"
+    most: bool = False
+
+    def met(self, results: Results) -> bool | None:
+        found = self.figure(results)
+        return None if found is None else found <= self.asked if self.most else found >= self.asked
+
+
+def share(loss: str, n: int, d: int) -> Figure:
+    return lambda results: results.figure((loss, n, d), OURS, "share")
+
+
+def extra(loss: str, n: int, d: int) -> Figure:
+    return lambda results: results.figure((loss, n, d), OURS, "extra_mb")
+
+
+def against(other: str, loss: str, n: int, d: int) -> Figure:
+    return lambda results: results.ratio(((loss, n, d), other), ((loss, n, d), OURS))
+
+
+def bf16_gain(loss: str, n: int, d: int) -> Figure:
+    return lambda results: results.ratio(((loss, n, d), OURS), ((loss, n, d), BF16))
+
+
+def worst_ratio(least_rows: int) -> Figure:
+    """The fastest other's time over ours, in the cell where that is least."""
+
+    def figure(results: Results) -> float | None:
+        found = [
+            other / own
+            for cell in results.cells()
+            if cell[1] >= least_rows and (own := results.milliseconds(cell)) is not None
+            for _, other in results.others(cell)
+        ]
+        return min(found, default=None)
+
+    return figure
+
+
+def worst_error(results: Results) -> float | None:
+    """Our error of a gradient beyond 4 units in the last place, over the dense form's."""
+    found = []
+    for cell in results.cells():
+        own, dense = (results.figure(cell, name, "gradient_error") for name in (OURS, DENSE))
+        if own is not None and dense is not None:
+            found.append(max(own - 4 * ULP, 0) / max(dense, ULP))
+    return max(found, default=None)
+
+
+def all_triplets(results: Results) -> float | None:
+    return results.ratio((("Triplet, all", 16384, 128), OURS), (("SupCon", 16384, 128), OURS))
+
+
+BARS = (
+    *(Bar(f"{loss}, 16,384 rows, d = {d}: share of the product's rate", asked, share(loss, 16384, d))
+      for d, asked in ((128, 0.7), (512, 0.8)) for loss in ("NT-Xent", "SupCon")),
+    *(Bar(f"{loss}, {n:,} rows a side, d = 512: share of the product's rate", 0.8, share(loss, n, 512))
+      for loss in ("InfoNCE", "CLIP") for n in (8192, 16384)),
+    *(Bar(f"Batch-hard triplets, {n:,} rows: dense over ours", 3.0, against(DENSE, "Triplet, hard", n, 128), "times")
+      for n in (4096, 8192, 16384)),
+    Bar("Batch-all triplets, 8 a class, 16,384 rows: over SupCon's time", 3.0, all_triplets, "times", most=True),
+    *(Bar(f"{loss}, 16,384 rows, d = 512: float32 over bf16", 1.5, bf16_gain(loss, 16384, 512), "times")
+      for loss in ("NT-Xent", "SupCon", "InfoNCE", "CLIP")),
+    Bar("SupCon, 16,384 rows, d = 128: extra memory", 64, extra("SupCon", 16384, 128), "MB", most=True),
+    Bar("SupCon, 131,072 rows, d = 128: extra memory", 256, extra("SupCon", 131072, 128), "MB", most=True),
+    Bar("From 256 rows on: the fastest other over ours, at worst", 1.0, worst_ratio(256), "times"),
+    Bar("Gradient's error beyond 4 ulp: over dense's, at worst", 2.0, worst_error, "times", most=True),
+)  # fmt: skip
+
+
+def written(number: float | None, unit: str) -> str:
+    """A figure as the tables say it."""
+    if number is None:
+        return "not measured"
+    return {"share": percent, "times": lambda x: f"{x:.2f}×", "MB": lambda x: f"{x:,.0f} MB"}[unit](number)
+
+
+def summary(results: Results) -> list[str]:
+    """The Markdown table: asked, got, met or missed."""
+    lines = ["| bar | asked | got | |", "|---|--:|--:|---|"]
+    for bar in BARS:
+        sign = "≤" if bar.most else "≥"
+        verdict = {True: "met", False: "missed", None: ""}[bar.met(results)]
+        got = written(bar.figure(results), bar.unit)
+        lines.append(f"| {bar.words} | {sign} {written(bar.asked, bar.unit)} | {got} | {verdict} |")
+    return lines
