@@ -246,7 +246,7 @@ def _backward(
         if doffsets is not None:
             doffsets[j] += ds.sum(0)
         pull_back(
-            ds.clone(),  # it may be an expanded view
+            ds if plan.similarity == "dot" else ds.clone(),  # used up, and it may be an expanded view
             scores,
             x[i],
             keys[j],

@@ -18,7 +18,7 @@ from torch.nn.functional import softplus
 
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once, presigned
-from nearfar.scores.hinges import Classmates, all_hinges
+from nearfar.scores.hinges import Classmates, FewPositives
 from nearfar.scores.memory import Buffer
 from nearfar.scores.similarity import all_scores, pull_back, tile_scores
 from nearfar.types import Similarity
@@ -86,7 +86,8 @@ def _forward(
     total = x.new_zeros((), dtype=torch.float64)
     active, dropped = (torch.zeros((), dtype=torch.long, device=x.device) for _ in range(2))
     n, m = plan.pairs.shape
-    mates = Classmates.of(plan.pairs, x.dtype) if plan.mining == "all" and not plan.soft else None
+    loops = (plan.mining == "all" and plan.soft) or plan.farthest
+    mates = None if loops else Classmates.of(plan.pairs, x.dtype)
     if mates is not None:
         return _few(x, y, margin, plan, mates, (dx, dy, dmargin))
     for start in range(0, n, plan.rows):
@@ -121,27 +122,29 @@ def _few(
     mates: Classmates,
     gradients: tuple[Tensor | None, Tensor | None, Tensor | None],
 ) -> tuple[Tensor | None, ...]:
-    """All hinges where each anchor has few positives: the same visit, without masks, sorting or memory of its own."""
+    """The same visit where each anchor has few positives, without masks, sorting or new memory."""
     dx, dy, dmargin = gradients
     n, m = plan.pairs.shape
     rows = max(8, min(512, 2**20 // m))
-    buffers = [Buffer(x, rows * m) for _ in range(4)]
+    memory = [Buffer(x, rows * m) for _ in range(4)]
+    few = FewPositives(mates, margin, (memory[1], memory[2], memory[3]))
     y2, y_weight = y.square().sum(1), y.new_zeros(m)
     total = active = x.new_zeros((), dtype=torch.float64)
+    dropped = 0
     for start in range(0, n, rows):
         i = slice(start, min(start + rows, n))
-        scores = tile_scores(x[i], y, plan.similarity, buffers[0](i.stop - i.start, m), y2)
+        scores = tile_scores(x[i], y, plan.similarity, memory[0](i.stop - i.start, m), y2)
         distances = scores.neg_().add_(1) if plan.sign < 0 else scores
-        value, opened, gradient = all_hinges(distances, margin, i, mates, (buffers[1], buffers[2], buffers[3]))
-        total, active = total + value, active + opened
+        found = few.all(distances, i) if plan.mining == "all" else few.semihard(distances, i, plan.soft)
+        total, active, dropped = total + found.total, active + found.active, dropped + found.dropped
+        if dmargin is not None:
+            dmargin += found.margin
         if dx is not None or dy is not None:
-            gradient = gradient if plan.sign > 0 else gradient.neg_()
+            gradient = found.distances if plan.sign > 0 else found.distances.neg_()
             pull_back(gradient, scores, x[i], y, plan.similarity, None if dx is None else dx[i], dy, y_weight)
     if dy is not None:
         dy.addcmul_(y_weight[:, None], y)
-    if dmargin is not None:
-        dmargin += active
-    return total.to(x.dtype), active.to(x.dtype), x.new_zeros(()), dx, dy, dmargin
+    return total.to(x.dtype), active.to(x.dtype), active.new_zeros(()).add(dropped).to(x.dtype), dx, dy, dmargin
 
 
 class _Strip:
