@@ -184,6 +184,17 @@ def test_a_temperature_of_0_005(itself, kind):
     check(p, kind)
 
 
+@pytest.mark.parametrize("kind", ["fp32", "fp32 library"])
+def test_a_cold_softmax_keeps_its_last_places(kind):
+    """Scores of 900 to 903 are exact here; the last place of their log-sum-exp is 6e-5, and shares of the softmax know better."""
+    x, y = torch.ones(1, 1, device=DEVICE), torch.arange(900.0, 904.0, device=DEVICE)[:, None].requires_grad_()
+    pairs = nf.Pairs.from_ids(torch.zeros(1, dtype=torch.long), torch.zeros(4, dtype=torch.long)).to(DEVICE)
+    plan = SoftmaxPlan(pairs, "candidates", False, TILE, TILE)
+    rows, _ = cuda.logsumexp(x, y, None, plan, None, "library" not in kind)
+    (shares,) = torch.autograd.grad(rows.sum(), y)
+    torch.testing.assert_close(shares.double(), y.detach().double().softmax(0), rtol=1e-6, atol=0.0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_all_alike(kind):
     p = make(50, 3, "classes", "candidates", True, kind)

@@ -37,7 +37,7 @@ BLOCKS: dict[str, Blocks] = {
     "library": Blocks(32, 128, 16, 4, 1),
     "interpreter": Blocks(32, 32, 64, 1, 1),
 }
-"""None spills registers (compute capability 9.0). Not tuned on a GPU yet: ``benchmarks/cuda.py --tune`` tries others."""
+"""None spills registers (compute capability 9.0). Not tuned on a GPU yet: ``benchmarks/gpu.py --tune`` tries others."""
 
 
 # ---- whether there is a GPU to use -------------------------------------------------------------------------------------
