@@ -1,6 +1,6 @@
 """Losses with `backend="cuda"` against their loops; run by `test_cuda.py`, as `cuda_kernels.py` is.
 
-Every in-batch loss in every form of call: the softmax losses through the kernels, what else a loss asks by torch on larger tiles.
+Every softmax loss in every form of call, through the kernels; the other in-batch losses once, by torch on larger tiles.
 """
 
 from __future__ import annotations
@@ -27,6 +27,14 @@ TAU = {"InfoNCELoss": 0.1, "CLIPLoss": 0.07}
 N, D = 7, 3
 
 
+CASES = [
+    *form_cases({name: KINDS[name] for name in SOFTMAX}),
+    *variant_cases({name: KINDS[name] for name in SOFTMAX}),
+    *(Case(name, forms_of(name, KINDS[name])[0], {}) for name in PAIRWISE if name not in SOFTMAX),
+]
+"""What others ask is torch's, and tested as the tiled plan."""
+
+
 @pytest.fixture(autouse=True)
 def _on_the_device():
     """What the problems draw lies on the CPU; the losses' own tensors go where their inputs are."""
@@ -44,9 +52,7 @@ def tf32():
 
 
 @pytest.mark.skipif(GPU, reason="the loops and their problems are built on the CPU")
-@pytest.mark.parametrize(
-    "case", [*form_cases({n: KINDS[n] for n in PAIRWISE}), *variant_cases({n: KINDS[n] for n in SOFTMAX})], ids=str
-)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_loops_value_and_gradients(case):
     assert_same(evaluate(build(case.name, case.options, D, "cuda"), case.problem(N, D)), expected(case, N, D))
 
