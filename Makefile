@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: demo test install lint check bench clean
+.PHONY: demo test install lint check bench bench-cuda clean
 
 demo: install ## train the comparison on real digits and write $(RUN)/report.html
 	$(BIN)/nearfar compare --data digits --out $(RUN)
@@ -25,6 +25,10 @@ bench: install ## the losses beside their peers; writes benchmarks/results and t
 	$(BIN)/python benchmarks/losses.py $(BENCH)
 	$(BIN)/python benchmarks/losses.py --huge
 	$(BIN)/python benchmarks/readme.py
+
+bench-cuda: install ## the GPU backend beside its peers, on a machine with an NVIDIA GPU; writes benchmarks/results/cuda.*
+	$(BIN)/pip install -q --no-deps -r benchmarks/requirements-cuda.txt
+	$(BIN)/python benchmarks/gpu.py --tune
 
 install: .venv/installed
 

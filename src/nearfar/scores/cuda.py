@@ -25,8 +25,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.scores.autograd import full_precision, once, presigned
-from nearfar.scores.cuda_tiles import How, Terms, Visit, choose, multiply
+from nearfar.scores.autograd import full_precision, in_transform, once, presigned
+from nearfar.scores.cuda_tiles import How, Terms, Visit, choose, multiply, split, term
 from nearfar.scores.softmax import SoftmaxPlan
 from nearfar.types import Precision
 
@@ -51,8 +51,12 @@ def logsumexp(
         precision: Products of rows rounded so; statistics stay in float32.
         fused: Keep scores in registers or not; ``None`` chooses.
     """
+    if in_transform():
+        raise RuntimeError(
+            "kernels cannot be transformed by torch.func: pass backend='tiled' or 'dense', or leave backend= out"
+        )
     how = choose(x, plan, precision, fused)
-    return _LogSumExp.apply(x, None if plan.symmetric else y, offsets, plan, how)  # pyright: ignore[reportReturnType]
+    return _LogSumExp.apply(x, None if plan.symmetric else y, offsets, plan, how)[:2]  # pyright: ignore[reportReturnType, reportIndexIssue]
 
 
 def mean_logsumexp(
@@ -82,21 +86,22 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         x: Tensor, y: Tensor | None, offsets: Tensor | None, plan: SoftmaxPlan, how: How
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         with full_precision(x):
             return _sums(Visit(x, y, offsets, plan, how))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, y, offsets, ctx.plan, ctx.how = inputs
+        ctx.mark_non_differentiable(*output[2:])
         ctx.save_for_backward(x, y, offsets, *output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, y, offsets, rows, columns = ctx.saved_tensors
+        x, y, offsets, rows, columns, *rest = ctx.saved_tensors
         with full_precision(x), torch.no_grad():
             visit = Visit(x, y, offsets, ctx.plan, ctx.how)
-            found = _gradient(visit, rows, columns, gradients, ctx.needs_input_grad[:3])
+            found = _gradient(visit, (rows, rest[0]), (columns, rest[1]), gradients, ctx.needs_input_grad[:3])
         return *(once(gradient, x, y) for gradient in found), None, None
 
 
@@ -140,7 +145,8 @@ def _tiles(plan: SoftmaxPlan, rows: int, columns: int) -> Iterator[tuple[slice, 
             yield slice(i, min(i + rows, n)), slice(j, min(j + columns, m))
 
 
-def _sums(visit: Visit) -> tuple[Tensor, Tensor]:
+def _sums(visit: Visit) -> tuple[Tensor, ...]:
+    """Log-sum-exps of rows and of columns, and what rounding took from them."""
     plan, symmetric = visit.plan, visit.plan.symmetric
     both = symmetric or plan.by_column
     n, m = plan.pairs.shape
@@ -152,14 +158,21 @@ def _sums(visit: Visit) -> tuple[Tensor, Tensor]:
         row_sum[i] = torch.logaddexp(row_sum[i], rows)
         if both:
             column_sum[j] = torch.logaddexp(column_sum[j], columns)
-    return row_sum.to(visit.wide), visit.x.new_zeros(0, dtype=visit.wide) if symmetric else column_sum.to(visit.wide)
+    (rows, rest), (columns, others) = (
+        split(total, visit.wide) for total in (row_sum, column_sum[:0] if symmetric else column_sum)
+    )
+    return rows, columns, rest, others
 
 
 def _gradient(
-    visit: Visit, rows: Tensor, columns: Tensor, gradients: tuple[Any, ...], needs: tuple[bool, ...]
+    visit: Visit,
+    rows: tuple[Tensor, Tensor],
+    columns: tuple[Tensor, Tensor],
+    gradients: tuple[Any, ...],
+    needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     plan, x, y = visit.plan, visit.x, visit.y
-    by_row, by_column = gradients
+    by_row, by_column = gradients[:2]
     dx = torch.zeros_like(x, dtype=visit.wide) if needs[0] else None
     dy = dx if plan.symmetric else torch.zeros_like(y, dtype=visit.wide) if needs[1] else None
     do = None if visit.offsets is None or not needs[2] else torch.zeros_like(visit.offsets)
@@ -168,8 +181,7 @@ def _gradient(
         size = torch.cat([by_row, by_column]).abs().amax().clamp(min=torch.finfo(visit.wide).tiny)
         size = size / (2.0**14 if visit.how.dtype is torch.float16 else 1.0)
         by_row, by_column = by_row / size, by_column / size
-    by_rows = rows.masked_fill(rows == -torch.inf, torch.inf), by_row
-    by_columns = columns.masked_fill(columns == -torch.inf, torch.inf), by_column
+    by_rows, by_columns = term(*rows, by_row), term(*columns, by_column)
     terms = Terms(by_rows, by_rows if plan.symmetric else by_columns, plan.symmetric or plan.by_column)
     for i, j in plan.tiles():
         slope = visit.slopes(i, j, visit.scores(i, j), terms)
@@ -187,7 +199,7 @@ def _mean(visit: Visit, weights: Tensor, wanted: tuple[bool, ...]) -> tuple[Tens
     """Value and gradient from one visit: whole rows of scores at a time."""
     x, y, wide = visit.x, visit.y, visit.wide
     n, m = visit.plan.pairs.shape
-    lse = x.new_full((n,), -torch.inf, dtype=wide)
+    lse, rest = x.new_full((n,), -torch.inf, dtype=wide), x.new_zeros(n, dtype=wide)
     dx = torch.zeros_like(x, dtype=wide) if wanted[0] else None
     dy = torch.zeros_like(y, dtype=wide) if wanted[1] else None
     do = None if visit.offsets is None or not wanted[2] else torch.zeros_like(visit.offsets)
@@ -195,11 +207,11 @@ def _mean(visit: Visit, weights: Tensor, wanted: tuple[bool, ...]) -> tuple[Tens
     everything = slice(0, m)
     for i, _ in _tiles(replace(visit.plan, symmetric=False), rows, max(m, 1)):
         tile = visit.scores(i, everything)
-        lse[i] = visit.parts(i, everything, tile, False, False)[0].to(wide)
+        lse[i], rest[i] = split(visit.parts(i, everything, tile, False, False)[0], wide)
         if not any(wanted):
             continue
-        safe = lse.masked_fill(lse == -torch.inf, torch.inf), weights
-        slope = visit.slopes(i, everything, tile, Terms(safe, safe, False))
+        by_row = term(lse, rest, weights)
+        slope = visit.slopes(i, everything, tile, Terms(by_row, by_row, False))
         if dx is not None:
             dx[i] = multiply(slope, y, wide)
         if dy is not None:

@@ -37,7 +37,7 @@ BLOCKS: dict[str, Blocks] = {
     "library": Blocks(32, 128, 16, 4, 1),
     "interpreter": Blocks(32, 32, 64, 1, 1),
 }
-"""Two blocks of the first three fit a multiprocessor, and none spills registers (compute capability 9.0)."""
+"""None spills registers (compute capability 9.0). Not tuned on a GPU yet: ``benchmarks/gpu.py --tune`` tries others."""
 
 
 # ---- whether there is a GPU to use -------------------------------------------------------------------------------------
@@ -97,8 +97,8 @@ class How:
     @property
     def multiply(self) -> str:
         """What the kernels do with float32."""
-        if interpreted() and self.dtype is torch.bfloat16:
-            return "upcast"
+        if interpreted():
+            return "float64"
         return "tf32" if _tf32() else "ieee"
 
 
@@ -180,10 +180,10 @@ class Visit:
         from nearfar.scores import kernels
 
         n, m, blocks = i.stop - i.start, j.stop - j.start, self.how.blocks
-        rows = self.x.new_empty(-(-m // blocks.columns), n, dtype=self.wide)
-        lines = self.x.new_empty(-(-n // blocks.rows) if columns else 0, m, dtype=self.wide)
+        rows = self.x.new_empty(2, -(-m // blocks.columns), n, dtype=self.wide)
+        lines = self.x.new_empty(2, -(-n // blocks.rows) if columns else 0, m, dtype=self.wide)
         self.run(kernels.statistics, i, j, tile, rows, lines, UPPER=upper, COLUMNS=columns)
-        return rows.double().logsumexp(0), lines.double().logsumexp(0) if columns else lines
+        return _together(rows), _together(lines)
 
     def slopes(self, i: slice, j: slice, tile: Tensor | None, terms: Terms) -> Tensor:
         """The gradient of a tile's scores; in place of the scores, or in the precision of the rows."""
@@ -197,12 +197,32 @@ class Visit:
         return tile.to(self.how.dtype)
 
 
+def _together(parts: Float[Tensor, "2 blocks n"]) -> Float[Tensor, " n"]:
+    """The log-sum-exp of blocks' maxima and sums, in float64."""
+    high, total = parts.double()
+    return (high + total.log()).logsumexp(0)
+
+
 class Terms(NamedTuple):
     """What weighs the exponentials of a tile: of each row, its log-sum-exp (∞ where nothing counts) and its gradient."""
 
     rows: tuple[Tensor, Tensor]
     columns: tuple[Tensor, Tensor]
     both: bool
+
+
+def term(lse: Float[Tensor, " n"], rest: Float[Tensor, " n"], gradient: Float[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+    """``g·e^{s − lse − rest}`` as a kernel wants it; ``rest``: what rounding took from the log-sum-exp.
+
+    Cold softmaxes need it: at a score of 150 the last place of float32 is 1.5e-5, which an exponential shows in full.
+    """
+    return lse.masked_fill(lse == -torch.inf, torch.inf), gradient * (-rest).exp()
+
+
+def split(lse: Float[Tensor, " n"], wide: torch.dtype) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """A float64 number as a narrower one and the rest."""
+    short = lse.to(wide)
+    return short, (lse - short).nan_to_num_(0.0).to(wide)
 
 
 def multiply(a: Float[Tensor, "n k"], b: Float[Tensor, "k m"], wide: torch.dtype) -> Float[Tensor, "n m"]:

@@ -1,8 +1,8 @@
 """Triplets of some anchors where each has few positives: a comparison a positive, and nothing else.
 
 With ``u_p = d_ap + margin`` and ``v_n = d_an``, let ``c_n = #{p: u_p > v_n}`` and ``k_p = #{n: v_n < u_p}``. All hinges
-``[u_p − v_n]₊`` add up to ``Σ_p k_p·u_p − Σ_n c_n·v_n``, with gradient ``k_p`` by each ``d_ap`` and ``−c_n`` by each ``d_an``. Counts
-are floats, exact to 2²⁴, because a comparison that writes floats runs at the speed of an addition.
+``[u_p − v_n]₊`` add up to ``Σ_p k_p·u_p − Σ_n c_n·v_n``, with gradient ``k_p`` by each ``d_ap`` and ``−c_n`` by each ``d_an``.
+Counts are floats, exact to 2²⁴, because a comparison that writes floats runs at the speed of an addition.
 """
 
 from __future__ import annotations

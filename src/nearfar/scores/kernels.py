@@ -27,7 +27,7 @@ def _product(
     """⟨x_i, y_j⟩ in float32. Places beyond the tile read its last row again, and are dropped later."""
     rows = x + tl.minimum(i, n - 1).to(tl.int64)[:, None] * d
     columns = y + tl.minimum(j, m - 1).to(tl.int64)[None, :] * d
-    total = tl.zeros((BI, BJ), tl.float32)
+    total = tl.zeros((BI, BJ), tl.float64 if HOW == "float64" else tl.float32)
     for k in range(0, d, BK):
         f = k + tl.arange(0, BK)
         if EVEN:
@@ -36,11 +36,12 @@ def _product(
         else:
             a = tl.load(rows + f[None, :], mask=f[None, :] < d, other=0.0)
             b = tl.load(columns + f[:, None], mask=f[:, None] < d, other=0.0)
-        if HOW == "upcast":  # the interpreter cannot multiply bfloat16; in float32 the products are the same
-            total = tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="ieee")
+        # the interpreter: NumPy knows no bfloat16, and rounds a float32 product by its place
+        if HOW == "float64":  # noqa: SIM108
+            total = tl.dot(a.to(tl.float64), b.to(tl.float64), total)
         else:
             total = tl.dot(a, b, total, input_precision=HOW)
-    return total
+    return total.to(tl.float32)
 
 
 @triton.jit
@@ -85,32 +86,41 @@ def statistics(
     UPPER: tl.constexpr, OFFSETS: tl.constexpr, FUSED: tl.constexpr, EVEN: tl.constexpr, HOW: tl.constexpr,
     COLUMNS: tl.constexpr, BI: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Log-sum-exp of each row and, if wanted, each column of a block: ``row_parts (blocks, n)``, ``column_parts (blocks, m)``.
+    """Maximum ``h`` and ``Σ e^{s − h}`` of each row and, if wanted, each column of a block (both 0 where nothing counts).
 
+    They go to ``row_parts (2, blocks, n)`` and ``column_parts (2, blocks, m)``.
     ``UPPER`` leaves out pairs on or below the diagonal, since those above it serve both of their rows.
     """
     block_i, block_j = tl.program_id(0), tl.program_id(1)
     i, j = block_i * BI + tl.arange(0, BI), block_j * BJ + tl.arange(0, BJ)
     row_parts += block_j.to(tl.int64) * n
     column_parts += block_i.to(tl.int64) * m
-    empty = float("-inf")
+    row_sums = row_parts + tl.num_programs(1).to(tl.int64) * n
+    column_sums = column_parts + tl.num_programs(0).to(tl.int64) * m
     if UPPER and block_i * BI + shift >= block_j * BJ + BJ - 1:  # nothing of the block lies above the diagonal
-        tl.store(row_parts + i, tl.full((BI,), empty, row_parts.dtype.element_ty), mask=i < n)
+        nothing = tl.zeros((BI,), row_parts.dtype.element_ty)
+        tl.store(row_parts + i, nothing, mask=i < n)
+        tl.store(row_sums + i, nothing, mask=i < n)
         if COLUMNS:
-            tl.store(column_parts + j, tl.full((BJ,), empty, column_parts.dtype.element_ty), mask=j < m)
+            nothing = tl.zeros((BJ,), column_parts.dtype.element_ty)
+            tl.store(column_parts + j, nothing, mask=j < m)
+            tl.store(column_sums + j, nothing, mask=j < m)
     else:
         scores, kept = _block(
             x, y, tile, offsets, query, key, query_row, key_row, i, j, n, m, d, shift,
             RULE, IDS, UNKNOWN, ITSELF, ROWS, UPPER, OFFSETS, FUSED, EVEN, HOW, BI, BJ, BK,
         )  # fmt: skip
+        empty = float("-inf")
         scores = tl.where(kept, scores, empty)
         high = tl.max(scores, 1)
         base = tl.where(high == empty, 0.0, high)
-        tl.store(row_parts + i, base + tl.log(tl.sum(tl.exp(scores - base[:, None]), 1)), mask=i < n)
+        tl.store(row_parts + i, base, mask=i < n)
+        tl.store(row_sums + i, tl.sum(tl.exp(scores - base[:, None]), 1), mask=i < n)
         if COLUMNS:
             high = tl.max(scores, 0)
             base = tl.where(high == empty, 0.0, high)
-            tl.store(column_parts + j, base + tl.log(tl.sum(tl.exp(scores - base[None, :]), 0)), mask=j < m)
+            tl.store(column_parts + j, base, mask=j < m)
+            tl.store(column_sums + j, tl.sum(tl.exp(scores - base[None, :]), 0), mask=j < m)
 
 
 @triton.jit
