@@ -165,6 +165,7 @@ def main(rank: int, world: int, store: str, out: str) -> None:
         except Exception as error:  # the same on every rank, or the others wait in vain
             found[name] = repr(error)
     torch.save(found, out)
+    dist.barrier()  # a rank that leaves early takes the others' connections with it
     dist.destroy_process_group()
 
 

@@ -215,6 +215,7 @@ def main(rank: int, world: int, store: str, out: str) -> None:
     found["empty"] = empty_rank()
     found["refusals"] = refusals()
     torch.save(found, out)
+    dist.barrier()  # a rank that leaves early takes the others' connections with it
     dist.destroy_process_group()
 
 

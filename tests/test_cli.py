@@ -148,9 +148,9 @@ def test_ctrl_c_prints_the_table_so_far_and_how_to_go_on_and_a_kill_loses_one_ru
         "--seeds",
         "12",
         "--steps",
-        "40",
+        "120",  # long enough to be interrupted on a fast machine
         "--eval-every",
-        "20",
+        "60",
         "--sweep-seeds",
         "1",
     ]

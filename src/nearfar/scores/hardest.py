@@ -17,8 +17,8 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.rules import Relation
+from nearfar.scores.buffers import Buffer
 from nearfar.scores.matmul import mm
-from nearfar.scores.memory import Buffer
 from nearfar.scores.reductions import Tile
 from nearfar.scores.similarity import CLOSE, all_scores, tile_scores
 from nearfar.scores.tiled import Plan

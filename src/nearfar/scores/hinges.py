@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from nearfar.pairs import Pairs
-from nearfar.scores.memory import Buffer
+from nearfar.scores.buffers import Buffer
 
 FEW = 32
 """Rows of the largest class up to which comparing beats bisection."""

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nearfar.scores.buffers import Buffer
 from nearfar.scores.matmul import add_mm, mm
-from nearfar.scores.memory import Buffer
 
 
 class Products:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once, presigned
-from nearfar.scores.memory import Buffer
+from nearfar.scores.buffers import Buffer
 from nearfar.scores.products import Products
 from nearfar.types import Rule
 

@@ -18,8 +18,8 @@ from torch.nn.functional import softplus
 
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once, presigned
+from nearfar.scores.buffers import Buffer
 from nearfar.scores.hinges import Classmates, FewPositives
-from nearfar.scores.memory import Buffer
 from nearfar.scores.similarity import all_scores, pull_back, tile_scores
 from nearfar.types import Similarity
 
