@@ -99,7 +99,7 @@ def _cases() -> Iterator[tuple[str, Case]]:
         one = getattr(nf, name)
         yield f"{name} weights", Case(one, 1, lambda rows: {"labels": LABELS[rows], "weights": 1.0 + rows})
         yield f"{name} offsets", Case(one, 1, lambda rows: {"labels": LABELS[rows], "offsets": 0.1 * rows})
-        yield f"{name} strip", Case(lambda one=one, **o: one(backend="strip", **o), 1, labels)
+        yield f"{name} strip", Case(lambda one=one, **o: one(**{"backend": "strip", **o}), 1, labels)
         yield f"{name} views, weights", Case(one, 2, lambda rows: {"labels": LABELS[rows], "weights": 1.0 + rows})
     yield (
         "stacked weights and ids",
@@ -169,9 +169,9 @@ def run(
     return [value.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad for p in found)]
 
 
-def whole(name: str, dtype: torch.dtype) -> list[Tensor]:
+def whole(name: str, dtype: torch.dtype, **options: Any) -> list[Tensor]:
     """What one process gets that has all the samples."""
-    return run(CASES[name], torch.arange(8), dtype, lambda network: network)
+    return run(CASES[name], torch.arange(8), dtype, lambda network: network, **options)
 
 
 def empty_rank() -> list[Tensor]:

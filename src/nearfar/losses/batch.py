@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.arguments import Options, as_matrix, check_names, check_rows, check_weights, working_dtype
+from nearfar.losses.arguments import (
+    Options,
+    as_matrix,
+    check_names,
+    check_rows,
+    check_weights,
+    parameter,
+    scale_of,
+    working_dtype,
+)
+from nearfar.losses.base import Outcome, averaged
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, normalize
 from nearfar.scores.autograd import full_precision
-from nearfar.scores.gather import gather_rows
+from nearfar.scores.gather import Ranks, meet, relation_with_all
 from nearfar.types import Similarity
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A call in its canonical form."""
+    """A call in its canonical form. Queries and their weights are this rank's, keys are those of all ranks."""
 
     scores: Scores
     weights: Float[Tensor, " n"] | None
+    ranks: Ranks
+    symmetric: bool
+    """Whether all ranks' queries are all keys, and the relation is known to be its own transpose."""
+
+    def number(self, value: float | Tensor) -> Tensor:
+        """A parameter of the loss that element functions can read."""
+        return self.ranks.shared(parameter(value, self.scores.query_rows))
+
+    def scale(self, temperature: float | Tensor, logit_scale: float | Tensor | None) -> float | Tensor:
+        """``1/τ``, or the multiplier that takes its place."""
+        scale = scale_of(temperature, logit_scale, self.scores.query_rows)
+        return self.number(scale) if isinstance(scale, Tensor) and not self.ranks.alone else scale
+
+    def averaged(self, values: Callable[[], Tensor], keep: Tensor, stats: Callable[[], dict[str, Tensor]]) -> Outcome:
+        """The mean of values by query over the queries that are kept."""
+        return averaged(values, keep, self.weights, stats, self.ranks)
 
 
 def read(
@@ -88,9 +114,6 @@ def read(
         _per_row(name, options.get(name), side, sides[side], stacked)
         for name, side in (("weights", "query"), ("offsets", "key"), ("query_rows", "query"), ("key_rows", "key"))
     ]
-    if options.get("gather"):
-        views, labels, pairs, columns = gather_rows(tuple(views), labels, pairs, columns, stacked)
-        n = len(views[0])
     weights, offsets, query_rows, key_rows = columns
 
     unit = options.get("normalize", normalized)
@@ -106,10 +129,14 @@ def read(
             queries, keys = (z.to(dtype) for z in views)
             if pairs is None:
                 pairs = Pairs.aligned(n, views[0].device) if labels is None else Pairs.by_label(labels)
-        if options.get("precision") == "bf16":
-            same, unit, full = keys is queries, False, normalize if unit else lambda z: z
-            queries = _rounded(full(queries))
-            keys = queries if same else _rounded(full(keys))
+        rounded, together = options.get("precision") == "bf16", options.get("gather")
+        if rounded or (together and unit):  # before other ranks do the same
+            same, full = keys is queries, normalize if unit else lambda z: z
+            queries = full(queries)
+            keys, unit = queries if same else full(keys), False
+        if rounded:
+            same, queries = keys is queries, _rounded(queries)
+            keys = queries if same else _rounded(keys)
     if pairs.shape != (len(queries), len(keys)):
         raise ValueError(
             f"pairs are {pairs.shape[0]} × {pairs.shape[1]} but there are {len(queries)} queries and {len(keys)} keys"
@@ -117,8 +144,14 @@ def read(
     if query_rows is not None and key_rows is not None:
         pairs = pairs.excluding(query_rows, key_rows)
     offsets = None if offsets is None else offsets.to(dtype)
-    scores = Scores(queries, keys, pairs.to(queries.device), similarity, offsets, options.get("backend"), unit)
-    return Batch(scores, None if weights is None else weights.to(dtype))
+    pairs, ranks = pairs.to(queries.device), meet(len(keys), together, keys.device)
+    symmetric = keys is queries and pairs.symmetric
+    if not ranks.alone:
+        pairs = relation_with_all(pairs, ranks)
+        keys = ranks.gather(keys, torch.bfloat16 if rounded else None)
+        offsets = None if offsets is None else ranks.gather(offsets)
+    scores = Scores(queries, keys, pairs, similarity, offsets, options.get("backend"), unit)
+    return Batch(scores, None if weights is None else weights.to(dtype), ranks, symmetric)
 
 
 def _own_pairs(n: int, count: int, labels: Tensor | None, device: torch.device) -> Pairs:
