@@ -11,7 +11,7 @@ import inspect
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,16 @@ def _cases() -> Iterator[tuple[str, Case]]:
     )
 
 
-CASES = dict(_cases())
+def _rings() -> Iterator[tuple[str, Case]]:
+    """Cases whose keys go round."""
+    for name, case in _cases():
+        if name.split()[0] in RING or not name[0].isupper():
+            make = lambda loss=case.loss, **o: loss(**{**o, **({"gather": "ring"} if "gather" in o else {})})  # noqa: E731
+            yield f"{name}, ring", replace(case, loss=make)
+
+
+RING = ("InfoNCELoss", "NTXentLoss", "SupConLoss", "CLIPLoss", "NPairsLoss")
+CASES = {**dict(_cases()), **dict(_rings())}
 
 
 def encoder(dtype: torch.dtype) -> nn.Linear:

@@ -24,6 +24,7 @@ from nearfar.pairs import Pairs
 from nearfar.scores import Scores, normalize
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.gather import Ranks, meet, relation_with_all
+from nearfar.scores.ring import RingScores
 from nearfar.types import Similarity
 
 
@@ -60,6 +61,7 @@ def read(
     options: Options,
     normalized: bool,
     similarity: Similarity = "dot",
+    ring: bool = False,
 ) -> Batch:
     """Bring any call form to queries, keys and pairs (docs/losses.md, "Call forms").
 
@@ -71,6 +73,7 @@ def read(
         options: The call's options.
         normalized: The loss's default for ``normalize``.
         similarity: What a score is.
+        ring: Whether the loss asks only what keys that go round can answer.
     """
     check_names(options)
     if not views:
@@ -144,13 +147,16 @@ def read(
     if query_rows is not None and key_rows is not None:
         pairs = pairs.excluding(query_rows, key_rows)
     offsets = None if offsets is None else offsets.to(dtype)
-    pairs, ranks = pairs.to(queries.device), meet(len(keys), together, keys.device)
+    pairs, ranks = pairs.to(queries.device), meet(len(keys), together, keys.device, ring=ring)
     symmetric = keys is queries and pairs.symmetric
     if not ranks.alone:
         pairs = relation_with_all(pairs, ranks)
-        keys = ranks.gather(keys, torch.bfloat16 if rounded else None)
         offsets = None if offsets is None else ranks.gather(offsets)
-    scores = Scores(queries, keys, pairs, similarity, offsets, options.get("backend"), unit)
+    if together == "ring" and not ranks.alone:
+        scores = RingScores(queries, keys, pairs, similarity, offsets, ranks=ranks)
+    else:
+        keys = ranks.gather(keys, torch.bfloat16 if rounded else None)
+        scores = Scores(queries, keys, pairs, similarity, offsets, options.get("backend"), unit)
     return Batch(scores, None if weights is None else weights.to(dtype), ranks, symmetric)
 
 

@@ -46,7 +46,7 @@ def n_pairs_loss(
     """
     check_range("regularization", regularization, 0.0, open_low=False)
     sides = (queries,) if keys is None else (queries, keys)
-    batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=False)
+    batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=False, ring=True)
     outcome = softmax(batch, 1.0, "out")
     if not regularization:
         return outcome

@@ -90,7 +90,7 @@ def info_nce_loss(
     """
     if negatives is None:
         sides = (queries,) if keys is None else (queries, keys)
-        batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
+        batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True, ring=True)
         return softmax(batch, batch.scale(temperature, logit_scale), form)
     if keys is None or labels is not None or pairs is not None:
         raise TypeError("negatives go with queries and their own keys: call loss(queries, keys, negatives)")
@@ -163,7 +163,7 @@ def nt_xent_loss(
         >>> nf.functional.nt_xent_loss(z, z), torch.tensor(7.0).log()
         (tensor(1.9459), tensor(1.9459))
     """
-    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
+    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True, ring=True)
     return softmax(batch, batch.scale(temperature, logit_scale), "out")
 
 
@@ -197,7 +197,7 @@ def supcon_loss(
         >>> nf.functional.supcon_loss(z, labels=torch.tensor([0, 0, 1, 1]), temperature=1.0)  # log(1 + 2/e)
         tensor(0.5514)
     """
-    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
+    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True, ring=True)
     return softmax(batch, batch.scale(temperature, logit_scale), form)
 
 

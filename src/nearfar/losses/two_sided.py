@@ -50,7 +50,7 @@ def clip_loss(
         tensor(0.7437)
     """
     given = (queries,) if keys is None else (queries, keys)
-    batch = read(given, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
+    batch = read(given, sided=True, labels=labels, pairs=pairs, options=options, normalized=True, ring=True)
     scores, ranks = batch.scores.scaled(batch.scale(temperature, logit_scale)), batch.ranks
     square = scores.pairs.shape[0] == (scores.pairs.shape[1] if ranks.alone else ranks.sizes[ranks.rank])
     if batch.weights is not None and not square:
@@ -58,10 +58,11 @@ def clip_loss(
 
     def sides() -> list[tuple[Tensor, Tensor]]:
         """Values of rows and of columns (this rank's of all ranks' queries), and which of them count."""
-        back = scores.T  # without offsets: one key's is the same for all queries, and cancels
-        rows, columns = scores.logsumexp_both_ways()
-        positives, others = scores.count("positives"), back.count("positives")
-        near, far = scores.mean_positive(), back.mean_positive()
+        rows, columns = (
+            scores.logsumexp_both_ways()
+        )  # columns without offsets: one key's is the same for all, and cancels
+        near, far = scores.mean_positive_both_ways()
+        positives, others = scores.count("positives"), scores.pairs.T.count("positives", far.dtype)
         if not ranks.alone:
             columns, far, others = ranks.log_scatter(columns), ranks.scatter(far * others), ranks.scatter(others)
             far = far / others.masked_fill(others == 0, 1.0)

@@ -96,19 +96,26 @@ ALONE = Ranks((0,))
 """One process, of which nothing else is known."""
 
 
-def meet(rows: int, together: bool | str | None, device: torch.device) -> Ranks:
+def meet(rows: int, together: bool | str | None, device: torch.device, *, ring: bool = False) -> Ranks:
     """The ranks, each of which brings some rows.
 
     Args:
         rows: This rank's.
         together: Whether to meet at all: the option ``gather``.
         device: Where the ranks talk.
+        ring: Whether the keys may stay where they are.
 
     Raises:
+        TypeError: For a ring where keys are needed at once.
         RuntimeError: If no process group is there.
     """
     if not together:
         return Ranks((rows,))
+    if together == "ring" and not ring:
+        raise TypeError(
+            "gather='ring' is for softmax losses (InfoNCE, NT-Xent, SupCon, CLIP, N-pairs), whose sums can be merged: "
+            "pass gather=True"
+        )
     if not dist.is_available() or not dist.is_initialized():
         raise RuntimeError(
             f"gather={together!r} was asked for, but there is no process group: call "
