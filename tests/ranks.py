@@ -11,7 +11,7 @@ import inspect
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def _cases() -> Iterator[tuple[str, Case]]:
         one = getattr(nf, name)
         yield f"{name} weights", Case(one, 1, lambda rows: {"labels": LABELS[rows], "weights": 1.0 + rows})
         yield f"{name} offsets", Case(one, 1, lambda rows: {"labels": LABELS[rows], "offsets": 0.1 * rows})
-        yield f"{name} strip", Case(lambda one=one, **o: one(backend="strip", **o), 1, labels)
+        yield f"{name} strip", Case(lambda one=one, **o: one(**{"backend": "strip", **o}), 1, labels)
         yield f"{name} views, weights", Case(one, 2, lambda rows: {"labels": LABELS[rows], "weights": 1.0 + rows})
     yield (
         "stacked weights and ids",
@@ -136,7 +136,16 @@ def _cases() -> Iterator[tuple[str, Case]]:
     )
 
 
-CASES = dict(_cases())
+def _rings() -> Iterator[tuple[str, Case]]:
+    """Cases whose keys go round."""
+    for name, case in _cases():
+        if name.split()[0] in RING or not name[0].isupper():
+            make = lambda loss=case.loss, **o: loss(**{**o, **({"gather": "ring"} if "gather" in o else {})})  # noqa: E731
+            yield f"{name}, ring", replace(case, loss=make)
+
+
+RING = ("InfoNCELoss", "NTXentLoss", "SupConLoss", "CLIPLoss", "NPairsLoss")
+CASES = {**dict(_cases()), **dict(_rings())}
 
 
 def encoder(dtype: torch.dtype) -> nn.Linear:
@@ -169,9 +178,9 @@ def run(
     return [value.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad for p in found)]
 
 
-def whole(name: str, dtype: torch.dtype) -> list[Tensor]:
+def whole(name: str, dtype: torch.dtype, **options: Any) -> list[Tensor]:
     """What one process gets that has all the samples."""
-    return run(CASES[name], torch.arange(8), dtype, lambda network: network)
+    return run(CASES[name], torch.arange(8), dtype, lambda network: network, **options)
 
 
 def empty_rank() -> list[Tensor]:

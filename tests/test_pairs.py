@@ -147,6 +147,9 @@ def test_among_some_of_the_rows(pairs):
     n, m = pairs.shape
     if not n:
         return
+    for run in (slice(0, m), slice(1, m), slice(1, 2), slice(m, m)):
+        if run.start <= run.stop <= m:
+            assert_same(pairs.among(run).whole(), [None if x is None else x[:, run] for x in filled(pairs.whole())])
     if not (pairs.itself and pairs.rows):
         queries, keys = torch.tensor([n - 1, 0, 0]), torch.arange(m).flip(0)[:2]
         wanted = [None if x is None else x[queries][:, keys] for x in filled(pairs.whole())]

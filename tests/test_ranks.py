@@ -6,6 +6,7 @@ have no positive, and each run goes through every loss.
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,10 @@ from ranks import CASES, DTYPES, whole
 pytestmark = pytest.mark.usefixtures("unchecked")
 SCRIPT = Path(__file__).with_name("ranks.py")
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-6}
+"""Of the largest entry. In float32 what is found is held against float64; where one process's matrix of scores in float32 is
+itself farther off than this, twice its error is allowed, as for every plan (`test_precision.py`)."""
+UNLUCKY = {"CLIPLoss labels": 2e-6}
+"""Whose logits reach 14.3, a last bit of which is 1e-6: rows 1.1, 1.3 or 3.3 times as long give 4e-7, as one process does."""
 REFUSED = [
     ("pairs as a matrix", "ValueError", "by id or label only"),
     ("pairs of several parts", "ValueError", "by id or label only"),
@@ -52,12 +57,23 @@ def ranks(request, tmp_path_factory) -> list[dict[str, Any]]:
     return [torch.load(out, weights_only=True) for out in outs]
 
 
-def assert_equal(found: Any, wanted: list[torch.Tensor], bound: float) -> None:
+def assert_equal(found: Any, name: str, dtype: torch.dtype) -> None:
     """Value, encoder's gradient (weight and bias together: a shift may not matter to the loss), each gradient of the loss's."""
     assert not isinstance(found, str), found
+    wanted, dense = reference(name)
     assert len(found) == len(wanted)
-    for a, b in zip(grouped(found), grouped(wanted)):
-        torch.testing.assert_close(a, b, rtol=0, atol=bound * float(b.abs().max()))
+    for a, b, c in zip(grouped(found), grouped(wanted), grouped(dense)):
+        assert a.dtype == dtype
+        bound = BOUNDS[dtype] * float(b.abs().max())
+        if dtype == torch.float32:
+            bound = max(bound, 2 * float((c - b).abs().max()), UNLUCKY.get(name, 0) * float(b.abs().max()))
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=bound)
+
+
+@functools.cache
+def reference(name: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """What one process gets that has all the samples, in float64; and the matrix of scores in float32."""
+    return whole(name, torch.float64), whole(name, torch.float32, backend="dense")
 
 
 def grouped(found: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -69,10 +85,9 @@ def grouped(found: list[torch.Tensor]) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_are_one_batch(ranks, name, dtype):
     """On every rank: the value, the encoder's gradients, and those of what the loss learns."""
-    wanted = whole(name, dtype)
-    assert float(wanted[1].abs().max()) > 0
+    assert float(reference(name)[0][1].abs().max()) > 0
     for found in ranks:
-        assert_equal(found[f"{name} {dtype}"], wanted, BOUNDS[dtype])
+        assert_equal(found[f"{name} {dtype}"], name, dtype)
 
 
 def test_every_loss_is_among_them():
@@ -81,7 +96,7 @@ def test_every_loss_is_among_them():
 
 def test_a_rank_without_rows(ranks):
     for found in ranks:
-        assert_equal(found["empty"], whole("SupConLoss labels", torch.float64), 1e-12)
+        assert_equal(found["empty"], "SupConLoss labels", torch.float64)
 
 
 @pytest.mark.parametrize("place", range(len(REFUSED)), ids=[what for what, *_ in REFUSED])

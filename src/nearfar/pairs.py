@@ -254,6 +254,14 @@ class Pairs:
         first, last = max(0, -self.own), max(0, -self.own, min(self.shape[0], self.shape[1] - self.own))
         return slice(first, last), slice(first + self.own, last + self.own)
 
+    def among(self, keys: slice) -> Pairs:
+        """The relation with a run of the keys."""
+        every = slice(None)
+        rows = None if self.rows is None else (self.rows[0], self.rows[1][keys])
+        own = None if self.own is None else self.own - keys.start
+        parts = tuple(part.take(every, keys) for part in self.parts)
+        return Pairs((self.shape[0], keys.stop - keys.start), parts, rows, own)
+
     def diagonal(self, i: slice, j: slice) -> int | None:
         """Which diagonal of the tile of queries ``i`` and keys ``j`` pairs samples with themselves; ``None``: none does."""
         if self.own is None or i.start + self.own >= j.stop or j.start >= i.stop + self.own:

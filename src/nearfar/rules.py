@@ -47,7 +47,7 @@ class Ids:
         """The rule seen from the keys."""
         return Ids(self.key, self.query, self.unknown)
 
-    def take(self, queries: Tensor, keys: Tensor) -> Ids:
+    def take(self, queries: Tensor | slice, keys: Tensor | slice) -> Ids:
         """The rule among some of the rows."""
         return Ids(self.query[queries], self.key[keys], self.unknown)
 
@@ -74,7 +74,7 @@ class Overlap:
         """The rule seen from the keys."""
         return Overlap(self.key, self.query, self.soft)
 
-    def take(self, queries: Tensor, keys: Tensor) -> Overlap:
+    def take(self, queries: Tensor | slice, keys: Tensor | slice) -> Overlap:
         """The rule among some of the rows."""
         return Overlap(self.query[queries], self.key[keys], self.soft)
 
@@ -110,8 +110,10 @@ class Matrix:
         """The rule seen from the keys."""
         return Matrix(self.values.T.coalesce() if self.values.is_sparse else self.values.T, self.weighted)
 
-    def take(self, queries: Tensor, keys: Tensor) -> Matrix:
+    def take(self, queries: Tensor | slice, keys: Tensor | slice) -> Matrix:
         """The rule among some of the rows."""
         if self.values.is_sparse:
+            numbers = (torch.arange(size, device=self.values.device) for size in self.values.shape)
+            queries, keys = (number[which] for number, which in zip(numbers, (queries, keys)))
             return Matrix(self.values.index_select(0, queries).index_select(1, keys).coalesce(), self.weighted)
         return Matrix(self.values[queries][:, keys], self.weighted)

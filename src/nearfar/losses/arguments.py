@@ -35,8 +35,8 @@ class Options(TypedDict, total=False):
     """The plan by name; the fastest by default."""
     precision: Precision | None
     """``"bf16"`` rounds the rows to bfloat16 before their products."""
-    gather: bool
-    """See the rows of all ranks."""
+    gather: bool | Literal["ring"]
+    """See the rows of all ranks: gather their keys, or (softmax losses) let them go round, for less memory (docs/scaling.md)."""
     validate: bool | None
     """Check values (NaN, ranges) too: by default where that costs no synchronisation, on the CPU."""
 
@@ -58,6 +58,8 @@ def check_names(options: Mapping[str, Any]) -> None:
     backend, precision = options.get("backend"), options.get("precision")
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is not known{nearest(backend, BACKENDS)}")
+    if options.get("gather") not in (None, False, True, "ring"):
+        raise ValueError(f"gather={options['gather']!r} is not known: True, False or 'ring'")
     if precision is not None and precision != "bf16":
         raise ValueError(
             f"precision={precision!r} is not known{nearest(precision, ['bf16'])}, or None for full precision"

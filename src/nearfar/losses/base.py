@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from nearfar.losses.arguments import Options, check_names, nearest
 from nearfar.scores import Scores
+from nearfar.scores.gather import ALONE, Ranks
 
 P = ParamSpec("P")
 
@@ -87,7 +88,10 @@ class Loss(nn.Module):
 
     @property
     def stats(self) -> dict[str, Tensor]:
-        """Detached tensors of what the last call saw, such as how many queries had no positive."""
+        """Detached tensors of what the last call saw, such as how many queries had no positive: of this rank's queries alone.
+
+        Nothing is asked of other ranks, so that one of them may look by itself.
+        """
         if callable(self._stats):
             self._stats = self._stats()
         return self._stats
@@ -101,7 +105,7 @@ class Loss(nn.Module):
         return self.outcome(*args, **kwargs).value()
 
     def per_query(self, *args: Any, **kwargs: Any) -> Float[Tensor, " n"]:
-        """The loss's value for each query, 0 for queries that do not enter the mean.
+        """The loss's value for each query (of this rank), 0 for queries that do not enter the mean.
 
         Raises:
             TypeError: For a loss that is no mean over queries.
@@ -119,17 +123,21 @@ class Loss(nn.Module):
 # ---- means ----------------------------------------------------------------------------------------------------------
 
 
-def mean_weights(keep: Tensor, weights: Tensor | None, dtype: torch.dtype) -> Float[Tensor, " n"]:
-    """Weights of a mean over the queries that are kept; all 0 where none is."""
+def mean_weights(keep: Tensor, weights: Tensor | None, dtype: torch.dtype, ranks: Ranks = ALONE) -> Float[Tensor, " n"]:
+    """Weights of a mean over the queries of all ranks that are kept; all 0 where none is."""
     kept = keep.to(dtype) if weights is None else weights * keep
-    total = kept.sum()
+    total = ranks.total(kept.sum())
     return kept / total.masked_fill(total == 0, 1.0)
 
 
 def averaged(
-    values: Callable[[], Tensor], keep: Tensor, weights: Tensor | None, stats: Callable[[], dict[str, Tensor]]
+    values: Callable[[], Tensor],
+    keep: Tensor,
+    weights: Tensor | None,
+    stats: Callable[[], dict[str, Tensor]],
+    ranks: Ranks = ALONE,
 ) -> Outcome:
-    """The mean of values by query over the queries that are kept."""
+    """The mean of values by query over the queries of all ranks that are kept."""
 
     def per_query() -> Tensor:
         found = values()
@@ -137,7 +145,7 @@ def averaged(
 
     def value() -> Tensor:
         found = per_query()
-        return (found * mean_weights(keep, weights, found.dtype)).sum()
+        return ranks.total((found * mean_weights(keep, weights, found.dtype, ranks)).sum())
 
     return Outcome(value, per_query, stats)
 

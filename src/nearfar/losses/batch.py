@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.arguments import Options, as_matrix, check_names, check_rows, check_weights, working_dtype
+from nearfar.losses.arguments import (
+    Options,
+    as_matrix,
+    check_names,
+    check_rows,
+    check_weights,
+    parameter,
+    scale_of,
+    working_dtype,
+)
+from nearfar.losses.base import Outcome, averaged
 from nearfar.pairs import Pairs
-from nearfar.scores import Scores
+from nearfar.scores import Scores, normalize
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.cuda_tiles import HALVES
-from nearfar.scores.gather import gather_rows
+from nearfar.scores.gather import Ranks, meet, relation_with_all
+from nearfar.scores.ring import RingScores
+from nearfar.scores.similarity import rounded
 from nearfar.types import Backend, Precision, Similarity
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A call in its canonical form."""
+    """A call in its canonical form. Queries and their weights are this rank's, keys are those of all ranks."""
 
     scores: Scores
     weights: Float[Tensor, " n"] | None
+    ranks: Ranks
+    symmetric: bool
+    """Whether all ranks' queries are all keys, and the relation is known to be its own transpose."""
+
+    def number(self, value: float | Tensor) -> Tensor:
+        """A parameter of the loss that element functions can read."""
+        return self.ranks.shared(parameter(value, self.scores.query_rows))
+
+    def scale(self, temperature: float | Tensor, logit_scale: float | Tensor | None) -> float | Tensor:
+        """``1/τ``, or the multiplier that takes its place."""
+        scale = scale_of(temperature, logit_scale, self.scores.query_rows)
+        return self.number(scale) if isinstance(scale, Tensor) and not self.ranks.alone else scale
+
+    def averaged(self, values: Callable[[], Tensor], keep: Tensor, stats: Callable[[], dict[str, Tensor]]) -> Outcome:
+        """The mean of values by query over the queries that are kept."""
+        return averaged(values, keep, self.weights, stats, self.ranks)
 
 
 def read(
@@ -35,6 +63,7 @@ def read(
     options: Options,
     normalized: bool,
     similarity: Similarity = "dot",
+    ring: bool = False,
 ) -> Batch:
     """Bring any call form to queries, keys and pairs (docs/losses.md, "Call forms").
 
@@ -46,6 +75,7 @@ def read(
         options: The call's options.
         normalized: The loss's default for ``normalize``.
         similarity: What a score is.
+        ring: Whether the loss asks only what keys that go round can answer.
     """
     check_names(options)
     if not views:
@@ -89,9 +119,6 @@ def read(
         _per_row(name, options.get(name), side, sides[side], stacked)
         for name, side in (("weights", "query"), ("offsets", "key"), ("query_rows", "query"), ("key_rows", "key"))
     ]
-    if options.get("gather"):
-        views, labels, pairs, columns = gather_rows(tuple(views), labels, pairs, columns, stacked)
-        n = len(views[0])
     weights, offsets, query_rows, key_rows = columns
 
     unit = options.get("normalize", normalized)
@@ -107,6 +134,12 @@ def read(
             queries, keys = (z.to(dtype) for z in views)
             if pairs is None:
                 pairs = Pairs.aligned(n, views[0].device) if labels is None else Pairs.by_label(labels)
+        together, narrow = options.get("gather"), options.get("precision") == "bf16"
+        if together and (unit or narrow):  # before other ranks do the same; and rounded, rows are half as long to send
+            sides = [queries] if keys is queries else [queries, keys]
+            sides = [normalize(side) for side in sides] if unit else sides
+            sides = [rounded(side, torch.bfloat16) for side in sides] if narrow else sides
+            queries, keys, unit = sides[0], sides[-1], False
     if pairs.shape != (len(queries), len(keys)):
         raise ValueError(
             f"pairs are {pairs.shape[0]} × {pairs.shape[1]} but there are {len(queries)} queries and {len(keys)} keys"
@@ -114,10 +147,18 @@ def read(
     if query_rows is not None and key_rows is not None:
         pairs = pairs.excluding(query_rows, key_rows)
     offsets = None if offsets is None else offsets.to(dtype)
-    backend = options.get("backend")
-    precision = options.get("precision") or _of_halves(views, backend)
-    scores = Scores(queries, keys, pairs.to(queries.device), similarity, offsets, backend, unit, precision=precision)
-    return Batch(scores, None if weights is None else weights.to(dtype))
+    pairs, ranks = pairs.to(queries.device), meet(len(keys), together, keys.device, ring=ring)
+    symmetric = keys is queries and pairs.symmetric
+    if not ranks.alone:
+        pairs = relation_with_all(pairs, ranks)
+        offsets = None if offsets is None else ranks.gather(offsets)
+    if together == "ring" and not ranks.alone:
+        scores = RingScores(queries, keys, pairs, similarity, offsets, ranks=ranks)
+    else:
+        keys, backend = ranks.gather(keys, torch.bfloat16 if narrow else None), options.get("backend")
+        precision = options.get("precision") or _of_halves(views, backend)
+        scores = Scores(queries, keys, pairs, similarity, offsets, backend, unit, precision=precision)
+    return Batch(scores, None if weights is None else weights.to(dtype), ranks, symmetric)
 
 
 def _own_pairs(n: int, count: int, labels: Tensor | None, device: torch.device) -> Pairs:

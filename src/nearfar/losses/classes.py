@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, working_dtype
-from nearfar.losses.base import Loss
+from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, parameter, working_dtype
+from nearfar.losses.base import Loss, Outcome, averaged
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, normalize
 from nearfar.scores.autograd import full_precision
-from nearfar.scores.gather import gather_rows
+from nearfar.scores.gather import meet
 from nearfar.scores.similarity import some_scores
 from nearfar.types import Backend, Similarity
 
 
 class Classified:
-    """Rows of known label, their class table and weights, in working precision."""
+    """Rows of known label (this rank's), their class table and weights, in working precision.
+
+    Classes are the same on all ranks, so that no row has to travel: only sums over rows do, and the table's gradient.
+    """
 
     def __init__(self, z: Tensor, labels: Tensor, table: Tensor, options: Options, normalized: bool) -> None:
         z, table = as_matrix("embeddings", z), as_matrix("table", table)
@@ -36,10 +40,6 @@ class Classified:
             raise TypeError(f"{min(unused)}= speaks of pairs of rows; a loss against classes has none")
         check_rows("embeddings", z, options.get("validate"))
         weights = check_weights(options.get("weights"), options.get("validate"))
-        if options.get("gather"):
-            (z,), gathered, _, (weights,) = gather_rows((z,), labels, columns=(weights,))
-            assert gathered is not None
-            labels = gathered
         look = labels.device.type == "cpu" and not torch.compiler.is_compiling()
         if look and len(labels) and int(labels.max()) >= len(table):
             raise ValueError(
@@ -48,13 +48,22 @@ class Classified:
         dtype = working_dtype(z, table)
         with full_precision(z):
             prepare = normalize if options.get("normalize", normalized) else (lambda rows: rows)
-            self.z, self.table = prepare(z.to(dtype)), prepare(table.to(dtype))
+            self.ranks = meet(len(z), options.get("gather"), z.device)
+            self.z, self.table = prepare(z.to(dtype)), prepare(self.ranks.shared(table.to(dtype)))
         self.known = labels >= 0
         self.labels = labels.clamp(min=0).long()
         self.weights = None if weights is None else weights.to(dtype)
         self.backend: Backend | None = options.get("backend")
         known = self.known
         self.stats = lambda: {"queries": torch.tensor(len(known)), "unknown": (~known).sum()}
+
+    def number(self, value: float | Tensor) -> Tensor:
+        """A parameter of the loss that element functions can read."""
+        return self.ranks.shared(parameter(value, self.z))
+
+    def averaged(self, values: Callable[[], Tensor], keep: Tensor) -> Outcome:
+        """The mean of values by row over the rows that are kept."""
+        return averaged(values, keep, self.weights, self.stats, self.ranks)
 
     def scores(self, similarity: Similarity = "dot") -> Scores:
         """Rows asking the classes."""

@@ -15,7 +15,6 @@ from nearfar.losses.arguments import (
     check_rows,
     check_weights,
     choice,
-    parameter,
     refuse,
     working_dtype,
 )
@@ -94,15 +93,15 @@ def contrastive_loss(
         (z1,) if z2 is None else (z1, z2), sided=False, labels=labels, pairs=pairs, options=options,
         normalized=cosine, similarity="dot" if cosine else "euclidean",
     )  # fmt: skip
-    scores = batch.scores
+    scores, total = batch.scores, batch.ranks.total
     refuse(
         options, "weights", "they are per query, and the mean of a batch runs over pairs; give pairs and their label"
     )
     counts = scores.count("positives") + scores.count("negatives")
 
     def value() -> Tensor:
-        found = scores.reduce(COSINE if cosine else EUCLIDEAN, {"margin": parameter(margin, scores.queries)})
-        return (found["near"] + found["far"]).sum() / counts.sum().clamp(min=1)
+        found = scores.reduce(COSINE if cosine else EUCLIDEAN, {"margin": batch.number(margin)})
+        return total((found["near"] + found["far"]).sum()) / total(counts.sum()).clamp(min=1)
 
     return Outcome(value, None, query_stats(scores))
 
@@ -175,13 +174,13 @@ def spectral_loss(
     refuse(options, "weights", "they are per query, and the mean runs over pairs")
     sides = (queries,) if keys is None else (queries, keys)
     batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=False)
-    scores = batch.scores
+    scores, total = batch.scores, batch.ranks.total
     stats = query_stats(scores)
 
     def value() -> Tensor:
         found = scores.reduce(SPECTRAL)
         near, far = (
-            found[name].sum() / scores.count(rule).sum().clamp(min=torch.finfo(scores.queries.dtype).tiny)
+            total(found[name].sum()) / total(scores.count(rule).sum()).clamp(min=torch.finfo(scores.queries.dtype).tiny)
             for name, rule in RULES
         )
         return far - 2 * near

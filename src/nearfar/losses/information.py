@@ -14,8 +14,8 @@ from nearfar.losses.arguments import Options, as_matrix, check_range, choice, re
 from nearfar.losses.base import Loss, Outcome, loss_function, query_stats
 from nearfar.losses.batch import read
 from nearfar.pairs import Pairs
-from nearfar.scores import Scores, Stage, sum_over
-from nearfar.scores.gather import rows_before, shared
+from nearfar.scores import Stage, sum_over
+from nearfar.scores.gather import Ranks, meet
 
 Estimator = Literal["infonce", "jsd", "dv"]
 
@@ -84,48 +84,49 @@ def mutual_information_loss(
         batch = torch.arange(len(local), device=local.device).repeat_interleave(local[0, 0].numel())
     elif batch is not None and batch.shape != (len(local),):
         raise ValueError(f"batch has shape {tuple(batch.shape)}; one item number a node, ({len(local)},), was wanted")
+    items = meet(len(summary), options.get("gather"), summary.device)
     if batch is not None:
-        first = rows_before(len(summary), summary.device) if options.get("gather") else 0
+        first = items.own.start
         pairs = Pairs.from_ids(torch.arange(len(summary), device=summary.device) + first, batch + first)
     parts = as_matrix("local", parts)
     if bilinear is not None:
         if bilinear.shape != (summary.shape[1], parts.shape[1]):
             raise ValueError(f"bilinear is {tuple(bilinear.shape)}; ({summary.shape[1]}, {parts.shape[1]}) was wanted")
-        summary = summary @ (shared(bilinear) if options.get("gather") else bilinear)
+        summary = summary @ items.shared(bilinear)
     read_batch = read((summary, parts), sided=True, labels=None, pairs=pairs, options=options, normalized=False)
-    scores = read_batch.scores
+    scores, ranks = read_batch.scores, read_batch.ranks
     near, far = scores.count("positives"), scores.count("negatives")
     seen: dict[str, Tensor] = {}
 
     def value() -> Tensor:
-        total = near.sum().clamp(min=1)
+        total = ranks.total(near.sum()).clamp(min=1)
         if estimator == "jsd":
             found = scores.reduce(JSD)
-            return found["far"].sum() / far.sum().clamp(min=1) - found["near"].sum() / total
+            means = [ranks.total(found[name].sum()) for name in ("near", "far")]
+            return means[1] / ranks.total(far.sum()).clamp(min=1) - means[0] / total
         repulsion = scores.logsumexp("negatives")
         if estimator == "infonce":
             repulsion = repulsion.masked_fill(far == 0, -1e30)
             found = scores.reduce(INFONCE, statistics={"repulsion": repulsion})["value"]
-            return -(found + near * torch.log1p(far)).sum() / total
-        return _donsker_varadhan(scores, repulsion, far, log_ema, seen)
+            return -ranks.total((found + near * torch.log1p(far)).sum()) / total
+        joint = ranks.total(scores.reduce(SCORE)["value"].sum()) / total
+        return _donsker_varadhan(joint, repulsion, far, log_ema, seen, ranks)
 
     counted = query_stats(scores)
     return Outcome(value, None, lambda: {**counted(), **seen})
 
 
 def _donsker_varadhan(
-    scores: Scores, repulsion: Tensor, far: Tensor, log_ema: Tensor | None, seen: dict[str, Tensor]
+    joint: Tensor, repulsion: Tensor, far: Tensor, log_ema: Tensor | None, seen: dict[str, Tensor], ranks: Ranks
 ) -> Tensor:
-    near = scores.count("positives").sum().clamp(min=1)
-    joint = scores.reduce(SCORE)["value"].sum() / near
-    empty = far.sum() == 0
+    negatives = ranks.total(far.sum())
     repulsion = torch.where(far > 0, repulsion, torch.full_like(repulsion, -1e30))
-    marginal = repulsion.logsumexp(0) - far.sum().clamp(min=1).log()
+    marginal = ranks.log_total(repulsion.logsumexp(0)) - negatives.clamp(min=1).log()
     seen["log_marginal"] = marginal.detach()
     if log_ema is not None:
         ratio = (marginal - log_ema.detach()).exp()
         marginal = marginal.detach() + ratio - ratio.detach()
-    return torch.where(empty, 0.0 * joint, marginal - joint)
+    return torch.where(negatives == 0, 0.0 * joint, marginal - joint)
 
 
 class MutualInformationLoss(Loss):

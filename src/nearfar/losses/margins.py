@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
-from nearfar.losses.arguments import Options, check_range, parameter
-from nearfar.losses.base import Outcome, averaged, loss_function
+from nearfar.losses.arguments import Options, check_range
+from nearfar.losses.base import Outcome, loss_function
 from nearfar.losses.classes import Classified, ClassLoss
 from nearfar.scores.similarity import root
 
@@ -61,9 +61,9 @@ def arcface_loss(
     rows = Classified(z, labels, table, options, True)
 
     def values() -> Tensor:
-        return _against_others(rows, _arc(rows, parameter(margin, rows.z)), scale)
+        return _against_others(rows, _arc(rows, rows.number(margin)), rows.ranks.shared(scale))
 
-    return averaged(values, rows.known, rows.weights, rows.stats)
+    return rows.averaged(values, rows.known)
 
 
 @loss_function
@@ -96,7 +96,8 @@ def cosface_loss(
     check_range("margin", margin, 0.0, open_low=False)
     check_range("scale", scale, 0.0)
     rows = Classified(z, labels, table, options, True)
-    return averaged(lambda: _against_others(rows, rows.own() - margin, scale), rows.known, rows.weights, rows.stats)
+    margin, scale = rows.ranks.shared(margin), rows.ranks.shared(scale)
+    return rows.averaged(lambda: _against_others(rows, rows.own() - margin, scale), rows.known)
 
 
 # ---- modules --------------------------------------------------------------------------------------------------------

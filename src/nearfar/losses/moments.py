@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -14,11 +15,11 @@ from nearfar.losses.base import Loss, Outcome, loss_function
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over, normalize
 from nearfar.scores.autograd import full_precision
-from nearfar.scores.gather import gather_rows
+from nearfar.scores.gather import Ranks, meet, relation_with_all
 from nearfar.scores.similarity import root
 
 
-def _two_views(z1: Tensor, z2: Tensor, options: Options, normalized: bool) -> tuple[Tensor, Tensor]:
+def _two_views(z1: Tensor, z2: Tensor, options: Options, normalized: bool) -> tuple[Tensor, Tensor, Ranks]:
     z1, z2 = as_matrix("z1", z1), as_matrix("z2", z2)
     if z1.shape != z2.shape:
         raise ValueError(f"the views have shapes {tuple(z1.shape)} and {tuple(z2.shape)}; both need the same (n, d)")
@@ -27,12 +28,15 @@ def _two_views(z1: Tensor, z2: Tensor, options: Options, normalized: bool) -> tu
         raise TypeError(f"{min(unused)}= speaks of pairs of rows; a loss on moments has none")
     for name, z in (("z1", z1), ("z2", z2)):
         check_rows(name, z, options.get("validate"))
-    if options.get("gather"):
-        (z1, z2), *_ = gather_rows((z1, z2), None)
-    dtype = working_dtype(z1, z2)
+    dtype, ranks = working_dtype(z1, z2), meet(len(z1), options.get("gather"), z1.device)
     with full_precision(z1):
         a, b = z1.to(dtype), z2.to(dtype)
-        return (normalize(a), normalize(b)) if options.get("normalize", normalized) else (a, b)
+        return (normalize(a), normalize(b), ranks) if options.get("normalize", normalized) else (a, b, ranks)
+
+
+def _centred(z: Tensor, ranks: Ranks) -> Tensor:
+    """This rank's rows less the mean of all ranks'."""
+    return z - ranks.total(z.sum(0)) / max(ranks.rows, 1)
 
 
 def _off_diagonal(square: Float[Tensor, "d d"]) -> Tensor:
@@ -58,13 +62,17 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, *, off_diagonal: float = 0.005, **
         tensor(0.)
     """
     check_range("off_diagonal", off_diagonal, 0.0, open_low=False)
-    z1, z2 = _two_views(z1, z2, options, False)
+    z1, z2, ranks = _two_views(z1, z2, options, False)
     n = len(z1)
+
+    def standard(z: Tensor) -> Tensor:
+        centred = _centred(z, ranks)
+        norm = root(ranks.total(centred.square().sum(0)))
+        return centred / norm.masked_fill(norm == 0, 1.0)
 
     def value() -> Tensor:
         with full_precision(z1):
-            a, b = (normalize((z - z.mean(0)).T).T if len(z) else z for z in (z1, z2))
-            correlation = a.T @ b
+            correlation = ranks.total(standard(z1).T @ standard(z2))
             return (1 - correlation.diagonal()).square().sum() + off_diagonal * _off_diagonal(correlation.square())
 
     return Outcome(value, None, lambda: {"queries": torch.tensor(n)})
@@ -111,19 +119,19 @@ def vicreg_loss(
     choice("form", form, ("paper", "code"))
     for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance), ("eps", eps)):
         check_range(name, weight, 0.0, open_low=False)
-    z1, z2 = _two_views(z1, z2, options, False)
+    z1, z2, ranks = _two_views(z1, z2, options, False)
     n, d = z1.shape
 
     def spread(z: Tensor) -> tuple[Tensor, Tensor]:
-        centred = z - z.mean(0)
-        cov = centred.T @ centred / max(n - 1, 1)
+        centred = _centred(z, ranks)
+        cov = ranks.total(centred.T @ centred) / max(ranks.rows - 1, 1)
         return (gamma - root(cov.diagonal() + eps)).clamp(min=0).mean(), _off_diagonal(cov.square()) / d
 
     def value() -> Tensor:
-        if n == 0:
+        if ranks.rows == 0:
             return (z1.sum() + z2.sum()) * 0.0
         with full_precision(z1):
-            agreement = (z1 - z2).square().sum(1).mean()
+            agreement = ranks.total((z1 - z2).square().sum()) / ranks.rows
             (v1, c1), (v2, c2) = spread(z1), spread(z2)
             code = form == "code"
             return (
@@ -172,20 +180,21 @@ def align_uniform_loss(
     """
     check_range("alpha", alpha, 0.0)
     check_range("t", t, 0.0)
-    z1, z2 = _two_views(z1, z2, options, True)
-    n = len(z1)
+    z1, z2, ranks = _two_views(z1, z2, options, True)
+    n, every = len(z1), ranks.rows
 
     def uniformity(z: Tensor) -> Tensor:
         pairs = Pairs.aligned(n, z.device).excluding_self()
-        scores = Scores(z, z, pairs, "sqeuclidean", backend=options.get("backend"))
-        rows = scores.reduce(UNIFORMITY, {"t": parameter(t, z)})["value"]
-        return rows.logsumexp(0) - torch.tensor(float(n * (n - 1)), dtype=z.dtype).log()
+        pairs = pairs if ranks.alone else relation_with_all(pairs, ranks)
+        scores = Scores(z, ranks.gather(z), pairs, "sqeuclidean", backend=options.get("backend"))
+        rows = scores.reduce(UNIFORMITY, {"t": ranks.shared(parameter(t, z))})["value"]
+        return ranks.log_total(rows.logsumexp(0)) - math.log(every * (every - 1))
 
     def value() -> Tensor:
         with full_precision(z1):
             square = (z1 - z2).square().sum(1)
-            aligned = (square if alpha == 2 else root(square) ** alpha).mean() if n else z1.sum() * 0.0
-            if n < 2:  # no pair of rows to spread
+            aligned = ranks.total((square if alpha == 2 else root(square) ** alpha).sum()) / max(every, 1)
+            if every < 2:  # no pair of rows to spread
                 return align * aligned
             return align * aligned + uniform * (uniformity(z1) + uniformity(z2)) / 2
 

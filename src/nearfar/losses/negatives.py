@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
-from nearfar.losses.arguments import Options, check_range, parameter, scale_of
-from nearfar.losses.base import Outcome, averaged, loss_function, query_stats
+from nearfar.losses.arguments import Options, check_range, parameter
+from nearfar.losses.base import Outcome, loss_function, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.softmax import SoftmaxLoss
 from nearfar.pairs import Pairs
@@ -45,14 +45,14 @@ def dcl_loss(
         tensor(1.7918)
     """
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
-    scores = batch.scores.scaled(scale_of(temperature, logit_scale, batch.scores.query_rows))
+    scores = batch.scores.scaled(batch.scale(temperature, logit_scale))
     keep = (scores.count("positives") > 0) & (scores.count("negatives") > 0)
 
     def values() -> Tensor:
         repulsion = scores.logsumexp("negatives")
         return torch.where(keep, repulsion, torch.zeros_like(repulsion)) - scores.mean_positive()
 
-    return averaged(values, keep, batch.weights, query_stats(scores, negatives=True))
+    return batch.averaged(values, keep, query_stats(scores, negatives=True))
 
 
 # −log( e^{s_p} / (e^{s_p} + G) ) = softplus(log G − s_p)
@@ -100,7 +100,7 @@ def hard_negative_loss(
     check_range("beta", beta, 0.0, open_low=False)
     check_range("tau_plus", tau_plus, 0.0, 1.0, open_low=False)
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
-    scale = scale_of(temperature, logit_scale, batch.scores.query_rows)
+    scale = batch.scale(temperature, logit_scale)
     scores = batch.scores.scaled(scale)
     positives, negatives = scores.count("positives"), scores.count("negatives")
     keep = (positives > 0) & (negatives > 0)
@@ -124,7 +124,7 @@ def hard_negative_loss(
         repulsion = torch.where((false < hard) & (estimate > floor), estimate, floor)
         return scores.reduce(AGAINST, statistics={"repulsion": repulsion})["value"]
 
-    return averaged(values, keep, batch.weights, query_stats(scores, negatives=True))
+    return batch.averaged(values, keep, query_stats(scores, negatives=True))
 
 
 @loss_function

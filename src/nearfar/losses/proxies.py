@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
-from nearfar.losses.arguments import Options, check_range, choice, parameter
-from nearfar.losses.base import Outcome, averaged, loss_function
+from nearfar.losses.arguments import Options, check_range, choice
+from nearfar.losses.base import Outcome, loss_function
 from nearfar.losses.classes import Classified, ClassLoss
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over
@@ -54,13 +54,13 @@ def proxy_anchor_loss(
     ids = torch.where(rows.known, rows.labels, -1)
     pairs = Pairs.from_ids(torch.arange(len(rows.table), device=rows.z.device), ids)
     scores = Scores(rows.table, rows.z, pairs, backend=rows.backend)
-    numbers = {"margin": parameter(margin, rows.z), "scale": parameter(scale, rows.z)}
+    numbers = {"margin": rows.number(margin), "scale": rows.number(scale)}
     present = torch.zeros(len(rows.table), device=rows.z.device, dtype=rows.z.dtype)
-    present = present.index_add(0, rows.labels, rows.known.to(present.dtype)) > 0
+    present = rows.ranks.total(present.index_add(0, rows.labels, rows.known.to(present.dtype))) > 0
 
     def value() -> Tensor:
         found = scores.reduce(PROXY_ANCHOR, numbers)
-        near, far = softplus(found["near"]), softplus(found["far"])
+        near, far = (softplus(rows.ranks.log_total(found[side])) for side in ("near", "far"))
         return near.sum() / present.sum().clamp(min=1) + far.sum() / max(len(rows.table), 1)
 
     counted = rows.stats
@@ -107,7 +107,7 @@ def proxy_nca_loss(
     choice("denominator", denominator, ("negatives", "all"))
     check_range("temperature", temperature, 0.0)
     rows = Classified(z, labels, table, options, True)
-    scale = parameter(temperature, rows.z).reciprocal()
+    scale = rows.number(temperature).reciprocal()
     keep = rows.known if len(rows.table) > 1 or denominator == "all" else torch.zeros_like(rows.known)
 
     def values() -> Tensor:
@@ -115,7 +115,7 @@ def proxy_nca_loss(
         found = rows.scores("sqeuclidean").reduce(stage, {"scale": scale})["value"]
         return torch.where(keep, found, torch.zeros_like(found)) + rows.own("sqeuclidean") * scale
 
-    return averaged(values, keep, rows.weights, rows.stats)
+    return rows.averaged(values, keep)
 
 
 @loss_function
@@ -137,7 +137,7 @@ def center_loss(z: Tensor, labels: Tensor, table: Tensor, **options: Unpack[Opti
         tensor(1.)
     """
     rows = Classified(z, labels, table, options, False)
-    return averaged(lambda: rows.own("sqeuclidean") / 2, rows.known, rows.weights, rows.stats)
+    return rows.averaged(lambda: rows.own("sqeuclidean") / 2, rows.known)
 
 
 # ---- modules --------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from nearfar.losses.arguments import Options, check_range, choice, parameter, scale_of
-from nearfar.losses.base import Loss, Outcome, averaged, loss_function, query_stats
+from nearfar.losses.arguments import Options, check_range, choice, scale_of
+from nearfar.losses.base import Loss, Outcome, loss_function, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.softmax import SoftmaxLoss, softmax
 from nearfar.pairs import Pairs
@@ -46,14 +46,16 @@ def n_pairs_loss(
     """
     check_range("regularization", regularization, 0.0, open_low=False)
     sides = (queries,) if keys is None else (queries, keys)
-    batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=False)
+    batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=False, ring=True)
     outcome = softmax(batch, 1.0, "out")
     if not regularization:
         return outcome
 
     def value() -> Tensor:
-        norms = sum(z.to(batch.scores.queries.dtype).square().sum(1).mean() for z in sides) / len(sides)
-        return outcome.value() + regularization * norms
+        squares = [z.to(batch.scores.queries.dtype).square().sum() for z in sides]
+        counts = [torch.full_like(square, len(z)) for square, z in zip(squares, sides)]
+        norms = batch.ranks.total(torch.stack(squares)) / batch.ranks.total(torch.stack(counts)).clamp(min=1)
+        return outcome.value() + regularization * norms.mean()
 
     return Outcome(value, None, outcome.stats)
 
@@ -98,7 +100,7 @@ def nca_loss(
         views, sided=False, labels=labels, pairs=pairs, options=options, normalized=False, similarity="sqeuclidean"
     )
     scores = batch.scores
-    scale = parameter(scale_of(temperature, logit_scale, scores.query_rows), scores.query_rows)
+    scale = batch.number(scale_of(temperature, logit_scale, scores.query_rows))
     if scores.offsets is not None:
         scores = replace(scores, offsets=-scores.offsets / scale)  # the stage turns distances into logits
     keep = scores.count("positives") > 0
@@ -108,7 +110,7 @@ def nca_loss(
         log = torch.where(keep, found["own"] - found["all"], torch.zeros_like(found["all"]))
         return -log if objective == "log" else -log.expm1()
 
-    return averaged(values, keep, batch.weights, query_stats(scores))
+    return batch.averaged(values, keep, query_stats(scores))
 
 
 # ---- modules --------------------------------------------------------------------------------------------------------

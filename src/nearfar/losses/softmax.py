@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Unpack, override
 
 from nearfar.losses.arguments import Options, as_matrix, check_rows, choice, scale_of
-from nearfar.losses.base import Form, Loss, Outcome, averaged, loss_function, mean_weights, query_stats
+from nearfar.losses.base import Form, Loss, Outcome, loss_function, mean_weights, query_stats
 from nearfar.losses.batch import Batch, read
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
@@ -35,12 +35,12 @@ def softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
         return found.masked_fill(~keep, 0.0)
 
     def value() -> Tensor:
-        if form == "out" and scores.plan == "small":
+        if form == "out" and scores.plan == "small" and batch.ranks.alone:
             return scores.mean_softmax(batch.weights)
         positives = scores.count("positives")
-        weights = mean_weights(positives > 0, batch.weights, positives.dtype)
+        weights = mean_weights(positives > 0, batch.weights, positives.dtype, batch.ranks)
         repulsion, _ = scores.mean_logsumexp(weights)
-        return repulsion - (weights * attraction(positives)).sum()
+        return batch.ranks.total(repulsion - (weights * attraction(positives)).sum())
 
     def per_query() -> Tensor:
         positives = scores.count("positives")
@@ -90,8 +90,8 @@ def info_nce_loss(
     """
     if negatives is None:
         sides = (queries,) if keys is None else (queries, keys)
-        batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
-        return softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), form)
+        batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True, ring=True)
+        return softmax(batch, batch.scale(temperature, logit_scale), form)
     if keys is None or labels is not None or pairs is not None:
         raise TypeError("negatives go with queries and their own keys: call loss(queries, keys, negatives)")
     return _explicit(queries, keys, negatives, temperature, logit_scale, in_batch, options)
@@ -133,7 +133,7 @@ def _explicit(
         return torch.stack(parts).logsumexp(0) - positive
 
     keep = torch.ones(n, dtype=torch.bool, device=x.device)
-    return averaged(values, keep, batch.weights, query_stats(batch.scores))
+    return batch.averaged(values, keep, query_stats(batch.scores))
 
 
 @loss_function
@@ -163,8 +163,8 @@ def nt_xent_loss(
         >>> nf.functional.nt_xent_loss(z, z), torch.tensor(7.0).log()
         (tensor(1.9459), tensor(1.9459))
     """
-    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
-    return softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), "out")
+    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True, ring=True)
+    return softmax(batch, batch.scale(temperature, logit_scale), "out")
 
 
 @loss_function
@@ -197,8 +197,8 @@ def supcon_loss(
         >>> nf.functional.supcon_loss(z, labels=torch.tensor([0, 0, 1, 1]), temperature=1.0)  # log(1 + 2/e)
         tensor(0.5514)
     """
-    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
-    return softmax(batch, scale_of(temperature, logit_scale, batch.scores.query_rows), form)
+    batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True, ring=True)
+    return softmax(batch, batch.scale(temperature, logit_scale), form)
 
 
 # ---- modules --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from nearfar.losses.arguments import (
     check_rows,
     check_weights,
     choice,
-    parameter,
     refuse,
     working_dtype,
 )
@@ -107,9 +106,9 @@ def triplet_loss(
 
     def value() -> Tensor:
         dense = scores.backend == "dense" or torch.compiler.is_compiling()
-        total, active, dropped = triplets(scores.queries, scores.keys, parameter(margin, scores.queries), plan, dense)
+        total, active, dropped = triplets(scores.queries, scores.keys, batch.number(margin), plan, dense)
         seen.update(active=active.detach(), dropped=dropped.detach())
-        return total / active.detach().clamp(min=1)
+        return batch.ranks.total(total) / batch.ranks.total(active.detach()).clamp(min=1)
 
     return Outcome(value, None, lambda: {**counted(), **seen})
 
@@ -125,10 +124,10 @@ def _hardest(batch: Batch, margin: float | Tensor, soft: bool) -> Outcome:
     negative, has_negative, _ = scores.hardest("negatives", near)
     keep = has_positive & has_negative
     sign = -1.0 if scores.similarity == "dot" else 1.0  # 1 − s: the ones cancel
-    return averaged(
-        lambda: _gap(sign * positive, sign * negative, margin, soft), keep, batch.weights,
-        query_stats(scores, negatives=True),
-    )  # fmt: skip
+    margin = batch.ranks.shared(margin)
+    return batch.averaged(
+        lambda: _gap(sign * positive, sign * negative, margin, soft), keep, query_stats(scores, negatives=True)
+    )
 
 
 def _explicit(

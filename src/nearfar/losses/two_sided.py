@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import Unpack, override
 
-from nearfar.losses.arguments import Options, parameter, refuse, scale_of
-from nearfar.losses.base import Loss, Outcome, averaged, loss_function, mean_weights, query_stats
+from nearfar.losses.arguments import Options, refuse, scale_of
+from nearfar.losses.base import Loss, Outcome, loss_function, mean_weights, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.softmax import SoftmaxLoss
 from nearfar.losses.temperature import Temperature
@@ -50,25 +50,30 @@ def clip_loss(
         tensor(0.7437)
     """
     given = (queries,) if keys is None else (queries, keys)
-    batch = read(given, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
-    scores = batch.scores.scaled(scale_of(temperature, logit_scale, batch.scores.query_rows))
-    square = scores.pairs.shape[0] == scores.pairs.shape[1]
+    batch = read(given, sided=True, labels=labels, pairs=pairs, options=options, normalized=True, ring=True)
+    scores, ranks = batch.scores.scaled(batch.scale(temperature, logit_scale)), batch.ranks
+    square = scores.pairs.shape[0] == (scores.pairs.shape[1] if ranks.alone else ranks.sizes[ranks.rank])
     if batch.weights is not None and not square:
         raise ValueError("weights= of CLIP's rows and columns need as many queries as keys")
 
     def sides() -> list[tuple[Tensor, Tensor]]:
-        """Values of rows and of columns, and which of them count."""
-        back = scores.T  # without offsets: one key's is the same for all queries, and cancels
-        found = scores.logsumexp_both_ways()
-        kept = [side.count("positives") > 0 for side in (scores, back)]
-        values = [lse - side.mean_positive() for lse, side in zip(found, (scores, back))]
-        return [(torch.where(keep, side, torch.zeros_like(side)), keep) for side, keep in zip(values, kept)]
+        """Values of rows and of columns (this rank's of all ranks' queries), and which of them count."""
+        rows, columns = (
+            scores.logsumexp_both_ways()
+        )  # columns without offsets: one key's is the same for all, and cancels
+        near, far = scores.mean_positive_both_ways()
+        positives, others = scores.count("positives"), scores.pairs.T.count("positives", far.dtype)
+        if not ranks.alone:
+            columns, far, others = ranks.log_scatter(columns), ranks.scatter(far * others), ranks.scatter(others)
+            far = far / others.masked_fill(others == 0, 1.0)
+        sides = [(rows - near, positives > 0), (columns - far, others > 0)]
+        return [(torch.where(keep, side, torch.zeros_like(side)), keep) for side, keep in sides]
 
     def value() -> Tensor:
-        if scores.plan == "small":
+        if scores.plan == "small" and ranks.alone:
             return scores.mean_softmax(batch.weights, both_ways=True)
-        halves = [(side * mean_weights(keep, batch.weights, side.dtype)).sum() for side, keep in sides()]
-        return (halves[0] + halves[1]) / 2
+        halves = [(side * mean_weights(keep, batch.weights, side.dtype, ranks)).sum() for side, keep in sides()]
+        return ranks.total(halves[0] + halves[1]) / 2
 
     def per_query() -> Tensor:
         (rows, _), (columns, _) = sides()
@@ -121,8 +126,8 @@ def siglip_loss(
     sides = (queries,) if keys is None else (queries, keys)
     batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores
-    scale = parameter(scale_of(temperature, logit_scale, scores.query_rows), scores.query_rows)
-    shift = parameter(bias if logit_bias is None else logit_bias, scores.queries)
+    scale = batch.number(scale_of(temperature, logit_scale, scores.query_rows))
+    shift = batch.number(bias if logit_bias is None else logit_bias)
     n = len(scores.queries)
 
     def values() -> Tensor:
@@ -130,7 +135,7 @@ def siglip_loss(
         return found["near"] + found["far"]
 
     keep = torch.ones(n, dtype=torch.bool, device=scores.queries.device)
-    return averaged(values, keep, batch.weights, query_stats(scores))
+    return batch.averaged(values, keep, query_stats(scores))
 
 
 # ---- modules -------------------------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
-from nearfar.losses.arguments import Options, check_range, parameter, refuse
-from nearfar.losses.base import Loss, Outcome, averaged, loss_function, query_stats
+from nearfar.losses.arguments import Options, check_range, refuse
+from nearfar.losses.base import Loss, Outcome, loss_function, query_stats
 from nearfar.losses.batch import read
 from nearfar.pairs import Pairs
-from nearfar.scores import Scores, Stage, logsumexp_over, sum_over
+from nearfar.scores import Stage, logsumexp_over, sum_over
 
 MULTI_SIMILARITY: Stage = {
     "near": logsumexp_over("positives", lambda s, t: -t.parameters["alpha"] * (s - t.parameters["base"])),
@@ -63,9 +63,7 @@ def multi_similarity_loss(
     check_range("beta", beta, 0.0)
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores
-    numbers = {
-        name: parameter(value, scores.queries) for name, value in (("alpha", alpha), ("beta", beta), ("base", base))
-    }
+    numbers = {name: batch.number(value) for name, value in (("alpha", alpha), ("beta", beta), ("base", base))}
 
     def values() -> Tensor:
         if epsilon is None:
@@ -81,7 +79,7 @@ def multi_similarity_loss(
         return softplus(found["near"]) / alpha + softplus(found["far"]) / beta
 
     keep = torch.ones(len(scores.queries), dtype=torch.bool, device=scores.queries.device)
-    return averaged(values, keep, batch.weights, query_stats(scores))
+    return batch.averaged(values, keep, query_stats(scores))
 
 
 # The weights in brackets carry no gradient: [1 + m − s]₊ and [s + m]₊
@@ -138,14 +136,14 @@ def circle_loss(
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores
     keep = (scores.count("positives") > 0) & (scores.count("negatives") > 0)
-    numbers = {"margin": parameter(margin, scores.queries), "scale": parameter(scale, scores.queries)}
+    numbers = {"margin": batch.number(margin), "scale": batch.number(scale)}
 
     def values() -> Tensor:
         found = scores.reduce(CIRCLE, numbers)
         near, far = (torch.where(keep, side, torch.zeros_like(side)) for side in (found["near"], found["far"]))
         return softplus(near + far)
 
-    return averaged(values, keep, batch.weights, query_stats(scores, negatives=True))
+    return batch.averaged(values, keep, query_stats(scores, negatives=True))
 
 
 LIFTED_REPULSION: Stage = {"repulsion": logsumexp_over("negatives", lambda s, t: t.parameters["margin"] - s)}
@@ -191,17 +189,21 @@ def lifted_structure_loss(
     batch = read(
         views, sided=False, labels=labels, pairs=pairs, options=options, normalized=False, similarity="euclidean"
     )
-    scores = batch.scores
+    scores, ranks = batch.scores, batch.ranks
+    numbers = {"margin": batch.number(margin)}
 
-    def repulsion(side: Scores) -> Tensor:
-        found = side.reduce(LIFTED_REPULSION, {"margin": parameter(margin, side.queries)})["repulsion"]
+    def finite(found: Tensor) -> Tensor:
         return found.masked_fill(found == -torch.inf, _NOTHING)
 
     def value() -> Tensor:
-        rows = repulsion(scores)
-        columns = rows if scores.symmetric else repulsion(scores.T)
+        rows = finite(scores.reduce(LIFTED_REPULSION, numbers)["repulsion"])
+        if batch.symmetric:
+            columns = ranks.gather(rows)
+        else:
+            found = scores.T.reduce(LIFTED_REPULSION, numbers)["repulsion"]
+            columns = finite(ranks.gather(ranks.log_scatter(found)))
         found = scores.reduce(LIFTED, None, {"repulsion": rows}, {"repulsion": columns})["value"]
-        return found.sum() / (2 * scores.count("positives").sum().clamp(min=1))
+        return ranks.total(found.sum()) / (2 * ranks.total(scores.count("positives").sum()).clamp(min=1))
 
     return Outcome(value, None, query_stats(scores))
 

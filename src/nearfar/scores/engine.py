@@ -252,6 +252,10 @@ class Scores:
         count = self.count("positives")
         return total / count.masked_fill(count == 0, 1.0)
 
+    def mean_positive_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+        """Mean score of each query's positives and, without offsets, of each key's."""
+        return self.mean_positive(), self.T.mean_positive()
+
     def count(self, over: Rule) -> Float[Tensor, " n"]:
         """How many pairs a rule has for each query (for positives of a weighted relation: their total weight)."""
         return self.pairs.count(over, self.query_rows.dtype)

@@ -1,83 +1,224 @@
-"""Rows of all ranks, differentiable, uneven counts included.
+"""What ranks tell each other: the keys of all, and sums over the queries of all.
 
-Every rank then computes the loss of the whole batch. A row's gradient is taken times the number of ranks, since
-``DistributedDataParallel`` averages what should be summed: the parameters get exactly the gradient of one process that
-holds all rows. Gradients of the loss's own parameters come out equal on every rank.
+Each rank asks with its own rows and is answered by everyone's. The loss's value is the same on every rank, and a rank's
+gradients are those of its own rows times the number of ranks, since ``DistributedDataParallel`` (and FSDP) average what
+should be summed: the encoder gets exactly the gradient of one process that holds all rows. Four verbs:
+
+===========  ==================================  ================================================
+verb         forward                             backward
+===========  ==================================  ================================================
+``gather``   all ranks' rows                     each rank's rows: the sum of all ranks' gradients
+``scatter``  each rank's rows: summed over ranks  all ranks' gradients
+``total``    the sum over ranks, on all of them   the sum of all ranks' gradients
+``shared``   a parameter as it is                the mean of all ranks' gradients
+===========  ==================================  ================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from nearfar.pairs import Pairs
-from nearfar.rules import Ids
+from nearfar.rules import Ids, Matrix
+from nearfar.scores.autograd import once
+
+T = TypeVar("T")
+_gather_into: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_scatter_into: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
-def gather_rows(
-    views: tuple[Tensor, ...],
-    labels: Tensor | None,
-    pairs: Pairs | None = None,
-    columns: Sequence[Tensor | None] = (),
-    stacked: int = 1,
-) -> tuple[tuple[Tensor, ...], Tensor | None, Pairs | None, Sequence[Tensor | None]]:
-    """All ranks' rows of each view, labels, pairs by id, and columns with one entry a row, in order of rank.
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks that share one batch: how many rows (of the keys) each has, and which one this is."""
+
+    sizes: tuple[int, ...]
+    rank: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is nobody to talk to."""
+        return len(self.sizes) == 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of all ranks together."""
+        return sum(self.sizes)
+
+    @property
+    def own(self) -> slice:
+        """This rank's rows among all."""
+        first = sum(self.sizes[: self.rank])
+        return slice(first, first + self.sizes[self.rank])
+
+    def gather(self, rows: Shaped[Tensor, "n *d"], sent: torch.dtype | None = None) -> Shaped[Tensor, "m *d"]:
+        """The rows of all ranks, in order of rank; sent as another type where that holds them exactly."""
+        return rows if self.alone else _Gather.apply(rows, self, sent)  # pyright: ignore[reportReturnType]
+
+    def scatter(self, parts: Shaped[Tensor, "m *d"]) -> Shaped[Tensor, "n *d"]:
+        """What all ranks have for this one's rows, added up."""
+        return parts if self.alone else _Scatter.apply(parts, self)  # pyright: ignore[reportReturnType]
+
+    def total(self, part: Shaped[Tensor, "*d"]) -> Shaped[Tensor, "*d"]:
+        """The sum over ranks, on all of them."""
+        return part if self.alone else _Total.apply(part)  # pyright: ignore[reportReturnType]
+
+    def shared(self, parameter: T) -> T:
+        """A parameter of the loss, the same on all ranks, before it meets this rank's rows."""
+        if self.alone or not isinstance(parameter, Tensor) or not parameter.requires_grad:
+            return parameter
+        return _Shared.apply(parameter)  # pyright: ignore[reportReturnType]
+
+    def log_total(self, part: Float[Tensor, "*d"]) -> Float[Tensor, "*d"]:
+        """``log Σ_ranks e^part``, on all of them."""
+        return part if self.alone else self._logarithm(part, self.total, lambda highest: highest)
+
+    def log_scatter(self, parts: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+        """``log Σ_ranks e^parts`` of this rank's rows."""
+        return parts if self.alone else self._logarithm(parts, self.scatter, lambda highest: highest[self.own])
+
+    def _logarithm(self, part: Tensor, add: Callable[[Tensor], Tensor], pick: Callable[[Tensor], Tensor]) -> Tensor:
+        highest = part.detach().clone()
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        highest.masked_fill_(highest == -torch.inf, 0.0)
+        found = add((part - highest).exp())
+        none = found == 0
+        return (found.masked_fill(none, 1.0).log() + pick(highest)).masked_fill(none, -torch.inf)
+
+
+ALONE = Ranks((0,))
+"""One process, of which nothing else is known."""
+
+
+def meet(rows: int, together: bool | str | None, device: torch.device, *, ring: bool = False) -> Ranks:
+    """The ranks, each of which brings some rows.
 
     Args:
-        views: Matrices of this rank's rows.
-        labels: Once a row of the first view.
-        pairs: By id.
-        columns: Once a row: of a view, or of ``stacked`` views one behind the other.
-        stacked: How many views' entries a column holds.
+        rows: This rank's.
+        together: Whether to meet at all: the option ``gather``.
+        device: Where the ranks talk.
+        ring: Whether the keys may stay where they are.
 
     Raises:
+        TypeError: For a ring where keys are needed at once.
         RuntimeError: If no process group is there.
-        ValueError: For pairs that are a matrix, which knows nothing of the other ranks' rows.
     """
+    if not together:
+        return Ranks((rows,))
+    if together == "ring" and not ring:
+        raise TypeError(
+            "gather='ring' is for softmax losses (InfoNCE, NT-Xent, SupCon, CLIP, N-pairs), whose sums can be merged: "
+            "pass gather=True"
+        )
     if not dist.is_available() or not dist.is_initialized():
         raise RuntimeError(
-            "gather=True was asked for, but there is no process group: call torch.distributed.init_process_group "
-            "(torchrun, Fabric and Lightning do), or leave gather out"
+            f"gather={together!r} was asked for, but there is no process group: call "
+            "torch.distributed.init_process_group (torchrun, Fabric and Lightning do), or leave gather out"
         )
-    if dist.get_world_size() == 1:
-        return views, labels, pairs, columns
-    if pairs is not None:
-        part = pairs.parts[0]
-        if len(pairs.parts) > 1 or not isinstance(part, Ids) or pairs.rows is not None:
-            raise ValueError("gather=True takes pairs by id or label only: a matrix says nothing of other ranks' rows")
-        pairs = _gather_pairs(pairs, part)
-
-    def in_order(column: Tensor) -> Tensor:
-        return gather(column.reshape(stacked, -1 if len(column) else 0).T).T.flatten()
-
-    return (
-        tuple(gather(view) for view in views),
-        None if labels is None else gather(labels),
-        pairs,
-        [None if column is None else in_order(column) for column in columns],
-    )
+    return Ranks(tuple(_numbers(device, rows)[0]), dist.get_rank())
 
 
-def _gather_pairs(pairs: Pairs, part: Ids) -> Pairs:
-    """The relation by id among all ranks' rows; ids that count this rank's own rows are told apart from other ranks'."""
-    sides = (part.query,) if part.own else (part.query, part.key)
-    unknown = bool(gather(torch.tensor([part.unknown], dtype=torch.long, device=part.query.device)).any())
-    before = rows_before(sum(map(len, sides)), part.query.device)
-    if pairs.layout is not None:  # numbers of samples
-        sides = tuple(ids + before for ids in sides)
-    elif not unknown:  # below 0: numbers of rows that have no label
-        sides = tuple(torch.where(ids < 0, ids - before, ids) for ids in sides)
-    query, key = (gather(sides[0]),) * 2 if part.own else map(gather, sides)
-    return Pairs((len(query), len(key)), (Ids(query, key, unknown),), own=pairs.own)
+def relation_with_all(pairs: Pairs, ranks: Ranks) -> Pairs:
+    """The relation of this rank's queries with the keys of all, which stand in order of rank.
+
+    Raises:
+        ValueError: For pairs that are a matrix or a union, which know nothing of the other ranks' rows.
+    """
+    part = pairs.parts[0]
+    if len(pairs.parts) > 1 or isinstance(part, Matrix):
+        raise ValueError("gather= takes pairs by id or label only: a matrix says nothing of other ranks' rows")
+    if isinstance(part, Ids):
+        # ids that count this rank's own rows are told apart from other ranks'
+        counts, unknown = _numbers(pairs.device, sum(pairs.shape), int(part.unknown))
+        before = sum(counts[: ranks.rank])
+
+        def tell_apart(ids: Tensor) -> Tensor:
+            if pairs.layout is not None:  # numbers of samples
+                return ids + before
+            return ids if any(unknown) else torch.where(ids < 0, ids - before, ids)  # below 0: rows without a label
+
+        part = replace(part, query=tell_apart(part.query), key=tell_apart(part.key), unknown=any(unknown))
+    rows = None if pairs.rows is None else (pairs.rows[0], ranks.gather(pairs.rows[1]))
+    own = None if pairs.own is None else pairs.own + ranks.own.start
+    part = replace(part, key=ranks.gather(part.key))
+    return Pairs((pairs.shape[0], ranks.rows), (part,), rows, own)
 
 
-def shared(parameter: Tensor) -> Tensor:
-    """A parameter of the loss that meets this rank's rows before they are gathered: its gradients are averaged over ranks."""
-    return _Shared.apply(parameter) if dist.get_world_size() > 1 else parameter  # pyright: ignore[reportReturnType]
+def _numbers(device: torch.device, *mine: int) -> list[list[int]]:
+    """A few numbers of every rank, by kind."""
+    found = torch.empty(dist.get_world_size(), len(mine), dtype=torch.long, device=device)
+    _gather_into(found, torch.tensor([mine], device=device))
+    return found.T.tolist()
+
+
+def _gather(rows: Tensor, ranks: Ranks) -> Tensor:
+    world, longest = len(ranks.sizes), max(ranks.sizes)
+    if longest == 0:
+        return torch.empty_like(rows)
+    found = rows.new_empty(world * longest, *rows.shape[1:])
+    _gather_into(found, _padded(rows, longest))
+    if ranks.rows == len(found):
+        return found
+    return torch.cat([part[:size] for part, size in zip(found.split(longest), ranks.sizes)])
+
+
+def _scatter(parts: Tensor, ranks: Ranks) -> Tensor:
+    world, longest, mine = len(ranks.sizes), max(ranks.sizes), ranks.sizes[ranks.rank]
+    if longest == 0:
+        return torch.empty_like(parts)
+    if ranks.rows != world * longest:
+        parts = torch.cat([_padded(part, longest) for part in parts.split(ranks.sizes)])
+    found = parts.new_empty(longest, *parts.shape[1:])
+    _scatter_into(found, parts.contiguous())
+    return found[:mine]
+
+
+def _padded(rows: Tensor, longest: int) -> Tensor:
+    if len(rows) == longest:
+        return rows.contiguous()
+    padded = rows.new_zeros(longest, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    return padded
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks, sent: torch.dtype | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.ranks = ranks
+        return _gather(rows if sent is None else rows.to(sent), ranks).to(rows.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Scatter.apply(gradients[0], ctx.ranks), None, None
+
+
+class _Scatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parts: Tensor, ranks: Ranks) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.ranks = ranks
+        return _scatter(parts, ranks)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Gather.apply(gradients[0], ctx.ranks, None), None
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = part.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Total.apply(gradients[0])  # pyright: ignore[reportReturnType]
 
 
 class _Shared(torch.autograd.Function):
@@ -86,40 +227,9 @@ class _Shared(torch.autograd.Function):
         return parameter.view_as(parameter)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total / dist.get_world_size()
-
-
-def rows_before(n: int, device: torch.device) -> int:
-    """How many rows the ranks before this one have, if each has its own ``n``."""
-    counts = gather(torch.tensor([n], device=device))
-    return int(counts[: dist.get_rank()].sum())
-
-
-def gather(rows: Tensor) -> Tensor:
-    """The rows of all ranks, in order of rank."""
-    rows = rows.long() if rows.dtype == torch.int16 else rows  # gloo knows no such type
-    return _Gather.apply(rows)  # pyright: ignore[reportReturnType]
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        world = dist.get_world_size()
-        mine = torch.tensor([len(rows)], device=rows.device)
-        counts = [torch.zeros_like(mine) for _ in range(world)]
-        dist.all_gather(counts, mine)
-        sizes = [int(count) for count in counts]
-        longest = max(sizes)
-        padded = rows.new_zeros(longest, *rows.shape[1:])
-        padded[: len(rows)] = rows.detach()
-        parts = [torch.empty_like(padded) for _ in range(world)]
-        dist.all_gather(parts, padded)
-        ctx.start, ctx.size, ctx.world = sum(sizes[: dist.get_rank()]), len(rows), world
-        return torch.cat([part[:size] for part, size in zip(parts, sizes)])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return gradients[0][ctx.start : ctx.start + ctx.size] * ctx.world
+    def backward(ctx: Any, *gradients: Any) -> Tensor | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with torch.no_grad():
+            total = gradients[0].clone(memory_format=torch.contiguous_format)
+            dist.all_reduce(total)
+            total /= dist.get_world_size()
+        return once(total, gradients[0])
