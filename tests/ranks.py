@@ -1,6 +1,7 @@
 """One rank of `test_ranks.py`: every loss on this rank's rows, with all ranks' rows in sight.
 
-    python tests/ranks.py RANK WORLD STORE OUT
+    python tests/ranks.py RANK WORLD STORE FOLDER
+    torchrun --nproc_per_node WORLD tests/ranks.py FOLDER
 
 Of the same rows, `whole()` computes what one process does that holds them all.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -22,10 +24,15 @@ if __name__ == "__main__":
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nearfar as nf
 from nearfar.pairs import Pairs
+from nearfar.scores import tile_size
 
 SPLITS = {1: (8,), 2: (5, 3), 3: (4, 1, 3)}
 """How many of the eight samples each rank has; labels 4 and 7 occur once, so that rank 1 of 3 has no positive."""
@@ -63,6 +70,17 @@ def _graphs(loss: nn.Module, z: list[Tensor], **keywords: Any) -> Tensor:
     return loss(z[0], torch.cat(z[1:]), batch=torch.arange(len(z[0])).repeat(2), **keywords)
 
 
+class Margin(nn.Module):
+    """A loss whose margin is learned."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss, self.margin = loss, nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, *z: Tensor, **keywords: Any) -> Tensor:
+        return self.loss(*z, margin=self.margin, **keywords)
+
+
 def _cases() -> Iterator[tuple[str, Case]]:
     for name, row in nf.LOSSES.items():
         learnable = {"learnable": True} if "learnable" in inspect.signature(row.loss).parameters else {}
@@ -95,12 +113,13 @@ def _cases() -> Iterator[tuple[str, Case]]:
         yield f"TripletLoss {mining}", Case(lambda m=mining, **o: nf.TripletLoss(margin=1.0, mining=m, **o), 1, labels)
     yield "three views", Case(nf.NTXentLoss, 3)
     yield "stacked views", Case(nf.SupConLoss, 3, labels, lambda loss, z, **k: loss(torch.stack(z, 1), **k))
-    for name in ("InfoNCELoss", "SupConLoss"):  # one-sided, and with itself
+    for name in ("InfoNCELoss", "SupConLoss", "CLIPLoss"):  # one-sided, with itself, and both ways
         one = getattr(nf, name)
         yield f"{name} weights", Case(one, 1, lambda rows: {"labels": LABELS[rows], "weights": 1.0 + rows})
         yield f"{name} offsets", Case(one, 1, lambda rows: {"labels": LABELS[rows], "offsets": 0.1 * rows})
         yield f"{name} strip", Case(lambda one=one, **o: one(**{"backend": "strip", **o}), 1, labels)
         yield f"{name} views, weights", Case(one, 2, lambda rows: {"labels": LABELS[rows], "weights": 1.0 + rows})
+        yield f"{name} bf16", Case(lambda one=one, **o: one(precision="bf16", learnable=True, **o), 2)
     yield (
         "stacked weights and ids",
         Case(
@@ -113,6 +132,20 @@ def _cases() -> Iterator[tuple[str, Case]]:
                 "key_rows": ids,
             },
         ),
+    )
+    sets, soft = torch.eye(5)[LABELS].long(), torch.rand(8, 3, generator=torch.Generator().manual_seed(3))
+    soft = soft.where(soft > 0.5, 0)
+    sets[:, 0] |= LABELS == 1
+    for loss in (nf.SupConLoss, nf.CircleLoss):
+        yield f"{loss.__name__} label sets", Case(loss, 1, lambda rows: {"labels": sets[rows]})
+        yield f"{loss.__name__} soft labels", Case(loss, 1, lambda rows: {"labels": soft[rows].double()})
+    yield "positives in one logarithm", Case(lambda **o: nf.SupConLoss(form="in", learnable=True, **o), 2, labels)
+    yield "N-pairs, short rows", Case(lambda **o: nf.NPairsLoss(regularization=0.1, **o), 2)
+    yield "hard triplets, learned margin", Case(lambda **o: Margin(nf.TripletLoss(mining="hard", **o)), 1, labels)
+    yield "triplets, learned margin", Case(lambda **o: Margin(nf.TripletLoss(**o)), 1, labels)
+    yield (
+        "lifted, queries and keys",
+        Case(nf.LiftedStructureLoss, 2, lambda rows: {"pairs": Pairs.from_ids(LABELS[rows], LABELS[rows])}),
     )
     for dtype in (torch.int16, torch.uint8, torch.bool):
         yield f"labels of {dtype}", Case(nf.SupConLoss, 1, lambda rows, t=dtype: {"labels": (LABELS[rows] % 3).to(t)})
@@ -139,13 +172,29 @@ def _cases() -> Iterator[tuple[str, Case]]:
 def _rings() -> Iterator[tuple[str, Case]]:
     """Cases whose keys go round."""
     for name, case in _cases():
-        if name.split()[0] in RING or not name[0].isupper():
+        if (name.split()[0] in RING or not name[0].isupper()) and name not in NOT_RING:
             make = lambda loss=case.loss, **o: loss(**{**o, **({"gather": "ring"} if "gather" in o else {})})  # noqa: E731
             yield f"{name}, ring", replace(case, loss=make)
 
 
 RING = ("InfoNCELoss", "NTXentLoss", "SupConLoss", "CLIPLoss", "NPairsLoss")
+NOT_RING = (
+    "positives in one logarithm", "hard triplets, learned margin", "triplets, learned margin", "lifted, queries and keys"
+)  # fmt: skip
 CASES = {**dict(_cases()), **dict(_rings())}
+
+
+SHARDED = (
+    "SupConLoss labels",
+    "CLIPLoss views, labels",
+    "TripletLoss semihard",
+    "SupConLoss labels, ring",
+    "VICRegLoss",
+)
+BY_QUERY = [
+    name for name in CASES if nf.LOSSES.get(name.split()[0]) and name.endswith(("labels", "labels, ring", "unknown"))
+]
+BY_QUERY = [name for name in BY_QUERY if nf.LOSSES[name.split()[0]].per_query]
 
 
 def encoder(dtype: torch.dtype) -> nn.Linear:
@@ -174,8 +223,8 @@ def run(
     z = wrapped(inputs(case.views)[:, rows].to(dtype).flatten(0, 1)).unflatten(0, (case.views, len(rows)))
     value = case.call(loss, list(z), **case.keywords(rows))
     value.backward()
-    found = [*network.parameters(), *loss.parameters()]
-    return [value.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad for p in found)]
+    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in [*network.parameters(), *loss.parameters()]]
+    return [value.detach(), *(g.full_tensor() if isinstance(g, DTensor) else g for g in found)]
 
 
 def whole(name: str, dtype: torch.dtype, **options: Any) -> list[Tensor]:
@@ -183,11 +232,68 @@ def whole(name: str, dtype: torch.dtype, **options: Any) -> list[Tensor]:
     return run(CASES[name], torch.arange(8), dtype, lambda network: network, **options)
 
 
-def empty_rank() -> list[Tensor]:
+def with_empty_rank(case: Case) -> list[Tensor]:
     """Two ranks or more: the last one has no sample at all."""
     rank, world = dist.get_rank(), dist.get_world_size()
     rows = torch.arange(8).tensor_split(max(world - 1, 1))[rank] if rank < max(world - 1, 1) else torch.arange(0)
-    return run(CASES["SupConLoss labels"], rows, torch.float64, DistributedDataParallel, gather=True)
+    return run(case, rows, torch.float64, DistributedDataParallel, gather=True)
+
+
+def sharded(case: Case, rows: Tensor) -> list[Tensor]:
+    """The encoder's parameters divided among the ranks."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return run(case, rows, torch.float64, lambda network: fully_shard(network, mesh=mesh), gather=True)
+
+
+def by_query(case: Case, rows: Tensor, **options: Any) -> Tensor:
+    """The loss of each query."""
+    torch.manual_seed(2)
+    loss = case.loss(**options).double()
+    z = encoder(torch.float64)(inputs(case.views)[:, rows])
+    return loss.per_query(*z, **case.keywords(rows)).detach()
+
+
+def work(rows: Tensor) -> dict[str, list[float]]:
+    """Matrix products (over all d features), bytes sent, and length of the largest matrix, of losses of wide rows."""
+    found = {}
+    for name, options in (("one process", {}), ("gather", {"gather": True}), ("ring", {"gather": "ring"})):
+        for kind in (nf.InfoNCELoss, nf.CLIPLoss):
+            z = [
+                torch.randn(8, 64, generator=torch.Generator().manual_seed(k), dtype=torch.float64)[
+                    rows if options else slice(None)
+                ].requires_grad_()
+                for k in (4, 5)
+            ]
+            with tile_size(2), Work() as seen:
+                kind(**options, backend="tiled")(*z).backward()
+            found[f"{name} {kind.__name__}"] = [seen.products / (2 * 64), float(seen.sent), float(seen.largest)]
+    return found
+
+
+class Work(TorchDispatchMode):
+    """Counts what a rank multiplies, sends (as the usual rings do) and holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = self.sent = self.largest = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found, name = func(*args, **(kwargs or {})), func._schema.name
+        flat = [x for x in torch.utils._pytree.tree_leaves((args, found)) if isinstance(x, Tensor)]
+        self.largest = max([self.largest, *(float(x.numel()) for x in flat)])
+        if name in ("aten::mm", "aten::addmm", "aten::addmm_"):
+            left, right = args[-2:]
+            self.products += 2 * left.numel() * right.shape[1]
+        elif name.startswith("c10d::"):
+            world = dist.get_world_size()
+            size = max((x.numel() * x.element_size() for x in flat), default=0)
+            passes = {
+                "c10d::allreduce_": 2.0,
+                "c10d::send": world / (world - 1) if world > 1 else 0.0,
+                "c10d::recv_": 0.0,
+            }
+            self.sent += size * passes.get(name, 1.0) * (world - 1) / world
+        return found
 
 
 def refusals() -> list[str]:
@@ -201,6 +307,10 @@ def refusals() -> list[str]:
         lambda: nf.InfoNCELoss(gather=True)(z, z, z),
         lambda: nf.TripletLoss(gather=True)(z, z, z),
         lambda: nf.ContrastiveLoss(gather=True)(z, z, LABELS[:4] % 2),
+        lambda: nf.TripletLoss(gather="ring")(z, labels=LABELS[:4]),
+        lambda: nf.VICRegLoss(gather="ring")(z, z),
+        lambda: nf.ArcFaceLoss(5, D, gather="ring")(z, labels=LABELS[:4]),
+        lambda: nf.SupConLoss(gather="ring", form="in")(z, labels=LABELS[:4]),
     ):
         try:
             said.append(f"value {float(call())}")
@@ -209,9 +319,8 @@ def refusals() -> list[str]:
     return said
 
 
-def main(rank: int, world: int, store: str, out: str) -> None:
+def main(folder: str, rank: int, world: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     first = list(itertools.accumulate(SPLITS[world], initial=0))[rank]
     rows = torch.arange(8)[first : first + SPLITS[world][rank]]
     found: dict[str, Any] = {}
@@ -221,12 +330,23 @@ def main(rank: int, world: int, store: str, out: str) -> None:
                 found[f"{name} {dtype}"] = run(case, rows, dtype, DistributedDataParallel, gather=True)
             except Exception as error:  # the same on every rank, or the others wait in vain
                 found[f"{name} {dtype}"] = repr(error)
-    found["empty"] = empty_rank()
+        found[f"{name} empty"] = with_empty_rank(case)
+    for name in SHARDED:
+        found[f"{name} sharded"] = sharded(CASES[name], rows)
+    for name in BY_QUERY:
+        found[f"{name} by query"] = by_query(CASES[name], rows, gather=True)
     found["refusals"] = refusals()
-    torch.save(found, out)
+    found["work"] = work(rows)
+    torch.save(found, Path(folder) / f"{rank}.pt")
     dist.barrier()  # a rank that leaves early takes the others' connections with it
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+    if "RANK" in os.environ:  # torchrun's
+        dist.init_process_group("gloo")
+        main(sys.argv[1], dist.get_rank(), dist.get_world_size())
+    else:
+        rank, world = map(int, sys.argv[1:3])
+        dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world)
+        main(sys.argv[4], rank, world)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import nearfar as nf
-from ranks import CASES, DTYPES, whole
+from ranks import BY_QUERY, CASES, DTYPES, SHARDED, SPLITS, by_query, whole
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 SCRIPT = Path(__file__).with_name("ranks.py")
@@ -32,6 +32,10 @@ REFUSED = [
     ("InfoNCELoss with negatives", "TypeError", "gather="),
     ("TripletLoss of triplets", "TypeError", "gather="),
     ("ContrastiveLoss of rows", "TypeError", "gather="),
+    ("TripletLoss, ring", "TypeError", "gather='ring' is for softmax losses"),
+    ("VICRegLoss, ring", "TypeError", "gather='ring' is for softmax losses"),
+    ("ArcFaceLoss, ring", "TypeError", "gather='ring' is for softmax losses"),
+    ("positives in one logarithm, ring", "TypeError", "form='out'"),
 ]
 
 
@@ -39,11 +43,10 @@ REFUSED = [
 def ranks(request, tmp_path_factory) -> list[dict[str, Any]]:
     """What each rank found."""
     world, folder = request.param, tmp_path_factory.mktemp("ranks")
-    outs = [folder / f"{rank}.pt" for rank in range(world)]
     logs = [folder / f"{rank}.log" for rank in range(world)]
     running = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), str(world), str(folder / "store"), str(outs[rank])],
+            [sys.executable, str(SCRIPT), str(rank), str(world), str(folder / "store"), str(folder)],
             stdout=logs[rank].open("w"), stderr=subprocess.STDOUT,
         )
         for rank in range(world)
@@ -54,7 +57,17 @@ def ranks(request, tmp_path_factory) -> list[dict[str, Any]]:
         for process in running:
             process.kill()
     assert codes == [0] * world, "\n".join(log.read_text()[-2000:] for log in logs)
-    return [torch.load(out, weights_only=True) for out in outs]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def test_torchrun_starts_them_too(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3", str(SCRIPT)]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for rank in range(3):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name in CASES:
+            assert_equal(found[f"{name} {torch.float64}"], name, torch.float64)
 
 
 def assert_equal(found: Any, name: str, dtype: torch.dtype) -> None:
@@ -94,9 +107,51 @@ def test_every_loss_is_among_them():
     assert {name.split()[0] for name in CASES} >= set(nf.LOSSES) - {"NCELoss"}
 
 
-def test_a_rank_without_rows(ranks):
+@pytest.mark.parametrize("name", CASES)
+def test_a_rank_without_rows(ranks, name):
     for found in ranks:
-        assert_equal(found["empty"], "SupConLoss labels", torch.float64)
+        assert_equal(found[f"{name} empty"], name, torch.float64)
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_with_sharded_parameters(ranks, name):
+    """Under `torch.distributed.fsdp.fully_shard`."""
+    for found in ranks:
+        assert_equal(found[f"{name} sharded"], name, torch.float64)
+
+
+@pytest.mark.parametrize("name", BY_QUERY)
+def test_values_by_query_are_this_ranks(ranks, name):
+    """Rank after rank they are those of one process (whose views stand behind one another, though)."""
+    case = CASES[name]
+    wanted = by_query(case, torch.arange(8)).unflatten(0, (-1, 8))
+    parts = [found[f"{name} by query"] for found in ranks]
+    found = torch.cat([part.unflatten(0, (-1, size)) for part, size in zip(parts, SPLITS[len(ranks)])], 1)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+PASSES = {"one process": (3, 4), "gather": (3, 4), "ring": (4, 4)}
+
+
+@pytest.mark.parametrize("way", ["gather", "ring"])
+def test_a_ranks_work_is_its_own_rows(ranks, way):
+    """Products are those of its rows with all keys; what it sends is its keys and their gradients, and few numbers a row."""
+    world, row = len(ranks), 64 * 8
+    for found, size in zip(ranks, SPLITS[world]):
+        for name, passes in zip(("InfoNCELoss", "CLIPLoss"), PASSES["one process" if world == 1 else way]):
+            products, sent, largest = found["work"][f"{way} {name}"]
+            assert products == passes * size * 8
+            longest = max(SPLITS[world])
+            hops = (
+                {"gather": 2 * (world - 1) * longest, "ring": (2 * (world - 1) + world) * longest}[way]
+                if world > 1
+                else 0
+            )
+            assert sent <= hops * row + 100 * 8 * 8
+            if way == "ring" and world > 1:
+                assert largest <= longest * 64  # no rank ever holds all keys
+            elif world > 1:
+                assert largest >= 8 * 64
 
 
 @pytest.mark.parametrize("place", range(len(REFUSED)), ids=[what for what, *_ in REFUSED])

@@ -81,7 +81,7 @@ def mutual_information_loss(
                 f"there are {len(summary)} summaries"
             )
         parts = local.flatten(2).transpose(1, 2).reshape(-1, local.shape[1])
-        batch = torch.arange(len(local), device=local.device).repeat_interleave(local[0, 0].numel())
+        batch = torch.arange(len(local), device=local.device).repeat_interleave(local.shape[2:].numel())
     elif batch is not None and batch.shape != (len(local),):
         raise ValueError(f"batch has shape {tuple(batch.shape)}; one item number a node, ({len(local)},), was wanted")
     items = meet(len(summary), options.get("gather"), summary.device)
