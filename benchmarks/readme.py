@@ -36,8 +36,8 @@ WORDS = {
         "other ([all losses, sizes, peers, memory and errors](benchmarks/results/losses.md), `make bench`):",
         "header": ("", "nearfar", "nearfar bf16", "dense", "fastest peer"),
         "row": "{loss}, {n:,} rows",
-        "share": "That is {parts} of the rate of the machine's own matrix product, counting the least products known for each "
-        "loss.",
+        "share": "That is {parts} of the rate of the machine's own matrix product (`torch.mm`), counting the least products known "
+        "for each loss; over 100% where the second library that torch brings is the faster one, which the engine then takes.",
         "part": "{share} ({loss}, {n:,} rows)",
         "joint": ", ",
         "loss": "Where we lose: another is faster in {lost} of {cells} cells, in none beyond {n:,} rows; at worst by {excess} "
@@ -49,7 +49,8 @@ WORDS = {
         "（[全部损失、规模、对手、内存与误差](benchmarks/results/losses.md)，`make bench`）：",
         "header": ("", "nearfar", "nearfar bf16", "稠密写法", "最快的对手"),
         "row": "{loss}，{n:,} 行",
-        "share": "按每个损失已知最少的矩阵乘法计，这是本机矩阵乘法速率的 {parts}。",
+        "share": "按每个损失已知最少的矩阵乘法计，这是本机矩阵乘法（`torch.mm`）速率的 {parts}；"
+        "超过 100% 是因为 torch 自带的另一个库在这种处理器上更快，引擎会用它。",
         "part": "{share}（{loss}，{n:,} 行）",
         "joint": "、",
         "loss": "不足之处：{cells} 个规模中有 {lost} 个别人更快，超过 {n:,} 行则没有；最多慢 {excess}"
