@@ -136,9 +136,10 @@ def _cases() -> Iterator[tuple[str, Case]]:
     sets, soft = torch.eye(5)[LABELS].long(), torch.rand(8, 3, generator=torch.Generator().manual_seed(3))
     soft = soft.where(soft > 0.5, 0)
     sets[:, 0] |= LABELS == 1
-    for loss in (nf.SupConLoss, nf.CircleLoss):
-        yield f"{loss.__name__} label sets", Case(loss, 1, lambda rows: {"labels": sets[rows]})
-        yield f"{loss.__name__} soft labels", Case(loss, 1, lambda rows: {"labels": soft[rows].double()})
+    for loss in (nf.SupConLoss, partial(nf.CircleLoss, scale=16.0)):
+        name = "SupConLoss" if loss is nf.SupConLoss else "CircleLoss"
+        yield f"{name} label sets", Case(loss, 1, lambda rows: {"labels": sets[rows]})
+        yield f"{name} soft labels", Case(loss, 1, lambda rows: {"labels": soft[rows].double()})
     yield "positives in one logarithm", Case(lambda **o: nf.SupConLoss(form="in", learnable=True, **o), 2, labels)
     yield "N-pairs, short rows", Case(lambda **o: nf.NPairsLoss(regularization=0.1, **o), 2)
     yield "hard triplets, learned margin", Case(lambda **o: Margin(nf.TripletLoss(mining="hard", **o)), 1, labels)
