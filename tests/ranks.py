@@ -136,7 +136,7 @@ def _cases() -> Iterator[tuple[str, Case]]:
     sets, soft = torch.eye(5)[LABELS].long(), torch.rand(8, 3, generator=torch.Generator().manual_seed(3))
     soft = soft.where(soft > 0.5, 0)
     sets[:, 0] |= LABELS == 1
-    for loss in (nf.SupConLoss, partial(nf.CircleLoss, scale=16.0)):
+    for loss in (nf.SupConLoss, partial(nf.CircleLoss, scale=4.0)):
         name = "SupConLoss" if loss is nf.SupConLoss else "CircleLoss"
         yield f"{name} label sets", Case(loss, 1, lambda rows: {"labels": sets[rows]})
         yield f"{name} soft labels", Case(loss, 1, lambda rows: {"labels": soft[rows].double()})
