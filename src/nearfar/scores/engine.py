@@ -215,10 +215,9 @@ class Scores:
         if self.plan == "cuda":
             plan = self._cuda_plan("candidates")
             return cuda.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan, self.precision)
-        size = (
-            2**21 if self.narrow is None else 2**22
-        )  # in bfloat16 the keys' gradient is added as a whole for each strip
-        rows = _TILE.get() or max(16, min(1024, size // max(self.pairs.shape[1], 1)))
+        # each strip adds to the gradient of every key: the more numbers that is, the fewer strips
+        many = self.narrow is not None or self.key_rows.numel() > 2**21
+        rows = _TILE.get() or max(16, min(1024, (2**22 if many else 2**21) // max(self.pairs.shape[1], 1)))
         plan = replace(self._softmax_plan("candidates"), rows=rows)
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
 

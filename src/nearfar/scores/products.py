@@ -14,6 +14,9 @@ from torch import Tensor
 from nearfar.scores.buffers import Buffer
 from nearfar.scores.matmul import add_mm, mm
 
+_BLOCK = 2048
+"""Keys whose gradient is added at a time: what a strip of whole rows would write and read again stays in the cache."""
+
 
 class Products:
     """Products of tiles of rows ``x`` and ``y``.
@@ -48,14 +51,15 @@ class Products:
 
     def pull(self, tile: Tensor, i: slice, j: slice, dx: Tensor | None, dy: Tensor | None) -> None:
         """Add ``tile · y_j`` to ``dx`` and ``tileᵀ · x_i`` to ``dy`` (their rows ``i`` and ``j``; ``None``: not wanted)."""
-        if self.narrow:
-            tile = self._half(*tile.shape).copy_(tile)
-            if dx is not None:
-                dx.add_(torch.mm(tile, self.y[j]))
-            if dy is not None:
-                dy.add_(torch.mm(tile.T, self.x[i]))
-            return
+        tile = self._half(*tile.shape).copy_(tile) if self.narrow else tile
         if dx is not None:
-            add_mm(dx, tile, self.y[j])
+            self._add(dx, tile, self.y[j])
         if dy is not None:
-            add_mm(dy, tile.T, self.x[i])
+            for part, columns in zip(dy.split(_BLOCK), tile.split(_BLOCK, 1)):
+                self._add(part, columns.T, self.x[i])
+
+    def _add(self, total: Tensor, a: Tensor, b: Tensor) -> None:
+        if self.narrow:
+            total.add_(torch.mm(a, b))
+        else:
+            add_mm(total, a, b)
