@@ -7,21 +7,17 @@ answers at once. Mistakes of the user's end in one line on stderr and exit code 
 
 from __future__ import annotations
 
+import importlib
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
 from nearfar.compare.names import unknown
-
-if TYPE_CHECKING:
-    from nearfar.compare.record import RunFolder
-    from nearfar.compare.study import Study
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,21 @@ class ListConfig:
     """Which of them."""
 
 
-COMMANDS = {"compare": CompareConfig, "report": ReportConfig, "list": ListConfig}
+@dataclass(frozen=True)
+class Command:
+    """A command: a row of ``COMMANDS``."""
+
+    config: type
+    """A frozen dataclass: its docstring and the strings under its fields are the command's help. Loads no torch."""
+    run: str
+    """``module:function``, called with the configuration; returns the exit code. Loaded when the command is given."""
+
+
+COMMANDS = {
+    "compare": Command(CompareConfig, "nearfar.compare.command:run"),
+    "report": Command(ReportConfig, "nearfar.cli:report"),
+    "list": Command(ListConfig, "nearfar.cli:list_tables"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,64 +70,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise ValueError(unknown("command", arguments[0], COMMANDS))
-        config = _read(arguments)
-        if isinstance(config, ListConfig):
-            return _list(config)
-        if isinstance(config, ReportConfig):
-            return _report(config)
-        from nearfar.compare.convergence import prepare
-        from nearfar.compare.environment import usable_cores
-
-        study, folder = prepare(config, cores=usable_cores())
+        config, command = _read(arguments)
+        module, _, function = command.run.partition(":")
+        return getattr(importlib.import_module(module), function)(config)
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("NEARFAR_DEBUG"):
             raise
         print(f"nearfar: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("nearfar: interrupted before anything was trained", file=sys.stderr)
+        print("nearfar: interrupted", file=sys.stderr)
         return 130
-    return _compare(study, folder)
 
 
-def _read(arguments: list[str]) -> CompareConfig | ReportConfig | ListConfig:
+def _read(arguments: list[str]) -> tuple[Any, Command]:
     try:
         import tyro
     except ImportError as error:
         raise ImportError('the command line needs tyro: pip install "nearfar[cli]"') from error
     from tyro.conf import OmitArgPrefixes, PositionalRequiredArgs, subcommand
 
-    commands: Any = Union[tuple(Annotated[config, subcommand(name)] for name, config in COMMANDS.items())]  # noqa: UP007
-    return tyro.cli(
+    commands: Any = Union[tuple(Annotated[row.config, subcommand(name)] for name, row in COMMANDS.items())]  # noqa: UP007
+    config = tyro.cli(
         commands,
         prog="nearfar",
         description="Contrastive learning: inside the loss of an ordinary supervised model, and what it is worth there.",
         args=arguments,
         config=(OmitArgPrefixes, PositionalRequiredArgs),
     )
+    return config, next(row for row in COMMANDS.values() if row.config is type(config))
 
 
-def _compare(study: Study, folder: RunFolder) -> int:
-    from rich.console import Console
-
-    from nearfar.compare.study import Interrupted
-
-    console = Console()
-    for line in study.trainer.task.bad:
-        print(f"left out: {line}", file=sys.stderr)
-    console.print(study.outline(), highlight=False)
-    try:
-        result = study.run(folder)
-    except Interrupted as stopped:
-        console.print(stopped.comparison)
-        print(f"Interrupted. Go on with: nearfar compare --resume {shlex.quote(str(folder.path))}", file=sys.stderr)
-        return 130
-    console.print(result)
-    console.print(f"Page with curves: {folder.path / 'report.html'}", highlight=False, soft_wrap=True)
-    return 0
-
-
-def _report(config: ReportConfig) -> int:
+def report(config: ReportConfig) -> int:
+    """Writes the page of a run folder."""
     from nearfar.compare.result import Comparison
     from nearfar.report.files import write_text
     from nearfar.report.page import render_page
@@ -133,7 +118,8 @@ def _report(config: ReportConfig) -> int:
     return 0
 
 
-def _list(config: ListConfig) -> int:
+def list_tables(config: ListConfig) -> int:
+    """Prints the tables that were asked for."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -16,3 +16,6 @@ a GPU, and no option."""
 
 Rule = Literal["candidates", "positives", "negatives"]
 """Which pairs a reduction runs over; ``candidates`` are positives and negatives together."""
+
+Kind = Literal["image", "text", "vector", "series"]
+"""What an input of an item is: a picture, a text, a row of numbers, a time series."""
