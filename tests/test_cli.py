@@ -161,6 +161,8 @@ def test_ctrl_c_prints_the_table_so_far_and_how_to_go_on_and_a_kill_loses_one_ru
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,
         "text": True,
+        # A job in the background ignores Ctrl-C, and would hand that down.
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     }
     process = subprocess.Popen(command, **options)
     _wait_for(tmp_path / "run/events.jsonl", ends=6)

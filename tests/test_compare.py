@@ -641,4 +641,4 @@ def test_compare_is_a_function_whatever_was_imported_first(first):
         "assert 'contrastive' in inspect.signature(nf.compare).parameters\n"
         "from nearfar.compare import Comparison, CompareConfig\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

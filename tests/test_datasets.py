@@ -73,7 +73,7 @@ def epoch_of(loader):
 def test_workers_draw_the_same_and_see_the_next_epoch():
     pairs = PairDataset(tensors(LABELS))
     alone = DataLoader(pairs, batch_size=4)
-    workers = DataLoader(pairs, batch_size=4, num_workers=2, persistent_workers=True)
+    workers = DataLoader(pairs, batch_size=4, num_workers=2, persistent_workers=True, timeout=60)
     epochs = []
     for epoch in range(2):
         pairs.set_epoch(epoch)

@@ -1,6 +1,10 @@
 """The joint objective on real digits, in a plain loop, in Lightning's training step and in the Hugging Face Trainer."""
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,7 +91,21 @@ def _one_rank(rank, folder):
 
 
 def test_ranks_keep_the_same_state(tmp_path):
-    torch.multiprocessing.start_processes(_one_rank, (str(tmp_path),), nprocs=2, start_method="fork")
+    # Processes of their own: a fork of this one would inherit the locks of threads that it does not have.
+    code = "import sys; from test_joint_frameworks import _one_rank; _one_rank(int(sys.argv[1]), sys.argv[2])"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=120)[1].decode() for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], "\n".join(said)
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name in ("prototypes.sums", "balance.norms", "step", "gradient", "weight/contrastive", "contrastive"):
         torch.testing.assert_close(one[name], two[name])

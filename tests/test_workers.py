@@ -77,7 +77,7 @@ def test_workers_end_when_the_first_process_is_killed():
     )
     path = os.pathsep.join(sys.path)
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == -9
     workers = [int(pid) for pid in done.stdout.split()]
