@@ -5,7 +5,7 @@ RUN ?= runs/demo
 
 .PHONY: demo test install lint check bench bench-cuda clean
 
-demo: install ## train the comparison on real digits and write $(RUN)/report.html
+demo: .venv/demo ## train the comparison on real digits and write $(RUN)/report.html
 	$(BIN)/nearfar compare --data digits --out $(RUN)
 
 test: install ## everything: lint, types, layers, tests, doctests
@@ -32,12 +32,21 @@ bench-cuda: install ## the GPU backend beside its peers, on a machine with an NV
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
+PIP := $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
+
+.venv/torch: constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) torch
 	touch $@
+
+.venv/demo: .venv/torch pyproject.toml ## what a comparison needs, and no more
+	$(PIP) -e '.[cli]'
+	touch $@
+
+.venv/installed: .venv/torch pyproject.toml
+	$(PIP) -e '.[dev]'
+	touch $@ .venv/demo
 
 clean:
 	rm -rf .venv runs build
