@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 
 from nearfar.data.labelled import require
 from nearfar.index.items import Hit, Meta, item_schema, meta_of, vectors_of
-from nearfar.index.store import Approximate, Effort, check_queries, ranked
+from nearfar.index.store import EFFORT, Approximate, Effort, check_queries, ranked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +74,7 @@ class ParquetStore:
         queries: Float32[np.ndarray, "q d"],
         k: int,
         where: Mapping[str, str] | None = None,
-        effort: Effort = Effort(),
+        effort: Effort = EFFORT,
     ) -> list[list[Hit]]:
         """See ``Store.search``. Always exact."""
         queries = check_queries(queries, k, self._meta())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ def item_schema(meta: Meta) -> pa.Schema:
 
 
 def item_batch(
-    schema: pa.Schema, facts: dict[str, Sequence[Any]], vectors: Float32[np.ndarray, "n d"]
+    schema: pa.Schema, facts: Mapping[str, Sequence[Any]], vectors: Float32[np.ndarray, "n d"]
 ) -> pa.RecordBatch:
     """Rows of ``item_schema``; a fact that is not given is null.
 
@@ -183,13 +183,13 @@ def read_filters(given: Sequence[str]) -> dict[str, str]:
 
 
 def shown(text: str) -> str:
-    """Text that a terminal only prints: control, format and line-separating characters are written out.
+    r"""Text that a terminal only prints: control, format and line-separating characters are written out.
 
     The joiners that emoji and scripts need stay; those that turn the direction of text, or erase, do not.
 
     Example:
-        >>> shown("caf\\u00e9 \\x1b[2J\\u202egnp.exe")
-        'café \\\\x1b[2J\\\\u202egnp.exe'
+        >>> shown("caf\u00e9 \x1b[2J\u202egnp.exe")
+        'café \\x1b[2J\\u202egnp.exe'
     """
     return "".join(
         char

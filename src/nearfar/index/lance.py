@@ -14,7 +14,7 @@ from jaxtyping import Float32
 
 from nearfar.data.labelled import require
 from nearfar.index.items import FACTS, Hit, Meta, item_schema
-from nearfar.index.store import Approximate, Effort, check_queries, ranked
+from nearfar.index.store import EFFORT, Approximate, Effort, check_queries, ranked
 from nearfar.report.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class LanceStore:
         queries: Float32[np.ndarray, "q d"],
         k: int,
         where: Mapping[str, str] | None = None,
-        effort: Effort = Effort(),
+        effort: Effort = EFFORT,
     ) -> list[list[Hit]]:
         """See ``Store.search``."""
         note = self.describe()
@@ -111,10 +111,7 @@ class LanceStore:
             asked = self._items().search(query, vector_column_name="vector").distance_type("dot").limit(limit)
             if condition is not None:
                 asked = asked.where(condition, prefilter=True)
-            if exact:
-                asked = asked.bypass_vector_index()
-            else:
-                asked = asked.nprobes(effort.probes).refine_factor(effort.refine)
+            asked = asked.bypass_vector_index() if exact else asked.nprobes(effort.probes).refine_factor(effort.refine)
             return asked.select([*FACTS, "vector", "_distance"]).to_arrow()
 
         return ranked(queries, k, lambda some, limit: [one(query, limit) for query in some], exact=exact)

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from nearfar.data.labelled import require
 from nearfar.index.items import FACTS, Hit, Meta, item_batch, item_schema, vectors_of
-from nearfar.index.store import Approximate, Effort, check_queries, ranked
+from nearfar.index.store import EFFORT, Approximate, Effort, check_queries, ranked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,7 +110,7 @@ class QdrantStore:
         queries: Float32[np.ndarray, "q d"],
         k: int,
         where: Mapping[str, str] | None = None,
-        effort: Effort = Effort(),
+        effort: Effort = EFFORT,
     ) -> list[list[Hit]]:
         """See ``Store.search``."""
         models, meta = self.models, self._meta()

@@ -42,6 +42,9 @@ class Effort:
     """Times k: how many candidates are compared again by their full vectors."""
 
 
+EFFORT = Effort()
+
+
 @runtime_checkable
 class Store(Protocol):
     """Rows of ``item_schema``, and a search over them.
@@ -67,7 +70,7 @@ class Store(Protocol):
         queries: Float32[np.ndarray, "q d"],
         k: int,
         where: Mapping[str, str] | None = None,
-        effort: Effort = Effort(),
+        effort: Effort = EFFORT,
     ) -> list[list[Hit]]:
         """The ``k`` rows of largest cosine to each query, of those that meet every condition.
 
@@ -152,7 +155,7 @@ def check_queries(queries: Float32[np.ndarray, "q d"], k: int, meta: Meta) -> Fl
     return unit(np.asarray(queries, dtype=np.float32))
 
 
-def recall(store: Store, queries: Float32[np.ndarray, "q d"], k: int = 10, effort: Effort = Effort()) -> float:
+def recall(store: Store, queries: Float32[np.ndarray, "q d"], k: int = 10, effort: Effort = EFFORT) -> float:
     """The part of the exactly nearest ``k`` that the approximate search finds, over all queries."""
     exact = store.search(queries, k, effort=Effort(exact=True))
     near = store.search(queries, k, effort=effort)
