@@ -155,12 +155,30 @@ def check_queries(queries: Float32[np.ndarray, "q d"], k: int, meta: Meta) -> Fl
     return unit(np.asarray(queries, dtype=np.float32))
 
 
-def recall(store: Store, queries: Float32[np.ndarray, "q d"], k: int = 10, effort: Effort = EFFORT) -> float:
-    """The part of the exactly nearest ``k`` that the approximate search finds, over all queries."""
-    exact = store.search(queries, k, effort=Effort(exact=True))
-    near = store.search(queries, k, effort=effort)
-    wanted = sum(len(hits) for hits in exact)
-    both = sum(len({hit.row for hit in a} & {hit.row for hit in b}) for a, b in zip(exact, near, strict=True))
+def recall(
+    store: Store,
+    queries: Float32[np.ndarray, "q d"],
+    k: int = 10,
+    effort: Effort = EFFORT,
+    own: Sequence[int] | None = None,
+) -> float:
+    """The part of the exactly nearest ``k`` that the approximate search finds, over all queries.
+
+    Args:
+        store: What is searched.
+        queries: Vectors.
+        k: How many each.
+        effort: Of the approximate search.
+        own: The row that each query is in the store; it would always be found, and does not count.
+    """
+    extra, left_out = (0, [-1] * len(queries)) if own is None else (1, own)
+    exact = store.search(queries, k + extra, effort=Effort(exact=True))
+    near = store.search(queries, k + extra, effort=effort)
+    wanted = both = 0
+    for mine, true, found in zip(left_out, exact, near, strict=True):
+        rows = [hit.row for hit in true if hit.row != mine][:k]
+        wanted += len(rows)
+        both += len({*rows} & {hit.row for hit in found})
     return both / max(wanted, 1)
 
 
