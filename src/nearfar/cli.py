@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union
 
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
-from nearfar.compare.names import unknown
+from nearfar.names import unknown
 
 
 @dataclass(frozen=True)

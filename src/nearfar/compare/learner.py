@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar.compare.arms import Arm
-from nearfar.compare.names import unknown
 from nearfar.encoders.backbones import ENCODERS, default_encoder
 from nearfar.encoders.heads import CosineHead, FeatureNorm
 from nearfar.joint import Joint
 from nearfar.joint.capture import Tap
+from nearfar.names import unknown
 
 Factory = Callable[[tuple[int, ...], int], nn.Module]
 
