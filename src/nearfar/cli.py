@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, Union
 
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
-from nearfar.compare.names import unknown
+from nearfar.index.config import EmbedConfig, EnrollConfig, IndexConfig, SearchConfig, VerifyConfig
+from nearfar.names import unknown
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Command:
 
 COMMANDS = {
     "compare": Command(CompareConfig, "nearfar.compare.command:run"),
+    "embed": Command(EmbedConfig, "nearfar.index.embed:run"),
+    "index": Command(IndexConfig, "nearfar.index.build:run"),
+    "search": Command(SearchConfig, "nearfar.index.search:run"),
+    "enroll": Command(EnrollConfig, "nearfar.index.gallery:run"),
+    "verify": Command(VerifyConfig, "nearfar.index.verify:run"),
     "report": Command(ReportConfig, "nearfar.cli:report"),
     "list": Command(ListConfig, "nearfar.cli:list_tables"),
 }
