@@ -58,7 +58,9 @@ class Sample:
         return np.stack(self._vectors)
 
 
-def build(store: Store, meta: Meta, batches: Iterable[pa.RecordBatch], approximate: Approximate | None = None) -> Sample:
+def build(
+    store: Store, meta: Meta, batches: Iterable[pa.RecordBatch], approximate: Approximate | None = None
+) -> Sample:
     """Fills a store anew; if that fails, the old rows stay and nothing else does.
 
     Returns:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-try:  # only the command line reads these marks
+if TYPE_CHECKING:
     from tyro.conf import Positional, arg
-except ImportError:
-    Positional = Annotated[Any, None]  # pyright: ignore[reportAssignmentType]
+else:
+    try:  # marks that only the command line reads
+        from tyro.conf import Positional, arg
+    except ImportError:
+        T = TypeVar("T")
+        Positional = Annotated[T, None]
 
-    def arg(**options: Any) -> None:  # type: ignore[misc]
-        """Stands in where there is no command line."""
+        def arg(**options: Any) -> None:
+            """Stands in where there is no command line."""
 
 
 @dataclass(frozen=True, kw_only=True)

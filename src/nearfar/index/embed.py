@@ -106,7 +106,9 @@ def open_source(run: Run, config: EmbedConfig | IndexConfig) -> Source:
         if part is None or config.split not in ("all", name):
             continue
         if not isinstance(part, Part):
-            raise ValueError(f"the {name} rows of {corpus.name} are streamed, and nobody knows where they end: pass a file")
+            raise ValueError(
+                f"the {name} rows of {corpus.name} are streamed, and nobody knows where they end: pass a file"
+            )
         parts.append((name, part))
     if not parts:
         raise ValueError(f"{corpus.name} holds out no rows: pass --split all")

@@ -89,7 +89,9 @@ class ArrayFile:
         at = 0
         for batch in self._rows.batches():
             texts = batch.column("label").to_pylist()
-            labels[at : at + len(texts)] = [-1 if text is None else names.setdefault(text, len(names)) for text in texts]
+            labels[at : at + len(texts)] = [
+                -1 if text is None else names.setdefault(text, len(names)) for text in texts
+            ]
             at += len(texts)
         size = 4 * self._count * self._meta.dim
         head = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float32, Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from nearfar.data.config import DataConfig
@@ -55,7 +55,9 @@ class Run:
         if "data" not in self.config:
             raise ValueError(f"{self.path} does not say which data it was trained on: name the data")
         known = {field.name for field in fields(DataConfig)}
-        given = {name: tuple(v) if isinstance(v, list) else v for name, v in self.config.items() if name in known}
+        given: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in self.config.items() if name in known
+        }
         return DataConfig(**given)
 
     def open_data(self, data: str | None = None, **options: Any) -> Corpus:
@@ -84,7 +86,9 @@ class Run:
             if name not in known:
                 raise ValueError(f"{corpus.name} has no input {name!r}: its inputs are {', '.join(known)}")
             if known[name].kind not in self.embedder.kinds:
-                raise ValueError(f"{name!r} holds {known[name].kind}s, and the model reads {', '.join(self.embedder.kinds)}")
+                raise ValueError(
+                    f"{name!r} holds {known[name].kind}s, and the model reads {', '.join(self.embedder.kinds)}"
+                )
         chosen = [known[name] for name in names] or [column for column in known.values() if column.role != "negative"]
         read = [column for column in chosen if column.kind in self.embedder.kinds]
         if not read:
@@ -134,7 +138,9 @@ def open_run(path: str | Path, device: str | None = None, *, allow_code: bool = 
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used here ({str(error).partition(chr(10))[0]}): pass cpu") from error
+        raise ValueError(
+            f"device {device!r} cannot be used here ({str(error).partition(chr(10))[0]}): pass cpu"
+        ) from error
     embedder = load(path, place, allow_code=allow_code)
     folder = find(path)
     digest = hashlib.sha256()

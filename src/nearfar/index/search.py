@@ -60,7 +60,9 @@ class Searcher:
     def __enter__(self) -> Searcher:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.store.close()
 
     def search(
@@ -89,7 +91,11 @@ class Searcher:
         for name in where:
             if name not in FILTERS:
                 raise ValueError(f"there is no column {name!r} to filter by: wanted {', '.join(FILTERS)}")
-        if len(self.meta.modalities) > 1 and "image" in self.meta.modalities and not {"modality", "column"} & where.keys():
+        if (
+            len(self.meta.modalities) > 1
+            and "image" in self.meta.modalities
+            and not {"modality", "column"} & where.keys()
+        ):
             where["modality"] = "image"
         [hits] = self.store.search(self.embed(query, kind), k, where, effort)
         return hits
@@ -104,7 +110,9 @@ class Searcher:
             if kind == "text" and kind not in kinds and "image" in kinds:
                 raise ValueError(f"{shown(text)!r} is no image file, and the model of {self.run.path} reads no texts")
         if kind not in kinds:
-            raise ValueError(f"the query is {'an image' if kind == 'image' else 'a text'}, and the model reads {', '.join(kinds)}")
+            raise ValueError(
+                f"the query is {'an image' if kind == 'image' else 'a text'}, and the model reads {', '.join(kinds)}"
+            )
         if kind == "image":
             return self.run.embed_image(Path(text).expanduser()).numpy()
         if not text.strip():
@@ -112,7 +120,9 @@ class Searcher:
         return self.run.embed("text", [text]).numpy()
 
 
-def search(run: str | Path | Run, query: Any, k: int = 10, *, store: str | Path | Store | None = None, **options: Any) -> list[Hit]:
+def search(
+    run: str | Path | Run, query: Any, k: int = 10, *, store: str | Path | Store | None = None, **options: Any
+) -> list[Hit]:
     """Finds what is nearest to one query; for many, keep a ``Searcher``.
 
     Args:
@@ -151,7 +161,9 @@ def show(hits: list[Hit], several: bool = False) -> None:
         return
     table = Table()
     table.add_column("score", justify="right")
-    facts = [name for name in ("label", "text", "column", "name") if any(getattr(hit, name) is not None for hit in hits)]
+    facts = [
+        name for name in ("label", "text", "column", "name") if any(getattr(hit, name) is not None for hit in hits)
+    ]
     facts = [name for name in facts if name != "column" or several or len({hit.column for hit in hits}) > 1]
     for name in facts:
         table.add_column(name, overflow="fold")
