@@ -70,7 +70,9 @@ def captioned_run(folder: Path) -> Path:
     """An image–text run, trained until it tells colours apart."""
     config = DataConfig(str(captions(folder / "data")), test_fraction=0.2)
     corpus = open_corpus(config)
-    embedder = make_embedder(corpus, {"image": "small-cnn", "text": "text-small"}, dim=16, vocabulary=64, options=SMALL_TEXT)
+    embedder = make_embedder(
+        corpus, {"image": "small-cnn", "text": "text-small"}, dim=16, vocabulary=64, options=SMALL_TEXT
+    )
     rows = corpus.train.fetch(range(len(corpus.train)))
     inputs = {c.kind: embedder.prepare(c.kind, rows.columns[c.name]) for c in corpus.columns}
     fit(embedder, lambda: CLIPLoss()(*(embedder(kind, inputs[kind]) for kind in ("image", "text")), labels=rows.labels))

@@ -205,6 +205,20 @@ def test_a_new_one_takes_the_old_ones_place_only_when_whole(kind, tmp_path):
         assert len(open_store(place(kind, tmp_path)).client.get_collections().collections) == 1
 
 
+@pytest.mark.parametrize("kind", ["parquet", "lance"])
+def test_what_a_dead_writer_left_is_swept_away(kind, tmp_path):
+    path = Path(place(kind, tmp_path))
+    dead, alive, fresh = (path.with_name(f".{path.name}.{n}") for n in (2**22 + 1, os.getppid(), 2**22 + 2))
+    for left in (dead, alive, fresh):
+        left.write_bytes(b"half")
+    for old in (dead, alive):
+        os.utime(old, (1, 1))
+    made(kind, tmp_path, gaussian(5, 4)).close()
+    assert not dead.exists()
+    assert alive.exists()
+    assert fresh.exists()
+
+
 def test_other_peoples_folders_and_collections_are_left_alone(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import nearfar
 from nearfar.data.corpus import Column, Corpus, Part, RawBatch
+from nearfar.data.parts import TablePart, image_source
 from nearfar.index.config import EmbedConfig, IndexConfig
 from nearfar.index.items import Meta, item_batch, item_schema, shown
 from nearfar.index.run import Run, open_run
@@ -79,7 +80,7 @@ class Source:
         names = self.corpus.class_names
         facts: dict[str, Sequence[Any]] = {
             "row": [(first + row) * len(self.columns) + at for row in rows],
-            "name": [part.name(row) for row in rows],
+            "name": _names(part, column, rows),
             "column": [column.name] * len(rows),
             "modality": [column.kind] * len(rows),
             "label": [(names[label] if label < len(names) else str(label)) if label >= 0 else None for label in labels],
@@ -153,6 +154,16 @@ def tell_bad(source: Source) -> None:
     """Names on stderr what was left out."""
     for line in (*source.corpus.bad, *source.bad):
         print(f"left out: {shown(line)}", file=sys.stderr)
+
+
+def _names(part: Part, column: Column, rows: list[int]) -> list[str]:
+    """What to call rows: an image by its own path where it has one, which says more than the line that names it."""
+    if column.kind == "image" and isinstance(part, TablePart) and rows:
+        read = next(field for field in part.fields if field.column.name == column.name)
+        if isinstance(part.table[int(part.rows[rows[0]])][read.source], str):
+            cells = part.table[part.rows[rows].tolist()][read.source]
+            return [str(image_source(cell, read.base)) for cell in cells]
+    return [part.name(row) for row in rows]
 
 
 def _ahead(reader: ThreadPoolExecutor, part: Part, chunks: Iterable[range]) -> Iterator[RawBatch]:

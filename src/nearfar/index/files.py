@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nearfar.index.beside import beside, sweep
 from nearfar.index.flat import ParquetStore
 from nearfar.index.items import Meta, utf8, vectors_of
 from nearfar.index.store import Approximate
@@ -32,13 +32,14 @@ class ArrayFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         # The number of rows stands at the front of either format, and is known at the end.
-        self._rows = ParquetStore(path.with_name(f".{path.name}.{os.getpid()}.parquet"))
+        self._rows = ParquetStore(beside(path).with_name(f"{beside(path).name}.parquet"))
         self._count = 0
         self._meta: Meta | None = None
 
     def create(self, meta: Meta) -> None:
         """Begins the file."""
         self._meta = meta
+        sweep(self.path)
         self._rows.create(meta)
 
     def add(self, rows: Iterable[pa.RecordBatch]) -> None:
@@ -49,14 +50,14 @@ class ArrayFile:
         """Writes the file and puts it in its place."""
         self._rows.finish(approximate)
         self._count = self._rows.count()
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        half = beside(self.path)
         try:
-            with beside.open("wb") as file:
+            with half.open("wb") as file:
                 for piece in self._npy() if self.path.suffix.lower() == ".npy" else self._safetensors():
                     file.write(piece)
-            beside.replace(self.path)
+            half.replace(self.path)
         finally:
-            beside.unlink(missing_ok=True)
+            half.unlink(missing_ok=True)
             self.close()
 
     def count(self) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int64
 
 from nearfar.data.labelled import require
+from nearfar.evaluation import knn
+from nearfar.index.beside import beside, sweep
 from nearfar.index.items import Hit, Meta, item_schema, meta_of, vectors_of
 from nearfar.index.store import EFFORT, Approximate, Effort, check_queries, ranked
 
@@ -32,7 +34,7 @@ class ParquetStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._beside = path.with_name(f".{path.name}.{os.getpid()}")
+        self._beside = beside(path)
         self._schema: pa.Schema | None = None
         self._writer: Any = None
 
@@ -41,6 +43,7 @@ class ParquetStore:
         parquet = require("pyarrow.parquet", "a Parquet file")
         self.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(self.path)
         self._schema = item_schema(meta)
         self._writer = parquet.ParquetWriter(self._beside, self._schema, compression="zstd")
 
@@ -133,6 +136,7 @@ def nearest(
     queries: Float32[np.ndarray, "q d"], vectors: Float32[np.ndarray, "n d"], limit: int
 ) -> Int64[np.ndarray, "q k"]:
     """Positions of the rows of largest dot product, at most ``limit`` of each query."""
-    scores = queries @ vectors.T
-    limit = min(limit, scores.shape[1])
-    return np.argpartition(-scores, limit - 1, axis=1)[:, :limit] if limit < scores.shape[1] else np.argsort(-scores)
+    near = knn.nearest(
+        torch.tensor(queries), torch.tensor(vectors), min(limit, len(vectors)), "dot", exclude_self=False
+    )
+    return near.indices.numpy()

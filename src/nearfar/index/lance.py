@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from nearfar.data.labelled import require
+from nearfar.index.beside import beside, sweep
 from nearfar.index.items import FACTS, Hit, Meta, item_schema
 from nearfar.index.store import EFFORT, Approximate, Effort, check_queries, ranked
 from nearfar.report.files import read_json, write_json
@@ -36,7 +37,7 @@ class LanceStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._beside = path.with_name(f".{path.name}.{os.getpid()}")
+        self._beside = beside(path)
         self._building: tuple[Any, Meta] | None = None
         self._table: Any = None
 
@@ -53,6 +54,7 @@ class LanceStore:
             raise ValueError(f"{self.path} holds something else than an index of nearfar: pass another folder")
         self.close()
         self._beside.parent.mkdir(parents=True, exist_ok=True)
+        sweep(self.path)
         shutil.rmtree(self._beside, ignore_errors=True)
         table = lancedb.connect(str(self._beside)).create_table("items", schema=item_schema(meta))
         self._building = table, meta
@@ -87,7 +89,7 @@ class LanceStore:
             table.create_index("vector", config=_config(approximate, rows, meta.dim))
             made = approximate.kind
         write_json(self._beside / NOTE, {"meta": meta.to_dict(), "rows": rows, "index": made})
-        old = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
+        old = self._beside.with_name(f"{self._beside.name}.old")
         if self.path.exists():
             self.path.replace(old)
         self._beside.replace(self.path)
