@@ -35,7 +35,8 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "nearfar.data.sources": ("SOURCES",),
     "nearfar.training.cached": ("cached_step",),
     "nearfar.compare.convergence": ("compare",),
-    "nearfar.evaluation.evaluate": ("Evaluation", "evaluate"),
+    "nearfar.evaluation.evaluate": ("evaluate",),
+    "nearfar.evaluation.evaluation": ("Evaluation",),
 }  # fmt: skip
 
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
