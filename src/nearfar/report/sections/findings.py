@@ -32,7 +32,8 @@ def sentences(runs: Sequence[Shown]) -> list[str]:
 
     Example:
         >>> from nearfar.report.sections.shown import shown
-        >>> sentences(shown([{"name": "a", "config": {}, "evaluation": {"metrics": [{"name": "knn", "value": 0.9, "chance": 0.1}]}}]))
+        >>> measured = {"metrics": [{"name": "knn", "value": 0.9, "chance": 0.1}]}
+        >>> sentences(shown([{"name": "a", "config": {}, "evaluation": measured}]))
         ['a: knn is 90.0%; chance is 10.0%.']
     """
     found = [*_headline(runs)]

@@ -17,7 +17,7 @@ MARKS = {True: ("right", "✓", "right"), False: ("wrong", "✗", "wrong"), None
 
 def gallery(runs: Sequence[Shown]) -> Section | None:
     """A row for each query: the query, then its neighbours, nearest first."""
-    found = [(one, one.run["gallery"]) for one in runs if one.run.get("gallery")]
+    found = [(one, queries) for one in runs if (queries := one.run.get("gallery"))]
     if not found:
         return None
     wrong = any(_wrong(query) for _, queries in found for query in queries)
@@ -68,7 +68,8 @@ def _wrong(query: Query) -> bool:
 
 
 def _gist(one: Shown, queries: list[Query], kept: int) -> str:
-    known = [near["right"] for query in queries for near in query["neighbours"] if near.get("right") is not None]
+    marks = [near.get("right") for query in queries for near in query["neighbours"]]
+    known = [right for right in marks if right is not None]
     words = f"{kept:,} of {len(queries):,} queries" if kept < len(queries) else f"{len(queries):,} queries"
     words += " from the held-out rows, the nearest others from left to right, with their cosine similarities"
     if known:

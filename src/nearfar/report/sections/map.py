@@ -37,7 +37,7 @@ def embedding_map(runs: Sequence[Shown]) -> tuple[Section, dict[str, Any]] | Non
     for one, told in found:
         maps[one.key] = [
             [
-                item["name"], one.class_name(item["label"]) if item.get("label") is not None else "",
+                item["name"], one.class_name(label) if (label := item.get("label")) is not None else "",
                 pictures.setdefault(item["thumbnail"], len(pictures)) if "thumbnail" in item else -1,
                 shorten(item.get("text", ""), TEXT),
             ]
@@ -75,8 +75,8 @@ def _thinned(told: EmbeddingMap) -> EmbeddingMap:
     kept = evenly(len(told["items"]), MAP_POINTS)
     if len(kept) == len(told["items"]):
         return told
-    columns: dict[str, Any] = {name: [told[name][k] for k in kept] for name in ("x", "y", "items")}
-    return {**told, **columns, "total": told.get("total", len(told["items"]))}
+    x, y, items = [told["x"][k] for k in kept], [told["y"][k] for k in kept], [told["items"][k] for k in kept]
+    return {**told, "x": x, "y": y, "items": items, "total": told.get("total", len(told["items"]))}
 
 
 def _controls(one: Shown, told: EmbeddingMap) -> str:

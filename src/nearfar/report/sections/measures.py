@@ -56,4 +56,5 @@ def _value(metric: Metric) -> str:
 
 
 def _chance(metric: Metric) -> str:
-    return number(metric["chance"], fraction=is_fraction(metric)) if metric.get("chance") is not None else ""
+    chance = metric.get("chance")
+    return "" if chance is None else number(chance, fraction=is_fraction(metric))

@@ -32,7 +32,8 @@ def similarity(runs: Sequence[Shown]) -> Section | None:
         + plot(
             "similarity-plot",
             "Similarities of pairs that belong together and of pairs that do not; the table below has the numbers",
-            note="Part of all pairs of each kind, by cosine similarity. Solid: pairs that belong together; dashed: pairs that do not.",
+            note="Part of all pairs of each kind, by cosine similarity. Solid: those that belong together; dashed: those that "
+            "do not.",
         )
         + words
     )

@@ -48,8 +48,8 @@ def verification(runs: Sequence[Shown]) -> Section | None:
         + plot(
             KEY,
             "Verification curves; the table below has the numbers",
-            note="Two rows are taken for the same if their cosine similarity reaches a threshold. Cross: the equal error rate. Star: "
-            "the calibrated threshold, chosen on other rows than these.",
+            note="Two rows are taken for the same if their cosine similarity reaches a threshold. Cross: the equal error rate. "
+            "Star: the calibrated threshold, chosen on other rows than these.",
         )
         + notes
         + folded("The same as a table", table("Verification", head, rows))
