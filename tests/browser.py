@@ -6,6 +6,7 @@ It needs nothing but the browser. Every wait ends, and the browser with all its 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -71,11 +72,11 @@ class Browser:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait(10)
         for descriptor in (self._in, self._out):
             os.close(descriptor)
@@ -181,5 +182,7 @@ class Browser:
             self.errors.append(" ".join(str(part.get("value", part)) for part in params["args"]))
         elif event == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.errors.append(params["entry"]["text"])
-        elif event == "Network.requestWillBeSent" and not params["request"]["url"].startswith(("file:", "data:", "about:")):
+        elif event == "Network.requestWillBeSent" and not params["request"]["url"].startswith(
+            ("file:", "data:", "about:")
+        ):
             self.requests.append(params["request"]["url"])

@@ -58,7 +58,7 @@ def _run(name: str, steps: int, *, temperature: float, known: float = 1.0) -> Ru
     y = torch.tensor(load().target)
     labels = torch.where(torch.rand(len(y)) < known, y, -1)
     net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
-    loss, pull, rates = nf.SupConLoss(temperature=temperature), nf.NTXentLoss(temperature=temperature), []
+    loss, pull = nf.SupConLoss(temperature=temperature), nf.NTXentLoss(temperature=temperature)
     optimiser = torch.optim.AdamW(net.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps + 1)
     done: list[Step] = []
@@ -78,8 +78,8 @@ def _run(name: str, steps: int, *, temperature: float, known: float = 1.0) -> Ru
         schedule.step()
         spent += time.perf_counter() - start
         done.append({
-            "step": step, "seconds": spent, "epoch": step * 128 / TRAIN, "loss": float(total), "rows": 128 * (step + 1),
-            "terms": {key: float(value) for key, value in terms.items()}, "rate": schedule.get_last_lr()[0],
+            "step": step, "seconds": spent, "epoch": step * 128 / TRAIN, "loss": total.item(), "rows": 128 * (step + 1),
+            "terms": {key: value.item() for key, value in terms.items()}, "rate": schedule.get_last_lr()[0],
             "temperature": temperature,
         })  # fmt: skip
     with torch.no_grad():
@@ -92,7 +92,7 @@ def _run(name: str, steps: int, *, temperature: float, known: float = 1.0) -> Ru
         "events": {
             "steps": done, "looks": looks, "end": f"all {steps:,} steps done",
             "warnings": [] if known == 1 else [
-                {"step": 0, "message": f"{int((labels < 0).sum()):,} rows have no label: they are nobody's positive. Add labels, or use views alone."}
+                {"step": 0, "message": f"{int((labels < 0).sum()):,} rows have no label: they are nobody's positive."}
             ],
         },
         "class_names": NAMES,
@@ -130,6 +130,13 @@ def _rank(values: Tensor) -> float:
     return float((-(part * part.clamp_min(1e-12).log()).sum()).exp())
 
 
+def _threshold(z: Tensor, y: Tensor, far: float) -> float:
+    """The similarity that so many pairs of different rows reach."""
+    i, j = torch.triu_indices(len(z), len(z), 1)
+    other = (z[i] * z[j]).sum(1)[y[i] != y[j]]
+    return float(np.quantile(other.numpy(), 1 - far))
+
+
 def _measured(z: Tensor, y: Tensor, temperature: float) -> dict[str, Any]:
     test, own = z[TRAIN:], y[TRAIN:]
     said = _knn(z, y).predict(test.numpy())
@@ -141,7 +148,8 @@ def _measured(z: Tensor, y: Tensor, temperature: float) -> dict[str, Any]:
     pairs, same = scores[upper[0], upper[1]], (own[upper[0]] == own[upper[1]])
     far, tar, at = roc_curve(same.numpy(), pairs.numpy())
     equal = int(np.argmin(np.abs(far - (1 - tar))))
-    star = int(np.searchsorted(far, 0.01))
+    tuned = _threshold(z[:TRAIN], y[:TRAIN], 0.01)
+    star = int(np.searchsorted(-at, -tuned, "right")) - 1
     values = torch.linalg.svdvals(test - test.mean(0))
     flat = torch.pca_lowrank(test, 2)[0] * torch.pca_lowrank(test, 2)[1]
     edges = torch.linspace(-1, 1, 61)
@@ -176,7 +184,7 @@ def _measured(z: Tensor, y: Tensor, temperature: float) -> dict[str, Any]:
         "confusion": {"matrix": confusion_matrix(own.numpy(), said).tolist(), "by": "20 nearest neighbours"},
         "roc": {
             "far": far.tolist(), "tar": tar.tolist(), "thresholds": [None if np.isinf(t) else float(t) for t in at],
-            "eer": float(far[equal]), "threshold": float(at[star]), "threshold_far": float(far[star]),
-            "threshold_tar": float(tar[star]), "about": "threshold chosen for one false acceptance in a hundred",
+            "eer": float(far[equal]), "threshold": tuned, "threshold_far": float(far[star]),
+            "threshold_tar": float(tar[star]), "about": "the threshold accepts 1% of the pairs of different training rows",
         },
     }  # fmt: skip

@@ -64,4 +64,4 @@ def _table(title: str, runs: Sequence[Shown], facts: Sequence[Mapping[str, Any]]
         if differs:
             heed.append(k)
         rows.append([f"{name}\n≠ differs" if differs else name, *(shorten(value, LONGEST) for value in values)])
-    return table(title, ["", *(one.name for one in runs)], rows, kind="facts", heed=heed)
+    return table(title, ["name", *(one.name for one in runs)], rows, kind="facts", heed=heed)

@@ -56,9 +56,9 @@ def _figure(one: Shown, told: Confusion) -> Figure:
     axis = {"tickvals": list(range(len(kept))), "ticktext": ticks} if ticks else {"showticklabels": False}
     heat = {
         "type": "heatmap", "z": [[round(math.sqrt(matrix[i][j] / totals[i]), 4) for j in kept] for i in kept],
-        "zmin": 0, "zmax": 1, "showscale": False, "xgap": 1, "ygap": 1, "meta": {"shade": True}, "text": hover,
-        "hovertemplate": "%{text}<extra></extra>", "customdata": [[matrix[i][j] or "" for j in kept] for i in kept],
-        **({"texttemplate": "%{customdata}"} if few else {}),
+        "zmin": 0, "zmax": 1, "showscale": False, "xgap": 1, "ygap": 1, "meta": {"shade": True}, "customdata": hover,
+        "hovertemplate": "%{customdata}<extra></extra>", "text": [[str(matrix[i][j] or "") for j in kept] for i in kept],
+        **({"texttemplate": "%{text}"} if few else {}),
     }  # fmt: skip
     return framed(
         [heat], min(max(300, 160 + 34 * len(kept)), 640),

@@ -46,7 +46,7 @@ def series(one: Shown) -> Iterator[Series]:
             yield Series(group, name, seen, [finite(look.get(field, {}).get(name)) for look in looks])
     for field, name in (("rate", "learning rate"), ("temperature", "temperature")):
         values = [finite(step.get(field)) for step in steps]
-        if any(value is not None for value in values):
+        if len(set(values) - {None}) > 1:
             yield Series("Schedule", name, along, values)
 
 
@@ -60,12 +60,13 @@ def curves(runs: Sequence[Shown]) -> Section | None:
         quantities.setdefault((line.group, line.name), []).append((one, line))
     groups = list(dict.fromkeys(group for group, _ in quantities))
     keys = {quantity: f"curve{k}" for k, quantity in enumerate(quantities)}
-    figures = {keys[quantity]: {"": _panel(quantity[1], lines)} for quantity, lines in quantities.items()}
+    figures = {keys[quantity]: {"": _panel(lines)} for quantity, lines in quantities.items()}
     axes = [(axis, words) for axis, words in ALONG.items() if any(axis in line.along for _, line in found)]
     losses = " ".join(key for (group, _), key in keys.items() if group == "Loss")
-    body = radios("along", "Against", axes, "steps").replace("<input ", "<input data-x ")
+    controls = radios("along", "Against", axes, "steps").replace("<input ", "<input data-x ")
     if losses:
-        body += boxes("Losses", [(f'data-for="{losses}" data-log="y"', "on a logarithmic scale", False)])
+        controls += boxes("Losses", [(f'data-for="{losses}" data-log="y"', "on a logarithmic scale", False)])
+    body = f'<div class="controls">{controls}</div>'
     for group in groups:
         lines = {name: told for (of, name), told in quantities.items() if of == group}
         panels = "".join(
@@ -75,7 +76,7 @@ def curves(runs: Sequence[Shown]) -> Section | None:
             for name, told in lines.items()
         )
         body += f'<h3>{escape(group)}</h3><div class="panels">{panels}</div>' + _tables(group, lines)
-    return Section("curves", "Curves", body + f'<p class="soft">{_note(found)}</p>', figures)
+    return Section("curves", "Curves", body + f'<p class="soft">{escape(_note(runs, found))}</p>', figures)
 
 
 def _along(rows: list[Any], clock: list[Any] | None = None) -> dict[str, list[float | None]]:
@@ -91,7 +92,7 @@ def _along(rows: list[Any], clock: list[Any] | None = None) -> dict[str, list[fl
     return found
 
 
-def _panel(name: str, lines: list[tuple[Shown, Series]]) -> Figure:
+def _panel(lines: list[tuple[Shown, Series]]) -> Figure:
     """One quantity, a line a run; long noisy ones faint, with their running mean over them."""
     data = []
     for one, line in lines:
@@ -115,8 +116,8 @@ def _panel(name: str, lines: list[tuple[Shown, Series]]) -> Figure:
     known = [value for _, line in lines for value in line.values if value is not None]
     share = lines[0][1].group == "Held-out metrics" and known and min(known) >= 0 and max(known) <= 1
     return framed(
-        data, 250, margin={"l": 48, "r": 12, "t": 8, "b": 42}, meta={"x": ALONG}, font={"size": 11},
-        xaxis={"nticks": 5}, yaxis={"nticks": 6, "title": spell(name, 40), **({"tickformat": ".0%"} if share else {})},
+        data, 250, margin={"l": 42, "r": 12, "t": 8, "b": 42}, meta={"x": ALONG}, font={"size": 11},
+        xaxis={"nticks": 5}, yaxis={"nticks": 6, **({"tickformat": ".0%"} if share else {})},
     )  # fmt: skip
 
 
@@ -142,10 +143,15 @@ def _tables(group: str, lines: dict[str, list[tuple[Shown, Series]]]) -> str:
     return folded("The same as a table" if len(tables) == 1 else "The same as tables", "".join(tables))
 
 
-def _note(found: list[tuple[Shown, Series]]) -> str:
+def _note(runs: Sequence[Shown], found: list[tuple[Shown, Series]]) -> str:
     """What was done to the curves."""
     longest = max(len(line.values) for _, line in found)
-    words = []
+    words = [
+        f"{one.name}: {name} {number(values.pop())} throughout."
+        for one in runs
+        for field, name in (("rate", "learning rate"), ("temperature", "temperature"))
+        if len(values := {step.get(field) for step in one.steps} - {None}) == 1
+    ]
     if any(_smoothing(line) > 1 for _, line in found):
         words.append("Losses: the strong line is a running mean over a fiftieth of the run, the faint one every value.")
     if longest > CURVE_POINTS:

@@ -8,7 +8,7 @@ from html import escape
 from nearfar.report.html import Section, boxes
 from nearfar.report.plotted import shorten
 from nearfar.report.run_schema import Item, Neighbour, Query
-from nearfar.report.sections.shown import Shown, number, of_run, pick
+from nearfar.report.sections.shown import Shown, of_run, pick
 from nearfar.report.thin import QUERIES, evenly
 
 # What is said of a neighbour: class, sign, words.
@@ -27,10 +27,15 @@ def gallery(runs: Sequence[Shown]) -> Section | None:
     for one, queries in found:
         kept = [queries[k] for k in evenly(len(queries), QUERIES)]
         rows = "".join(_query(one, query) for query in kept)
-        body += of_run(
-            "gallery-run", one, f'<p class="soft">{_gist(one, queries, len(kept))}</p><ul class="queries">{rows}</ul>'
-        )
+        body += of_run("gallery-run", one, f'<p class="soft">{_gist(one, queries, len(kept))}</p>{_box(one, rows)}')
     return Section("gallery", "Nearest neighbours", body)
+
+
+def _box(one: Shown, rows: str) -> str:
+    return (
+        f'<div class="box" tabindex="0" role="region" aria-label="{escape(f"Queries of {one.name}")}"><ul class="queries">{rows}'
+        "</ul></div>"
+    )
 
 
 def item_html(one: Shown, item: Item, role: str) -> str:
@@ -43,7 +48,7 @@ def item_html(one: Shown, item: Item, role: str) -> str:
         seen = f'<img src="{escape(item["thumbnail"])}" alt="{escape(words)}" loading="lazy">'
     else:
         seen = f"<blockquote>{escape(shorten(item.get('text', name), 300))}</blockquote>"
-    return f'{seen}{of_class}<span class="name" title="{escape(name)}">{escape(shorten(name, 60))}</span>'
+    return f'{seen}{of_class}<span class="name" title="{escape(name)}">{escape(_tail(name))}</span>'
 
 
 def _query(one: Shown, query: Query) -> str:
@@ -55,11 +60,17 @@ def _query(one: Shown, query: Query) -> str:
     )
 
 
+def _tail(name: str, longest: int = 16) -> str:
+    """The end of a path: what tells it from its neighbours."""
+    name = " ".join(name.split())
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
+
+
 def _neighbour(one: Shown, rank: int, near: Neighbour) -> str:
     kind, sign, words = MARKS[near.get("right")]
     return (
         f'<li class="item {kind}">{item_html(one, near["item"], f"neighbour {rank}")}<span class="mark">'
-        f'<span aria-hidden="true">{sign}</span> {words}</span><span class="soft">{number(near["score"])}</span></li>'
+        f'<span aria-hidden="true">{sign}</span> {words}</span> <span class="score">{_score(near)}</span></li>'
     )
 
 
@@ -75,3 +86,7 @@ def _gist(one: Shown, queries: list[Query], kept: int) -> str:
     if known:
         words += f"; {sum(map(bool, known)):,} of {len(known):,} neighbours are right"
     return escape(f"{one.name}: {words}.")
+
+
+def _score(near: Neighbour) -> str:
+    return "–" if near["score"] is None else f"{near['score']:.3f}".replace("-", "−")

@@ -11,6 +11,7 @@ from nearfar.report.thin import evenly
 
 # Marks of a path: more arrows than that are a smear.
 MARKS = 40
+KEY = "path-plot"
 Point = tuple[int, float, float]
 """Step, uniformity, alignment."""
 
@@ -51,12 +52,12 @@ def path(runs: Sequence[Shown]) -> Section | None:
         for one, points in found
     )  # fmt: skip
     body = plot(
-        "path", "Alignment against uniformity, step by step; the table below has the numbers",
+        KEY, "Alignment against uniformity, step by step; the table below has the numbers",
         note="Alignment is the mean squared distance of what belongs together, uniformity the logarithm of the mean Gaussian "
         "potential of all pairs. Training should lead down and to the left; down alone is a collapse, left alone forgets what "
         "belongs together. Open circle: the first look; arrows point the way.",
     ) + folded("The same as a table", tables)  # fmt: skip
-    return Section("path", "Alignment and uniformity", body, {"path": {"": figure}})
+    return Section("path", "Alignment and uniformity", body, {KEY: {"": figure}})
 
 
 def _points(one: Shown) -> list[Point]:

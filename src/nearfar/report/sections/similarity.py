@@ -76,9 +76,13 @@ def _overlap(told: Histogram) -> str:
     above = sum(negatives[k:])
     middle = (told["edges"][k] + told["edges"][k + 1]) / 2
     return (
-        f"The middle pair that belongs together has a similarity of about {number(round(middle, 3))}; at most {percent(above)} of "
+        f"The middle pair that belongs together has a similarity of about {number(round(middle, 3))}; {_few(above)} of "
         "the pairs that do not are as similar."
     )
+
+
+def _few(part: float) -> str:
+    return "fewer than 0.1%" if part < 0.001 else f"about {percent(part)}"
 
 
 def _tau(told: Histogram) -> str:

@@ -48,8 +48,8 @@ def verification(runs: Sequence[Shown]) -> Section | None:
         + plot(
             KEY,
             "Verification curves; the table below has the numbers",
-            note="Two rows are taken for the same if their cosine similarity reaches a threshold. Cross: the equal error rate. "
-            "Star: the calibrated threshold, chosen on other rows than these.",
+            note="Two rows are taken for the same if their cosine similarity reaches a threshold. "
+            "Cross: the equal error rate. Star: the calibrated threshold.",
         )
         + notes
         + folded("The same as a table", table("Verification", head, rows))
@@ -72,20 +72,25 @@ def _figure(found: list[tuple[Shown, Roc]], *, det: bool) -> Figure:
             "y": finites((1 - tar if det else tar) for _, tar, _ in points), "customdata": finites(at for *_, at in points),
             "line": {"color": one.style.colour, "dash": one.style.dash, "width": 2}, **shared,
         })  # fmt: skip
-        marks = [
-            ("eer", "x", told.get("eer"), None),
-            ("threshold", "star", told.get("threshold_far"), told.get("threshold_tar")),
-        ]
-        for name, symbol, far, tar in marks:
-            if far is None or far <= 0 or (name == "threshold" and tar is None):
+        sides = ("top right", "bottom left") if det else ("top left", "bottom right")
+        for name, symbol, far, tar, side in (
+            (f"EER {percent(told.get('eer') or 0)}", "x", told.get("eer"), None, sides[0]),
+            (
+                f"threshold {number(told.get('threshold'))}",
+                "star",
+                told.get("threshold_far"),
+                told.get("threshold_tar"),
+                sides[1],
+            ),
+        ):
+            if not far or (symbol == "star" and tar is None):
                 continue
             missed = far if tar is None else 1 - tar
-            label = f"EER {percent(far)}" if name == "eer" else f"threshold {number(told.get('threshold'))}"
             data.append({
-                "type": "scatter", "mode": "markers+text", "x": [far], "y": [missed if det else 1 - missed], "text": [label],
-                "textposition": "middle right", "marker": {"symbol": symbol, "size": 11, "color": one.style.colour},
+                "type": "scatter", "mode": "markers+text", "x": [far], "y": [missed if det else 1 - missed], "text": [name],
+                "textposition": side, "marker": {"symbol": symbol, "size": 11, "color": one.style.colour},
                 "cliponaxis": False, "meta": {"box": one.key},
-                "hovertemplate": f"{label}: false %{{x:.3~%}}, {'missed' if det else 'true'} %{{y:.3~%}}"
+                "hovertemplate": f"{name}: false %{{x:.3~%}}, {'missed' if det else 'true'} %{{y:.3~%}}"
                 f"<extra>{spell(one.name, 40)}</extra>",
             })  # fmt: skip
     along = {"title": "different ones accepted (FAR)", "type": "log", "tickformat": "~%", "dtick": 1}
