@@ -176,7 +176,7 @@ def test_a_browser_draws_the_plots_and_runs_no_text(html, tmp_path):
     page = tmp_path / "page.html"
     probe = (
         "<script>window.addEventListener('load', () => { const s = document.querySelector('input[value=seconds]'); "
-        "s.click(); document.querySelectorAll('[data-arm]')[1].click(); });"
+        "s.click(); document.querySelectorAll('[data-trace]')[1].click(); });"
         "window.alert = () => document.body.setAttribute('data-pwned', '1');</script>"
     )
     page.write_text(html.replace("</head>", f"{probe}</head>"))
