@@ -9,7 +9,7 @@ from rich.console import Console
 
 from nearfar.compare.config import CompareConfig
 from nearfar.compare.convergence import prepare
-from nearfar.compare.environment import usable_cores
+from nearfar.training.environment import usable_cores
 from nearfar.compare.study import Interrupted
 
 

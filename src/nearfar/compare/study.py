@@ -12,7 +12,7 @@ import torch
 
 from nearfar.compare.arms import BASELINE, select_arms
 from nearfar.compare.config import SWEEP_SEED
-from nearfar.compare.environment import describe_machine
+from nearfar.training.environment import describe_machine
 from nearfar.compare.inputs import Rows
 from nearfar.compare.learner import check_network
 from nearfar.compare.progress import Progress
