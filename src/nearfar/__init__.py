@@ -28,6 +28,8 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "nearfar.losses.table": ("LOSSES",),
     "nearfar.joint": ("Joint",),
     "nearfar.encoders.memory": ("MemoryBank",),
+    "nearfar.encoders.embedder": ("Embedder",),
+    "nearfar.encoders.load": ("load",),
     "nearfar.data.samplers": ("PKSampler",),
     "nearfar.data.datasets": ("PairDataset",),
     "nearfar.data.sources": ("SOURCES",),

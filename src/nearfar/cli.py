@@ -162,9 +162,9 @@ def _losses() -> Iterator[tuple[str, ...]]:
 def _networks() -> Iterator[tuple[str, ...]]:
     from nearfar.encoders.backbones import ENCODERS
 
-    yield "name", "what it is"
-    for name, factory in ENCODERS.items():
-        yield name, (factory.__doc__ or "").partition("\n")[0]
+    yield "name", "reads", "what it is"
+    for name, row in ENCODERS.items():
+        yield name, ", ".join(row.kinds), row.title
 
 
 LISTS = {"arms": _arms, "data": _sources, "losses": _losses, "networks": _networks}

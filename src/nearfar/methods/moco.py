@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nearfar.encoders.memory import MemoryBank
-from nearfar.encoders.momentum import Averaged
+from nearfar.encoders.momentum import Average
 from nearfar.losses.softmax import InfoNCELoss
 from nearfar.methods.base import Batch, Method, Setting, Side
 
@@ -27,7 +27,7 @@ class MoCo(Method):
 
     def __init__(self, embedder: nn.Module, dim: int, setting: Setting) -> None:
         super().__init__(embedder, dim, setting)
-        self.slow = Averaged(self.network, setting.config.momentum)
+        self.slow = Average(self.network, setting.config.momentum, buffers="keep")
         width = self.width or dim
         self.queue = MemoryBank(setting.config.queue, width, gather=setting.gather)
         self.queue.add(F.normalize(torch.randn(setting.config.queue, width), dim=1))
@@ -40,14 +40,14 @@ class MoCo(Method):
 
     @override
     def terms(self, outputs: Sequence[Any], batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        with torch.no_grad(), self.autocast():
-            (keys,) = self.slow.network([self._other])
+        with self.autocast():
+            (keys,) = self.slow([self._other])
         self._keys = F.normalize(keys.float(), dim=1)
         return {"info_nce": self.loss(outputs[0], self._keys, self.queue.rows)}
 
     @override
     def after_step(self, step: int) -> None:
-        self.slow.follow(self.network)
+        self.slow.update(self.network)
         self.queue.add(self._keys)
 
     @override

@@ -27,8 +27,10 @@ class TrainConfig(MethodConfig, DataConfig):
     model: str | None = None
     """The encoder by name (see: nearfar list networks), or your own, as module:factory; by default one that fits the
     data."""
-    dim: int = 128
-    """Width of the embeddings."""
+    dim: int | None = None
+    """Width of the embeddings; by default that of the encoder's features, and 256 where two encoders share a space."""
+    pretrained: bool = False
+    """Start a timm: encoder from its published weights; hf: encoders always do."""
     views: str | None = None
     """How views of an image or a series are drawn (see: nearfar list views); none: not at all; by default what suits the
     method and the kind."""
@@ -170,9 +172,10 @@ class TrainConfig(MethodConfig, DataConfig):
         steps = min(steps or 100, 100) if self.quick else steps
         assert steps is not None
         scale = batch / 256 if self.optimizer in ("sgd", "lars") else 1.0
-        per_class = self.classes_per_batch
-        if per_class is None and METHODS[method].needs.startswith("labels") and classes > batch // 4:
-            per_class = batch // 4  # else a row would be alone of its class
+        drawn = self.classes_per_batch
+        if drawn is None and METHODS[method].needs.startswith("labels") and classes > batch // 4:
+            each = next((k for k in (4, 3, 5, 2) if batch % k == 0), None)  # else a row would be alone of its class
+            drawn = None if each is None or batch // each > classes else batch // each
         return replace(
             self,
             method=method,
@@ -182,7 +185,7 @@ class TrainConfig(MethodConfig, DataConfig):
             accumulate=1,
             quick=False,
             chunk=self.chunk or (self.batch_size if self.accumulate > 1 else None),
-            classes_per_batch=per_class,
+            classes_per_batch=drawn,
             lr=self.lr or RATES[self.optimizer] * scale,
             warmup=float(round(self.warmup * steps) if self.warmup < 1 else self.warmup),
             log_every=self.log_every or (10 if accelerated else 1),

@@ -64,7 +64,7 @@ def train(
         >>> import nearfar as nf, tempfile
         >>> run = nf.train(data="digits", method="supcon", steps=4, batch_size=32, out=tempfile.mkdtemp(), show=False)
         >>> sorted(run.metrics), run.embedder().dim
-        (['knn', 'recall@1'], 128)
+        (['knn', 'recall@1'], 64)
     """
     asked = TrainConfig.of(config, **options)
     run = None
@@ -274,7 +274,7 @@ def _embedder(config: TrainConfig, corpus: Corpus) -> Any:
 
     assert config.method is not None
     columns = used_columns(config.method, corpus)
-    return make_embedder(replace(corpus, columns=columns), config.model, config.dim)
+    return make_embedder(replace(corpus, columns=columns), config.model, config.dim, config.pretrained, seed=config.seed)
 
 
 def _describe(config: TrainConfig, corpus: Corpus, trainer: Trainer) -> dict[str, Any]:

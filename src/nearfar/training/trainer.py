@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.data.corpus import Corpus, RawBatch
-from nearfar.encoders.momentum import Averaged
+from nearfar.encoders.momentum import Average
 from nearfar.methods.base import Batch, Method, on
 from nearfar.training.assemble import make_method, make_view_of, used_columns
 from nearfar.training.cached import cached_step
@@ -49,7 +49,7 @@ class Trainer:
         self.method: Method = make_method(config, corpus, columns, embedder, make_view_of(config, corpus), world > 1)
         self.method.autocast = fabric.autocast
         self.method.to(fabric.device)
-        self.ema = None if config.ema is None else Averaged(self.method.embedder, config.ema)
+        self.ema = None if config.ema is None else Average(self.method.embedder, config.ema, warmup=True)
         groups = parameter_groups([self.method], config.weight_decay)
         raw = make_optimizer(config.optimizer, groups, config.lr, fabric.device.type)
         self.network, self.optimizer = fabric.setup(self.method.network, raw)
@@ -132,9 +132,7 @@ class Trainer:
         self.optimizer.step()
         self.method.after_step(self._step)
         if self.ema is not None:
-            assert config.ema is not None
-            # an average over few steps first, or the random start would stay in it
-            self.ema.follow(self.method.embedder, min(config.ema, (1 + self._step) / (10 + self._step)))
+            self.ema.update(self.method.embedder)
 
     # ---- what is read ------------------------------------------------------------------------------------------------
 
@@ -157,7 +155,7 @@ class Trainer:
     @property
     def kept(self) -> nn.Module:
         """The embedder that is looked at and kept: the average, where there is one."""
-        return self.method.embedder if self.ema is None else self.ema.network
+        return self.method.embedder if self.ema is None else self.ema.module
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """All that the next step depends on, but for the step's number: tensors by part, and the rest."""
