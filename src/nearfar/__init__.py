@@ -34,6 +34,10 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "nearfar.data.datasets": ("PairDataset",),
     "nearfar.data.sources": ("SOURCES",),
     "nearfar.training.cached": ("cached_step",),
+    "nearfar.training.train": ("train",),
+    "nearfar.training.config": ("TrainConfig",),
+    "nearfar.training.run": ("Run",),
+    "nearfar.methods.table": ("METHODS",),
     "nearfar.compare.convergence": ("compare",),
 }  # fmt: skip
 
