@@ -173,9 +173,7 @@ class Method(nn.Module):
         """Views of the anchor; a text goes in as often as it is, and dropout tells its views apart."""
         anchor, view = self.setting.columns[0], self.setting.view
         inputs = batch.columns[anchor.name]
-        return [
-            (anchor.kind, inputs if view is None else view(inputs, batch.rows, which)) for which in range(count)
-        ]
+        return [(anchor.kind, inputs if view is None else view(inputs, batch.rows, which)) for which in range(count)]
 
 
 def on(batch: Batch, device: torch.device) -> Batch:

@@ -119,4 +119,3 @@ class Triplet(Method):
             return {"triplet": self.loss(outputs[0], labels=batch.labels)}
         anchor, positive, *negatives = outputs
         return {"triplet": self.loss(anchor, positive, torch.stack(negatives, 1))}
-

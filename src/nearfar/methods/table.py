@@ -80,7 +80,7 @@ def choose_method(given: str | None, holds: Holds) -> str:
 
 
 def _fitting(holds: Holds) -> str:
-    if len(holds.kinds) > 1:
+    if holds.kinds[1:]:
         return "pairs" if holds.kinds[0] == holds.kinds[1] else "clip"
     if holds.labels:
         return "supcon"
@@ -92,7 +92,9 @@ def _lacking(needs: Needs, holds: Holds) -> str:
     if needs == "labels" and not holds.labels:
         return "labels, and the data have none: name the column by label="
     if needs == "labels or triplets" and not holds.labels and not holds.negatives:
-        return "labels, or a positive and a negative column, and the data have neither: name them by label= or negative="
+        return (
+            "labels, or a positive and a negative column, and the data have neither: name them by label= or negative="
+        )
     if needs == "pairs" and len(holds.kinds) < 2:
         return "a second column, and the data have one: name it by positive="
     if needs == "text" and holds.kinds[0] != "text":

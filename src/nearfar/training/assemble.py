@@ -84,7 +84,9 @@ def make_view_of(config: TrainConfig, corpus: Corpus) -> View | None:
         recipe = "light" if kind == "image" and recipe == "simclr" and config.method not in STRONG else recipe
     if recipe == "none" or kind == "text":
         if needs == "views":
-            raise ValueError(f"method {config.method!r} contrasts views, and none are drawn: pass views=, such as simclr")
+            raise ValueError(
+                f"method {config.method!r} contrasts views, and none are drawn: pass views=, such as simclr"
+            )
         return None
     from nearfar.data.views import make_view
 

@@ -61,7 +61,9 @@ def prune_checkpoints(folder: Path, keep: Iterable[int]) -> None:
             _remove(path)
 
 
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def read_checkpoint(
+    path: Path, device: torch.device | str = "cpu"
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensors by part and name, and the facts.
 
     Raises:
@@ -74,7 +76,9 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[dic
             name: safetensors.load_file(path / f"{name}.safetensors", device=str(device)) for name in facts["parts"]
         }
     except Exception as error:  # safetensors has an error class of its own
-        raise ValueError(f"the checkpoint {path} cannot be read ({error}): resume from another run, or start anew") from error
+        raise ValueError(
+            f"the checkpoint {path} cannot be read ({error}): resume from another run, or start anew"
+        ) from error
     return parts, facts
 
 
@@ -106,7 +110,9 @@ def unflatten_state(tensors: Mapping[str, Tensor], rest: dict[str, Any]) -> dict
     for name, value in tensors.items():
         key, _, entry = name.partition(".")
         state.setdefault(int(key), {})[entry] = value
-    groups = [{k: tuple(v) if isinstance(v, list) and k == "betas" else v for k, v in g.items()} for g in rest["groups"]]
+    groups = [
+        {k: tuple(v) if isinstance(v, list) and k == "betas" else v for k, v in g.items()} for g in rest["groups"]
+    ]
     return {"state": state, "param_groups": groups}
 
 

@@ -165,7 +165,9 @@ class TrainConfig(MethodConfig, DataConfig):
         steps = self.steps
         if steps is None and rows is None:
             if self.epochs is not None or not self.quick:
-                raise ValueError("rows are streamed, and nobody knows how many there are: pass steps=, in place of epochs")
+                raise ValueError(
+                    "rows are streamed, and nobody knows how many there are: pass steps=, in place of epochs"
+                )
         elif steps is None:
             assert rows is not None
             steps = max(1, round((20 if self.epochs is None else self.epochs) * (rows // batch)))

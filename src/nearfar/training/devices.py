@@ -58,7 +58,7 @@ def make_fabric(config: TrainConfig) -> Any:
 
 
 def _ddp(config: TrainConfig) -> Any:
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     return DDPStrategy(broadcast_buffers=True, gradient_as_bucket_view=True)
 
@@ -67,7 +67,11 @@ def _started(config: TrainConfig) -> tuple[int, int]:
     """Processes a machine, and machines: what was asked for, or what torchrun or SLURM started."""
     here = os.environ.get("LOCAL_WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
     world = os.environ.get("WORLD_SIZE")
-    if here is None and "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+    if (
+        here is None
+        and "SLURM_NTASKS" in os.environ
+        and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    ):
         here, world = os.environ.get("SLURM_NTASKS_PER_NODE", "1"), os.environ["SLURM_NTASKS"]
     if here is None or world is None:
         return config.devices, config.num_nodes

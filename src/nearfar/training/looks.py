@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +68,9 @@ def _embed(
         raw = part.fetch(rows[start : start + CHUNK])
         chunks.append(
             [
-                normalize(embedder(c.kind, _to(embedder.prepare(c.kind, raw.columns[c.name]), device)).float(), dim=1).cpu()
+                normalize(
+                    embedder(c.kind, _to(embedder.prepare(c.kind, raw.columns[c.name]), device)).float(), dim=1
+                ).cpu()
                 for c in columns
             ]
         )
@@ -77,7 +78,8 @@ def _embed(
         groups.append(raw.groups)
     embedder.train(training)
     joined = [torch.cat(side) for side in zip(*chunks)]
-    return joined, *(None if ids[0] is None else torch.cat(ids) for ids in (labels, groups))
+    known = [None if ids[0] is None else torch.cat(ids) for ids in (labels, groups)]
+    return joined, known[0], known[1]
 
 
 def _to(inputs: Any, device: torch.device) -> Any:
@@ -99,7 +101,9 @@ def class_metrics(z: Float[Tensor, "n d"], labels: Int64[Tensor, "n"], k: int = 
         own = torch.arange(start, start + len(scores))
         scores[torch.arange(len(scores)), own] = -torch.inf
         near = labels[scores.topk(k, dim=1).indices]
-        votes = torch.zeros(len(scores), int(labels.max()) + 1).scatter_add_(1, near, torch.ones_like(near, dtype=torch.float))
+        votes = torch.zeros(len(scores), int(labels.max()) + 1).scatter_add_(
+            1, near, torch.ones_like(near, dtype=torch.float)
+        )
         right += int((votes.argmax(1) == labels[own]).sum())
         first += int((near[:, 0] == labels[own]).sum())
     return {"knn": right / len(z), "recall@1": first / len(z)}
@@ -123,7 +127,7 @@ def partner_metrics(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], groups: Te
 
 def geometry_of(z: Float[Tensor, "n d"], partner: Tensor | None, labels: Tensor | None) -> dict[str, float]:
     """Of normalised embeddings."""
-    n, d = z.shape
+    d = z.shape[1]
     centred = z - z.mean(0)
     values = torch.linalg.svdvals(centred)
     share = values / values.sum().clamp(min=torch.finfo(z.dtype).tiny)
@@ -149,9 +153,7 @@ def _uniformity(z: Tensor) -> Tensor:
     n = len(z)
     if n < 2:
         return z.new_tensor(0.0)
-    total = sum(
-        (2 * (2 * (z[start : start + 1024] @ z.T) - 2)).exp().double().sum() for start in range(0, n, 1024)
-    )
+    total = sum((2 * (2 * (z[start : start + 1024] @ z.T) - 2)).exp().double().sum() for start in range(0, n, 1024))
     return ((torch.as_tensor(total) - n) / (n * (n - 1))).log()
 
 
@@ -179,5 +181,3 @@ def collapse_warnings(geometry: dict[str, float], loss: float, chance: float | N
             "learning rate, and at the views (too strong ones have nothing in common)"
         )
     return said
-
-

@@ -43,7 +43,9 @@ class Run:
         if path.is_file():
             raise ValueError(f"{path} is a file: pass a folder as out= (--out)")
         if (path / "config.yaml").exists() or (path / "config.json").exists():
-            raise ValueError(f"{path} holds a run already: go on with it by resume= (--resume {path}), or pass another out=")
+            raise ValueError(
+                f"{path} holds a run already: go on with it by resume= (--resume {path}), or pass another out="
+            )
         path.mkdir(parents=True, exist_ok=True)
         return cls(path)
 
@@ -56,7 +58,9 @@ class Run:
         """
         run = cls(Path(path).expanduser())
         if not (run.path / "config.yaml").is_file():
-            raise ValueError(f"{run.path} holds no training run (no config.yaml): pass the folder that nearfar train made")
+            raise ValueError(
+                f"{run.path} holds no training run (no config.yaml): pass the folder that nearfar train made"
+            )
         return run
 
     def begin(self, config: TrainConfig, environment: dict[str, Any]) -> None:

@@ -274,7 +274,9 @@ def _embedder(config: TrainConfig, corpus: Corpus) -> Any:
 
     assert config.method is not None
     columns = used_columns(config.method, corpus)
-    return make_embedder(replace(corpus, columns=columns), config.model, config.dim, config.pretrained, seed=config.seed)
+    return make_embedder(
+        replace(corpus, columns=columns), config.model, config.dim, config.pretrained, seed=config.seed
+    )
 
 
 def _describe(config: TrainConfig, corpus: Corpus, trainer: Trainer) -> dict[str, Any]:
@@ -328,4 +330,6 @@ def _check_same(run: Run, about: dict[str, Any]) -> None:
             if isinstance(old, dict):
                 name = next(name for name in old if old[name] != new.get(name))
                 old, new = f"{name} {old[name]}", f"{name} {new.get(name)}"
-            raise ValueError(f"{run.path} was begun with other {what} ({old}) than now ({new}): pass the same, or start anew")
+            raise ValueError(
+                f"{run.path} was begun with other {what} ({old}) than now ({new}): pass the same, or start anew"
+            )

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nearfar.data.corpus import Corpus, RawBatch
@@ -44,7 +43,9 @@ class Trainer:
                 f"{config.batch_size // world * world}"
             )
         if config.strategy == "fsdp" and (config.chunk or config.ema or config.method == "moco"):
-            raise ValueError("fsdp shards the weights, which chunk=, ema= and moco need whole: leave them out, or use ddp")
+            raise ValueError(
+                "fsdp shards the weights, which chunk=, ema= and moco need whole: leave them out, or use ddp"
+            )
         columns = used_columns(config.method, corpus)
         self.method: Method = make_method(config, corpus, columns, embedder, make_view_of(config, corpus), world > 1)
         self.method.autocast = fabric.autocast
