@@ -160,7 +160,7 @@ class Method(nn.Module):
     def temperature(self) -> float | None:
         """In force, where there is one."""
         value = getattr(getattr(self, "loss", None), "temperature", None)
-        return None if value is None else float(value)
+        return float(value.detach()) if isinstance(value, Tensor) else value
 
     # ---- sides that several methods have -----------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
 import random
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ def make_fabric(config: TrainConfig) -> Any:
     require("lightning_fabric", "training", "train")
     from lightning_fabric import Fabric
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it uses is in environment.json
     devices, nodes = _started(config)
     strategy = config.strategy
     if strategy == "auto" and devices * nodes > 1:
