@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, Union
 
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
-from nearfar.compare.names import unknown
+from nearfar.encoders.config import ExportConfig
+from nearfar.names import unknown
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Command:
 COMMANDS = {
     "compare": Command(CompareConfig, "nearfar.compare.command:run"),
     "report": Command(ReportConfig, "nearfar.cli:report"),
+    "export": Command(ExportConfig, "nearfar.encoders.export:run"),
     "list": Command(ListConfig, "nearfar.cli:list_tables"),
 }
 
