@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union
 
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
+from nearfar.encoders.config import ExportConfig
 from nearfar.names import unknown
 from nearfar.training.config import TrainConfig
 
@@ -55,6 +56,7 @@ COMMANDS = {
     "train": Command(TrainConfig, "nearfar.training.command:run"),
     "compare": Command(CompareConfig, "nearfar.compare.command:run"),
     "report": Command(ReportConfig, "nearfar.cli:report"),
+    "export": Command(ExportConfig, "nearfar.encoders.export:run"),
     "list": Command(ListConfig, "nearfar.cli:list_tables"),
 }
 
