@@ -39,6 +39,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "nearfar.training.run": ("Run",),
     "nearfar.methods.table": ("METHODS",),
     "nearfar.compare.convergence": ("compare",),
+    "nearfar.evaluation.evaluate": ("Evaluation", "evaluate"),
 }  # fmt: skip
 
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
