@@ -123,11 +123,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results" / "kill.json"))
     asked = parser.parse_args(arguments)
+    import torch
+
     from nearfar.training.environment import describe_machine
     from nearfar.training.run import Run
     from train_cases import differences
-
-    import torch
 
     draw = random.Random(asked.seed)
     kills: list[Kill] = []
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
         for case, options in cases.items():
             finish(train(*options, "--out", str(home / f"{case}-whole")))
             whole[case] = Run(home / f"{case}-whole")
-            seconds[case] = [e["seconds"] for e in whole[case].events("end")][0]
+            seconds[case] = next(e["seconds"] for e in whole[case].events("end"))
         number = 0
         while len(kills) < asked.moments:
             case = list(cases)[number % len(cases)]
@@ -153,13 +153,17 @@ def main(arguments: list[str] | None = None) -> int:
             kills += found
             different = differences(whole[case], Run(folder))
             runs.append({"case": case, "kills": len(found), "too_late": late, "differences": different})
-            print(f"{case}: {len(found)} kills, {'equal' if not different else different}", flush=True)
+            print(f"{case}: {len(found)} kills, {different or 'equal'}", flush=True)
     print(f"\n{'case':8} {'killed at step':>14} {'checkpoint':>10}  while writing one  unreadable")
     for each in kills:
-        print(f"{each.case:8} {each.step:14d} {each.checkpoint:10d}  {'yes' if each.unfinished else '–':17}  {each.unreadable}")
+        print(
+            f"{each.case:8} {each.step:14d} {each.checkpoint:10d}  {'yes' if each.unfinished else '–':17}  {each.unreadable}"
+        )
     equal = sum(not run["differences"] for run in runs)
     unreadable = sum(each.unreadable for each in kills)
-    print(f"{len(kills)} kills in {len(runs)} runs: {equal} runs equal to the uninterrupted one, {unreadable} checkpoints unreadable")
+    print(
+        f"{len(kills)} kills in {len(runs)} runs: {equal} runs equal to the uninterrupted one, {unreadable} checkpoints unreadable"
+    )
     result = {
         "kills": [asdict(each) for each in kills], "runs": runs, "seed": asked.seed,
         "environment": describe_machine(torch.device("cpu"), 1),
@@ -175,16 +179,39 @@ def train(*options: str) -> list[str]:
 
 def commands(home: Path) -> dict[str, list[str]]:
     """Options of the two cases; the text pairs are written to a file."""
-    words = "red green blue dark light warm cold small large round flat soft hard near far old new fast slow".split()
+    from train_cases import WORDS
+
     draw = random.Random(1)
-    rows = [[draw.choice(words) for _ in range(4)] for _ in range(200)]
+    rows = [[draw.choice(WORDS) for _ in range(4)] for _ in range(200)]
     table = home / "pairs.csv"
     lines = ["text,positive", *(f"{' '.join(row)},{' '.join(reversed(row))}" for row in rows)]
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     common = ["--ema", "0.9", "--checkpoint-every", "2", "--eval-every", "10", "--threads", "1"]
     return {
-        "moco": ["--data", "digits", "--method", "moco", "--queue", "256", "--batch-size", "32", "--steps", "80", *common],
-        "pairs": ["--data", str(table), "--batch-size", "16", "--steps", "40", "--learnable-temperature", "True", *common],
+        "moco": [
+            "--data",
+            "digits",
+            "--method",
+            "moco",
+            "--queue",
+            "256",
+            "--batch-size",
+            "32",
+            "--steps",
+            "80",
+            *common,
+        ],
+        "pairs": [
+            "--data",
+            str(table),
+            "--batch-size",
+            "16",
+            "--steps",
+            "40",
+            "--learnable-temperature",
+            "True",
+            *common,
+        ],
     }
 
 

@@ -52,10 +52,23 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path):
     part = texts(columns=2).train
     rows = zip(part.data["text"], part.data["other"], strict=True)
     table.write_text("text,positive\n" + "".join(f"{a},{b}\n" for a, b in rows), encoding="utf-8")
-    options = ["--data", "pairs.csv", "--batch-size", "8", "--steps", "400", "--checkpoint-every", "1000", "--threads", "1"]
+    options = [
+        "--data",
+        "pairs.csv",
+        "--batch-size",
+        "8",
+        "--steps",
+        "400",
+        "--checkpoint-every",
+        "1000",
+        "--threads",
+        "1",
+    ]
     train = [sys.executable, "-m", "nearfar.cli", "train"]
     common = {"env": ENVIRONMENT, "cwd": tmp_path, "text": True}
-    process = subprocess.Popen([*train, *options, "--eval-every", "100", "--out", "run"], **common, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*train, *options, "--eval-every", "100", "--out", "run"], **common, stderr=subprocess.PIPE
+    )
     log = tmp_path / "run" / "events.jsonl"
     try:
         until = time.monotonic() + 60
@@ -96,7 +109,15 @@ def test_resumed_with_other_data_is_refused(tmp_path):
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path):
     shared = torch.arange(6.0)
-    parts = {"model": {"a": shared, "tied": shared, "view": shared[:2], "empty": torch.zeros(0), "turned": torch.ones(2, 3).T}}
+    parts = {
+        "model": {
+            "a": shared,
+            "tied": shared,
+            "view": shared[:2],
+            "empty": torch.zeros(0),
+            "turned": torch.ones(2, 3).T,
+        }
+    }
     write_checkpoint(tmp_path, 12, parts, {"rate": 0.1})
     write_checkpoint(tmp_path, 7, parts, {})
     (tmp_path / ".new-1").mkdir()  # what a killed process leaves

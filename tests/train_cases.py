@@ -23,13 +23,16 @@ def images(rows: int = 96, labels: bool = True, seed: int = 0) -> Corpus:
     y = torch.arange(rows + 48) % 4
     x[:, :, :, :4] = (60 * y).to(torch.uint8)[:, None, None, None]
     parts = [
-        TensorPart({"image": x[rows_of]}, y[rows_of] if labels else None) for rows_of in (slice(rows), slice(rows, None))
+        TensorPart({"image": x[rows_of]}, y[rows_of] if labels else None)
+        for rows_of in (slice(rows), slice(rows, None))
     ]
     names = ("a", "b", "c", "d") if labels else ()
     return Corpus("images", (Column("image", "image"),), *parts, names, (8, 8), 1)
 
 
-WORDS = "red green blue dark light warm cold small large round flat soft hard near far old new fast slow".split()
+WORDS = (
+    "red green blue dark light warm cold small large round flat soft hard near far old new fast slow".split()  # noqa: SIM905
+)
 
 
 def texts(rows: int = 64, columns: int = 1, groups: bool = False, seed: int = 0) -> Corpus:
@@ -101,6 +104,12 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         "method": "pairs", "batch_size": 16, "steps": 24, "checkpoint_every": 2, "eval_every": 6, "ema": 0.9,
         "learnable_temperature": True, "optimizer": "lars", "lr": 0.1,
     }),
+    # without what ranks cannot share on a CPU: dropout, batch normalisation
+    "simclr": (images, {"method": "simclr", "batch_size": 24, "steps": 8, "model": "small-cnn", "learnable_temperature": True}),
+    "queue": (images, {"method": "moco", "queue": 64, "batch_size": 24, "steps": 8, "model": "small-cnn"}),
+    "clip": (vectors, {"method": "clip", "batch_size": 32, "steps": 8, "clip": 1.0, "ema": 0.9}),
+    "chunks": (vectors, {"method": "clip", "batch_size": 32, "steps": 8, "chunk": 5}),
+    "classes": (images, {"method": "triplet", "batch_size": 16, "classes_per_batch": 2, "steps": 8, "views": "light"}),
 }  # fmt: skip
 
 

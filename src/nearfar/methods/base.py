@@ -18,8 +18,8 @@ from nearfar.methods.table import METHODS
 
 Side = tuple[str, Any]
 """A kind, and what the tower of that kind takes."""
-View = Callable[[Tensor, Int64[Tensor, "b"], int], Tensor]
-"""``view(inputs, rows, which)``: one random view of every input; ``which`` numbers the views of a batch."""
+View = Callable[[Any, int], Any]
+"""``view(inputs, which)``: one random view of every input; ``which`` numbers the views of a batch."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Method(nn.Module):
         """Views of the anchor; a text goes in as often as it is, and dropout tells its views apart."""
         anchor, view = self.setting.columns[0], self.setting.view
         inputs = batch.columns[anchor.name]
-        return [(anchor.kind, inputs if view is None else view(inputs, batch.rows, which)) for which in range(count)]
+        return [(anchor.kind, inputs if view is None else view(inputs, which)) for which in range(count)]
 
 
 def on(batch: Batch, device: torch.device) -> Batch:

@@ -30,7 +30,7 @@ class _Columns(Method):
     def sides(self, batch: Batch) -> list[Side]:
         view = self.setting.view
         anchor, *others = ((column.kind, batch.columns[column.name]) for column in self.columns)
-        first = anchor if view is None else (anchor[0], view(anchor[1], batch.rows, 0))
+        first = anchor if view is None else (anchor[0], view(anchor[1], 0))
         return [first, *others]
 
 

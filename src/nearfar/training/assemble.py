@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from jaxtyping import Int64
-from torch import Tensor
+from torch import nn
 
 from nearfar.data.corpus import Column, Corpus, Stream
+from nearfar.data.views import make_view
 from nearfar.methods.base import Method, Setting, View
 from nearfar.methods.table import METHODS, Holds, choose_method
 from nearfar.training.config import TrainConfig
@@ -67,35 +67,35 @@ def make_method(
 
 
 STRONG = ("simclr", "moco", "barlow", "vicreg", "supcon")
-"""Methods that live by strong views."""
+"""Methods that live by strong views of images."""
 
 
-def make_view_of(config: TrainConfig, corpus: Corpus) -> View | None:
-    """How a view of the anchor is drawn; None: it goes in as it is.
+def make_view_of(config: TrainConfig, corpus: Corpus, embedder: Any) -> nn.Module | None:
+    """What draws a view of the anchor; None: it goes in as it is.
 
     Raises:
-        ValueError: If the method needs views, and the recipe draws none.
+        ValueError: If the method needs views, and the recipe draws none; or there is no such recipe for the kind.
     """
     assert config.method is not None
     kind, needs = corpus.columns[0].kind, METHODS[config.method].needs
-    recipe = config.views
-    if recipe is None:
-        recipe = "none" if needs == "pairs" or kind == "text" else DEFAULT_VIEWS.get(kind, "none")
-        recipe = "light" if kind == "image" and recipe == "simclr" and config.method not in STRONG else recipe
-    if recipe == "none" or kind == "text":
+    recipe = config.views or _usual_view(config.method, kind)
+    if recipe in ("none", "dropout"):  # dropout is the encoder's own
         if needs == "views":
             raise ValueError(
                 f"method {config.method!r} contrasts views, and none are drawn: pass views=, such as simclr"
             )
         return None
-    from nearfar.data.views import make_view
-
-    module = make_view(kind, recipe, corpus.size, corpus.channels)
-
-    def view(inputs: Tensor, rows: Int64[Tensor, "b"], which: int) -> Tensor:
-        return module(inputs)
-
-    return view
+    tower = embedder.towers[kind]
+    statistics = {name: getattr(tower, name, None) for name in ("mean", "std")}
+    return make_view(kind, recipe, corpus.size, corpus.channels, **statistics)
 
 
-DEFAULT_VIEWS = {"image": "simclr", "series": "crop"}
+def _usual_view(method: str, kind: str) -> str:
+    needs = METHODS[method].needs
+    if needs == "pairs":
+        return "none"
+    if kind == "image":
+        return "simclr" if method in STRONG else "light"
+    if kind == "vector":
+        return "mask" if needs == "views" else "none"
+    return {"series": "crop", "text": "dropout"}[kind]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -11,7 +12,8 @@ from typing import Any
 
 import torch
 
-from nearfar.data.corpus import Corpus
+from nearfar.data.corpus import Corpus, Stream
+from nearfar.methods.table import METHODS
 from nearfar.training.assemble import resolve, used_columns
 from nearfar.training.checkpoint import last_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
 from nearfar.training.config import TrainConfig
@@ -78,18 +80,23 @@ def train(
         corpus = open_corpus(asked)
     elif run is None:
         asked = replace(asked, data=corpus.name)
+    facts = _data_facts(corpus)
+    if run is not None:
+        _check_same(run, "data", facts)
     settled = resolve(asked, corpus, fabric.device.type != "cpu")
     torch.manual_seed(settled.seed)
     embedder = _embedder(settled, corpus) if embedder is None else embedder
     trainer = Trainer(settled, corpus, embedder, fabric)
-    about = _describe(settled, corpus, trainer)
+    model = _model_facts(trainer)
     if run is not None:
-        _check_same(run, about)
+        _check_same(run, "model", model)
+        _check_same(run, "ranks", fabric.world_size)
     else:
         path = None
         if fabric.is_global_zero:
             new = Run.create(asked.out, corpus.name)
-            new.begin(settled, about)
+            machine = describe_machine(fabric.device, settled.threads)
+            new.begin(settled, {"machine": machine, "ranks": fabric.world_size, "data": facts, "model": model})
             path = str(new.path)
         run = Run(fabric.broadcast(path))
     with _Session(run, trainer, asked.resume is not None, show) as session:
@@ -206,7 +213,8 @@ class _Session:
 
     def _step_event(self, pause: Pause) -> None:
         trainer, config = self.trainer, self.config
-        rows = None if not hasattr(trainer.corpus.train, "__len__") else len(trainer.corpus.train)  # pyright: ignore[reportArgumentType]
+        train = trainer.corpus.train
+        rows = None if isinstance(train, Stream) else len(train)
         terms = {name: float(term) for name, term in trainer.terms.items()}
         seen = pause.step * config.batch_size
         self._write(
@@ -223,8 +231,8 @@ class _Session:
             return False
         trainer = self.trainer
         part, rows = self.watched
-        corpus = replace(trainer.corpus, columns=trainer.method.setting.columns)
-        seen: Look = look(trainer.kept, corpus, part, rows, self.fabric.device)
+        setting = trainer.method.setting
+        seen: Look = look(trainer.kept, setting.columns, part, rows, self.fabric.device)
         seen = self.fabric.broadcast(seen) if self.fabric.world_size > 1 else seen
         self._write("look", step=pause.step, seconds=pause.seconds, metrics=seen.metrics, geometry=seen.geometry)
         figures = " · ".join(f"{name} {value:.3f}" for name, value in (seen.metrics | seen.geometry).items())
@@ -234,7 +242,8 @@ class _Session:
         chance = trainer.method.chance(self.config.batch_size)
         dim = trainer.method.embedder.dim
         assert isinstance(dim, int)
-        for message in collapse_warnings(seen.geometry, pause.loss, chance, dim):
+        classes = setting.classes if METHODS[setting.name].needs == "labels" else None
+        for message in collapse_warnings(seen.geometry, pause.loss, chance, dim, classes):
             self._write("warning", step=pause.step, message=message)
             self.progress.say(f"warning: {message}")
         name = self.config.metric or next(iter(seen.metrics), None)
@@ -279,26 +288,25 @@ def _embedder(config: TrainConfig, corpus: Corpus) -> Any:
     )
 
 
-def _describe(config: TrainConfig, corpus: Corpus, trainer: Trainer) -> dict[str, Any]:
+def _data_facts(corpus: Corpus) -> dict[str, Any]:
+    return {
+        "name": corpus.name,
+        "columns": [[column.name, column.kind, column.role] for column in corpus.columns],
+        "train": None if isinstance(corpus.train, Stream) else len(corpus.train),
+        "test": 0 if corpus.test is None else len(corpus.test),
+        "classes": list(corpus.class_names),
+        "left_out": list(corpus.bad),
+    }
+
+
+def _model_facts(trainer: Trainer) -> dict[str, Any]:
     method, embedder = trainer.method, trainer.method.embedder
     towers: Any = embedder.towers
     return {
-        "machine": describe_machine(trainer.fabric.device, config.threads),
-        "ranks": trainer.fabric.world_size,
-        "data": {
-            "name": corpus.name,
-            "columns": [[column.name, column.kind, column.role] for column in corpus.columns],
-            "train": len(corpus.train) if hasattr(corpus.train, "__len__") else None,  # pyright: ignore[reportArgumentType]
-            "test": 0 if corpus.test is None else len(corpus.test),
-            "classes": list(corpus.class_names),
-            "left_out": list(corpus.bad),
-        },
-        "model": {
-            "towers": {kind: getattr(tower, "spec", {}) for kind, tower in towers.items()},
-            "dim": embedder.dim,
-            "parameters": sum(p.numel() for p in embedder.parameters()),
-            "thrown_away": sum(p.numel() for p in method.network.head.parameters()),
-        },
+        "towers": {kind: tower.spec for kind, tower in towers.items()},
+        "dim": embedder.dim,
+        "parameters": sum(p.numel() for p in embedder.parameters()),
+        "thrown_away": sum(p.numel() for p in method.network.head.parameters()),
     }
 
 
@@ -322,14 +330,13 @@ def _resumed(asked: TrainConfig, run: Run) -> TrainConfig:
     return replace(then, **changed)
 
 
-def _check_same(run: Run, about: dict[str, Any]) -> None:
-    then = run.environment
-    for what in ("data", "model", "ranks"):
-        if then[what] != about[what]:
-            old, new = then[what], about[what]
-            if isinstance(old, dict):
-                name = next(name for name in old if old[name] != new.get(name))
-                old, new = f"{name} {old[name]}", f"{name} {new.get(name)}"
-            raise ValueError(
-                f"{run.path} was begun with other {what} ({old}) than now ({new}): pass the same, or start anew"
-            )
+def _check_same(run: Run, what: str, now: Any) -> None:
+    then = run.environment[what]
+    now = json.loads(json.dumps(now))  # lists for tuples
+    if then == now:
+        return
+    old, new = then, now
+    if isinstance(then, dict):
+        name = next(name for name in then if then[name] != now.get(name))
+        old, new = f"{name} {then[name]}", f"{name} {now.get(name)}"
+    raise ValueError(f"{run.path} was begun with other {what} ({old}) than now ({new}): pass the same, or start anew")

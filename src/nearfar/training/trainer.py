@@ -6,16 +6,18 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nearfar.data.corpus import Corpus, RawBatch
+from nearfar.data.views import View
 from nearfar.encoders.momentum import Average
 from nearfar.methods.base import Batch, Method, on
 from nearfar.training.assemble import make_method, make_view_of, used_columns
 from nearfar.training.cached import cached_step
 from nearfar.training.checkpoint import flatten_state, unflatten_state
 from nearfar.training.config import TrainConfig
-from nearfar.training.devices import average_gradients, seed_step
+from nearfar.training.devices import average_gradients, mixed, seed_step
 from nearfar.training.loop import Pause, fit
 from nearfar.training.optimiser import make_optimizer, parameter_groups, rate_at
 
@@ -47,9 +49,13 @@ class Trainer:
                 "fsdp shards the weights, which chunk=, ema= and moco need whole: leave them out, or use ddp"
             )
         columns = used_columns(config.method, corpus)
-        self.method: Method = make_method(config, corpus, columns, embedder, make_view_of(config, corpus), world > 1)
+        self.view = make_view_of(config, corpus, embedder)
+        view = None if self.view is None else self._draw
+        self.method: Method = make_method(config, corpus, columns, embedder, view, world > 1)
         self.method.autocast = fabric.autocast
         self.method.to(fabric.device)
+        if self.view is not None:
+            self.view.to(fabric.device)
         self.ema = None if config.ema is None else Average(self.method.embedder, config.ema, warmup=True)
         groups = parameter_groups([self.method], config.weight_decay)
         raw = make_optimizer(config.optimizer, groups, config.lr, fabric.device.type)
@@ -110,6 +116,17 @@ class Trainer:
             )
         average_gradients(list(self.method.network.parameters()), self.fabric)  # past the wrapper, which would have
         return value
+
+    def _draw(self, inputs: Any, which: int) -> Any:
+        """A view of each row: by seed, step and place in the batch of all ranks, so that ranks change nothing."""
+        if not isinstance(self.view, View):  # the user's own, which draws from torch's generator
+            assert self.view is not None
+            return self.view(inputs)
+        generator = torch.Generator().manual_seed(mixed(self.config.seed, self._step, which))
+        each = self.loader.batch_size
+        return self.view(
+            inputs, generator=generator, rows=(self.fabric.global_rank * each, self.fabric.world_size * each)
+        )
 
     def _encode(self, network: nn.Module, side: Any) -> Any:
         with self.fabric.autocast():
