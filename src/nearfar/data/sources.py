@@ -18,6 +18,15 @@ from nearfar.data.corpus import Column, TensorPart
 from nearfar.data.images import read_image_folder
 from nearfar.data.labelled import TEST_FRACTION, LabelledData, require, split_data
 from nearfar.data.tables import read_table
+from nearfar.data.words import (
+    EMOJI_PLACES,
+    WORDNET_CLASSES,
+    WORDNET_FILES,
+    WORDNET_PLACES,
+    emoji_rows,
+    find,
+    wordnet_rows,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -200,6 +209,17 @@ def read_idx(path: Path) -> UInt8[Tensor, "..."]:
     return torch.frombuffer(data, dtype=torch.uint8).reshape(shape)
 
 
+def _wordnet(root: Path | None) -> Found:
+    places = (str(root), str(root / "dict")) if root else WORDNET_PLACES
+    folder = find("wordnet", places, WORDNET_FILES, SOURCES["wordnet"].get)
+    return Found("wordnet", *wordnet_rows(folder), WORDNET_CLASSES)
+
+
+def _emoji(root: Path | None) -> Found:
+    places = (str(root), str(root / "NotoColorEmoji.ttf")) if root else EMOJI_PLACES
+    return Found("emoji", *emoji_rows(find("emoji", places, (), SOURCES["emoji"].get)))
+
+
 SOURCES: dict[str, Source] = {
     "digits": Source(
         title="1,797 handwritten digits, 8×8 grey pixels, 10 classes",
@@ -215,5 +235,17 @@ SOURCES: dict[str, Source] = {
         + ", ".join(f"{name}.gz" for name in FASHION_FILES) + " in a folder and pass it as root= (--root)",
         rows=_fashion_rows,
         load=_fashion_mnist,
+    ),
+    "wordnet": Source(
+        title="117,659 glosses of English words with the word, in 45 classes: text pairs",
+        licence="WordNet 3.0 licence (Princeton University 2006)",
+        get="apt-get install wordnet-base (Debian, Ubuntu), or pass the folder of data.noun as root= (--root)",
+        rows=_wordnet,
+    ),
+    "emoji": Source(
+        title="some 1,400 emoji, 64×64 colour pixels, with their names: image–text pairs",
+        licence="SIL Open Font Licence 1.1 (Noto Color Emoji, Google)",
+        get="apt-get install fonts-noto-color-emoji (Debian, Ubuntu), or pass NotoColorEmoji.ttf as root= (--root)",
+        rows=_emoji,
     ),
 }  # fmt: skip

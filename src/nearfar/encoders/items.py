@@ -108,4 +108,4 @@ def _from_unit(images: Tensor, tower: ArrayTower) -> Tensor:
             f"float images are between {images.min():.3g} and {images.max():.3g}: wanted uint8, or floats in [0, 1]; "
             "images that are normalised already go to embedder(kind, images)"
         )
-    return (images.float() - tower.mean.cpu()) / tower.std.cpu()
+    return tower.standardise(images.float().to(tower.mean.device))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -130,6 +131,8 @@ def _array_tower(
     shape = tuple(values.shape[1:])
     name = name or default_tower(kind, shape)
     outputs = options.pop("outputs", ENCODERS[name].width if name in ENCODERS else (None if "timm:" in name else 128))
+    if name in ENCODERS:
+        options = _with_defaults(ENCODERS[name].build, options)
     spec = {"name": name, "shape": list(shape), "outputs": outputs, "options": options}
     if kind == "image":
         values = values.float() / (255 if values.dtype == torch.uint8 else 1)
@@ -160,8 +163,22 @@ def _text_tower(
     # Room for texts somewhat longer than nearly all; attention to what is never there costs nothing.
     length = options.pop("max_length", min(max(-(-longest // 16) * 16, 32), 256))
     outputs = options.pop("outputs", None)
+    options = _with_defaults(ENCODERS[name].build, {"vocabulary": tokenizer.get_vocab_size(), **options})
     spec = {"name": name, "max_length": length, "outputs": outputs, "options": options}
     return build_tower("text", spec, tokenizer=tokenizer)
+
+
+def _with_defaults(build: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The options of a network, defaults written out: what is saved today is then read by a version that has others."""
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    for name in given:
+        if name not in known:
+            raise ValueError(unknown(f"option of {build.__name__}", name, known))
+    return known | given
 
 
 def _sample(corpus: Corpus, rows: int, seed: int) -> Iterator[RawBatch]:

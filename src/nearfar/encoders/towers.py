@@ -96,13 +96,15 @@ class ArrayTower(Tower):
         self.register_buffer("mean", _statistic(mean, 0.5 if image else 0.0, across))
         self.register_buffer("std", _statistic(std, 0.25 if image else 1.0, across).clamp(min=1e-6))
 
+    def standardise(self, values: Tensor) -> Float[Tensor, "b ..."]:
+        """``(x − mean) / std`` by channel or column; images: floats in [0, 1]."""
+        return (values - self.mean) / self.std
+
     def normalise(self, inputs: Tensor) -> Float[Tensor, "b ..."]:
-        """Standardised floats of raw inputs; images: of bytes alone."""
-        if self.kind == "image":
-            if inputs.dtype != torch.uint8:
-                return inputs
-            inputs = inputs.to(self.mean.dtype) / 255
-        return (inputs - self.mean) / self.std
+        """Standardised floats of raw inputs. Float images are returned as they are: they were viewed and normalised."""
+        if self.kind != "image":
+            return self.standardise(inputs)
+        return self.standardise(inputs.to(self.mean.dtype) / 255) if inputs.dtype == torch.uint8 else inputs
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "b w"]:
         """Features ``(b, width)`` of images ``(b, c, h, w)``, vectors ``(b, d)`` or series ``(b, c, t)``."""
@@ -184,8 +186,8 @@ def build_tower(
         if kind != "text":
             return ArrayTower(kind, spec, row.build, mean, std)
         tokenizer = _wanted(tokenizer, name)
-        options = {"vocabulary": tokenizer.get_vocab_size(), **spec.get("options", {})}
-        return TextTower(spec, row.build((spec["max_length"],), spec.get("outputs"), **options), tokenizer)
+        network = row.build((spec["max_length"],), spec.get("outputs"), **spec.get("options", {}))
+        return TextTower(spec, network, tokenizer)
     if ":" in name and not allow_code:
         raise ValueError(
             f"the {kind} encoder {name!r} is code that is not part of nearfar: if you trust it, load with allow_code=True, "

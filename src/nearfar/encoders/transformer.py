@@ -14,7 +14,7 @@ def text_small(
     *,
     vocabulary: int = 8192,
     width: int = 256,
-    depth: int = 3,
+    depth: int = 2,
     heads: int = 4,
     dropout: float = 0.1,
 ) -> TextTransformer:
@@ -28,7 +28,7 @@ def text_small(
         num_outputs: Adds a linear layer of that many outputs; by default ``width`` features come out.
         vocabulary: Number of token ids.
         width: Of a token's features.
-        depth: Layers.
+        depth: Layers. Two: a corpus to train from scratch on is small, and each costs time.
         heads: Of attention; a divisor of ``width``.
         dropout: While training, on token features, attention and layers. 0.1 is what makes two passes of one text
             differ, which SimCSE trains on (Gao et al. 2021, arXiv:2104.08821).
