@@ -9,14 +9,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from nearfar.data.corpus import Part
 from nearfar.evaluation.verification import calibrate
 from nearfar.index.config import VerifyConfig
 from nearfar.index.gallery import read_gallery
+from nearfar.index.held_out import embed_held_out
 from nearfar.index.items import shown
 from nearfar.index.run import Run, open_run
 from nearfar.report.files import read_json, write_json
@@ -65,25 +64,13 @@ def held_out(run: Run, rows: int = ROWS) -> tuple[Float32[Tensor, "n d"], Int64[
     Raises:
         ValueError: If the run held out no images, or does not know whose they are.
     """
-    corpus = run.open_data(streaming=False)
-    column = next((column for column in run.columns(corpus) if column.kind == "image"), None)
-    test = corpus.test
-    ids = None if test is None else test.labels if test.groups is None else test.groups
-    if column is None or test is None or ids is None or not len(test):
+    held = embed_held_out(run, rows, "image")
+    ids = held.labels if held.groups is None else held.groups
+    if not held.tested or ids is None:
         raise ValueError(
-            f"{run.path} held out no images with an identity, so there is no calibrated threshold: pass --threshold"
+            f"{run.path} held out no image whose identity is known, so no threshold can be chosen: pass --threshold"
         )
-    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:rows].sort().values
-    found, kept = [], []
-    for chunk in order.split(256):
-        raw = test.fetch(chunk.tolist())
-        if len(raw):
-            found.append(run.embed("image", raw.columns[column.name]))
-            kept.append(ids[raw.rows])
-    tested, train = torch.cat(kept), corpus.train
-    known = (train.labels if test.groups is None else train.groups) if isinstance(train, Part) else None
-    unseen = known is None or not bool(torch.isin(tested[tested >= 0], known).any())
-    return torch.cat(found), tested, unseen
+    return held.embeddings[0], ids, held.unseen
 
 
 def calibrated(run: Run, far: float | None = None) -> Threshold:
