@@ -6,8 +6,10 @@ is then left out too. Numbers are Python's, not tensors; a number that is not fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Required, TypedDict
 
+Real = float | int
 Value = float | int | None
 """None: not measured, or not finite (a loss that became NaN)."""
 
@@ -51,9 +53,9 @@ class Warned(TypedDict, total=False):
 class Events(TypedDict, total=False):
     """What happened while training, each list in order of steps."""
 
-    steps: list[Step]
-    looks: list[Look]
-    warnings: list[Warned]
+    steps: Sequence[Step]
+    looks: Sequence[Look]
+    warnings: Sequence[Warned]
     end: str
     """Why training ended, in a few words: ``"all 2,000 steps done"``, ``"stopped early: …"``. Left out: it has not."""
 
@@ -79,7 +81,7 @@ class Metric(TypedDict, total=False):
 class Evaluation(TypedDict, total=False):
     """Figures of the finished model on the held-out rows; the first metric is the one that the findings speak of."""
 
-    metrics: Required[list[Metric]]
+    metrics: Required[Sequence[Metric]]
     rows: int
     """Held-out rows measured."""
     about: str
@@ -104,9 +106,9 @@ class EmbeddingMap(TypedDict, total=False):
     """
 
     method: Required[Literal["pca", "umap"]]
-    x: Required[list[float]]
-    y: Required[list[float]]
-    items: Required[list[Item]]
+    x: Required[Sequence[Real]]
+    y: Required[Sequence[Real]]
+    items: Required[Sequence[Item]]
     kept: float
     """PCA: the part of the variance that the plane keeps, 0 to 1."""
     total: int
@@ -127,17 +129,17 @@ class Query(TypedDict):
     """A held-out row, and what lies nearest to it, nearest first."""
 
     item: Item
-    neighbours: list[Neighbour]
+    neighbours: Sequence[Neighbour]
 
 
 class Histogram(TypedDict, total=False):
     """Cosine similarities of pairs that belong together and of pairs that do not, counted in the same bins."""
 
-    edges: Required[list[float]]
+    edges: Required[Sequence[Real]]
     """One more than there are bins."""
-    positives: Required[list[float]]
+    positives: Required[Sequence[Real]]
     """Pairs in each bin (counts)."""
-    negatives: Required[list[float]]
+    negatives: Required[Sequence[Real]]
     temperature: Value
     """The temperature τ at the end of training."""
 
@@ -145,7 +147,7 @@ class Histogram(TypedDict, total=False):
 class Spectrum(TypedDict, total=False):
     """Singular values of the centred embeddings, largest first."""
 
-    values: Required[list[float]]
+    values: Required[Sequence[Real]]
     effective_rank: Value
     """exp of the entropy of the normalised values (Roy & Vetterli 2007), as ``diagnostics.geometry`` has it."""
 
@@ -153,8 +155,8 @@ class Spectrum(TypedDict, total=False):
 class Confusion(TypedDict, total=False):
     """Rows are true classes, columns are those said: counts."""
 
-    matrix: Required[list[list[int]]]
-    classes: list[str]
+    matrix: Required[Sequence[Sequence[int]]]
+    classes: Sequence[str]
     """By default the run's ``class_names``."""
     by: str
     """Who said: ``"20 nearest neighbours"``."""
@@ -163,11 +165,11 @@ class Confusion(TypedDict, total=False):
 class Roc(TypedDict, total=False):
     """Verification: are these two the same? ``far``, ``tar`` and ``thresholds`` run side by side."""
 
-    far: Required[list[float]]
+    far: Required[Sequence[Real]]
     """False acceptance rate: different ones that are taken for the same."""
-    tar: Required[list[float]]
+    tar: Required[Sequence[Real]]
     """True acceptance rate: same ones that are accepted."""
-    thresholds: Required[list[Value]]
+    thresholds: Required[Sequence[Value]]
     """On cosine similarity: at or above it, accepted."""
     eer: Value
     """Equal error rate: where far = 1 − tar."""
@@ -192,9 +194,9 @@ class RunFacts(TypedDict, total=False):
     """What was trained on, in a few facts: name, rows, classes, size, what was left out."""
     events: Events
     evaluation: Evaluation
-    class_names: list[str]
+    class_names: Sequence[str]
     map: EmbeddingMap
-    gallery: list[Query]
+    gallery: Sequence[Query]
     histogram: Histogram
     spectrum: Spectrum
     confusion: Confusion

@@ -66,7 +66,7 @@ def _figure(one: Shown, told: Confusion) -> Figure:
     )  # fmt: skip
 
 
-def _names(one: Shown, told: Confusion) -> list[str]:
+def _names(one: Shown, told: Confusion) -> Sequence[str]:
     given = told.get("classes")
     return given if given is not None else [one.class_name(k) for k in range(len(told["matrix"]))]
 

@@ -70,7 +70,7 @@ def curves(runs: Sequence[Shown]) -> Section | None:
     for group in groups:
         lines = {name: told for (of, name), told in quantities.items() if of == group}
         panels = "".join(
-            f'<div class="panel"><h4>{escape(shorten(name, 60))}</h4>'
+            f'<div class="panel"><h4>{escape(shorten(name.replace("_", " "), 60))}</h4>'
             + plot(keys[group, name], f"{name} of {_count(told)}; the table below has the numbers")
             + "</div>"
             for name, told in lines.items()

@@ -60,7 +60,7 @@ def _query(one: Shown, query: Query) -> str:
     )
 
 
-def _tail(name: str, longest: int = 16) -> str:
+def _tail(name: str, longest: int = 13) -> str:
     """The end of a path: what tells it from its neighbours."""
     name = " ".join(name.split())
     return name if len(name) <= longest else f"…{name[1 - longest :]}"
@@ -78,7 +78,7 @@ def _wrong(query: Query) -> bool:
     return any(near.get("right") is False for near in query["neighbours"])
 
 
-def _gist(one: Shown, queries: list[Query], kept: int) -> str:
+def _gist(one: Shown, queries: Sequence[Query], kept: int) -> str:
     marks = [near.get("right") for query in queries for near in query["neighbours"]]
     known = [right for right in marks if right is not None]
     words = f"{kept:,} of {len(queries):,} queries" if kept < len(queries) else f"{len(queries):,} queries"

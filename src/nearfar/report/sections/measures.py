@@ -21,16 +21,14 @@ def measures(runs: Sequence[Shown]) -> Section | None:
     else:
         names = dict.fromkeys(metric["name"] for one in told for metric in one.metrics)
         head, rows = ["metric", *(one.name for one in told), "chance"], [_row(name, told) for name in names]
+    abouts = {one.name: about for one in told if (about := one.run.get("evaluation", {"metrics": []}).get("about"))}
+    if len(set(abouts.values())) == 1:
+        abouts = {"": next(iter(abouts.values()))}
     notes = "".join(
-        f'<p class="soft">{escape(one.name)}: {escape(about)}</p>'
-        for one in told
-        if (about := one.run.get("evaluation", {"metrics": []}).get("about"))
+        f'<p class="soft">{escape(f"{name}: {about}" if name else about)}</p>' for name, about in abouts.items()
     )
-    note = (
-        ""
-        if len(told) == 1
-        else '<p class="soft">★ marks the best of a row, whether or not the difference is more than luck.</p>'
-    )
+    star = "★ marks the best of a row, whether or not the difference is more than luck."
+    note = f'<p class="soft">{star}</p>' if len(told) > 1 else ""
     return Section("measures", "Evaluation", table("Figures on held-out rows", head, rows, kind="words") + note + notes)
 
 

@@ -24,18 +24,23 @@ def path(runs: Sequence[Shown]) -> Section | None:
     data, marks = [], []
     for one, points in found:
         words = [f"step {step:,}" for step, *_ in points]
-        ends = {0, len(points) - 1}
+        shared = {
+            "type": "scatter", "meta": {"box": one.key}, "cliponaxis": False, "customdata": words,
+            "hovertemplate": f"%{{customdata}}<br>uniformity %{{x:.3f}}, alignment %{{y:.3f}}<extra>{spell(one.name, 40)}</extra>",
+        }  # fmt: skip
+        xs, ys = [x for _, x, _ in points], [y for *_, y in points]
         data.append({
-            "type": "scatter", "mode": "lines+markers+text", "meta": {"box": one.key},
-            "x": [x for _, x, _ in points], "y": [y for *_, y in points],
+            **shared, "mode": "lines+markers+text", "x": xs, "y": ys, "textposition": "bottom center",
             "line": {"color": one.style.colour, "dash": one.style.dash, "width": 2},
             "marker": {
-                "symbol": ["circle-open", *["arrow"] * (len(points) - 1)], "angleref": "previous", "size": 11,
-                "color": one.style.colour,
+                "symbol": "arrow", "angleref": "previous", "size": 11, "color": one.style.colour,
+                "opacity": [0, *[1] * (len(points) - 1)],
             },
-            "text": [word if k in ends else "" for k, word in enumerate(words)], "textposition": "top center",
-            "customdata": words, "cliponaxis": False,
-            "hovertemplate": f"%{{customdata}}<br>uniformity %{{x:.3f}}, alignment %{{y:.3f}}<extra>{spell(one.name, 40)}</extra>",
+            "text": [*[""] * (len(points) - 1), words[-1] if len(points) > 1 else ""],
+        })  # fmt: skip
+        data.append({
+            **shared, "mode": "markers+text", "x": xs[:1], "y": ys[:1], "text": words[:1], "textposition": "top center",
+            "marker": {"symbol": "circle-open", "size": 11, "color": one.style.colour, "line": {"width": 2}},
         })  # fmt: skip
     for words, at in (("← spread more evenly", {"x": 0, "y": 1.06, "xanchor": "left"}),
                       ("pairs nearer ↓", {"x": 1, "y": 1.06, "xanchor": "right"})):  # fmt: skip

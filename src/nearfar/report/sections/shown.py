@@ -24,17 +24,17 @@ class Shown:
     style: Style
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> Sequence[Step]:
         """Its lines of training."""
         return self.run.get("events", {}).get("steps", [])
 
     @property
-    def looks(self) -> list[Look]:
+    def looks(self) -> Sequence[Look]:
         """Its looks at the held-out rows."""
         return self.run.get("events", {}).get("looks", [])
 
     @property
-    def metrics(self) -> list[Metric]:
+    def metrics(self) -> Sequence[Metric]:
         """Its figures at the end."""
         evaluation = self.run.get("evaluation")
         return [] if evaluation is None else evaluation["metrics"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from nearfar.report.format import percent
 from nearfar.report.html import Section, folded, plot, table
 from nearfar.report.plotted import Figure, framed
-from nearfar.report.run_schema import Histogram
+from nearfar.report.run_schema import Histogram, Real
 from nearfar.report.sections.shown import Shown, number, of_run, pick
 
 KINDS = (
@@ -59,7 +59,7 @@ def _figure(told: Histogram) -> Figure:
     )  # fmt: skip
 
 
-def _parts(counts: Sequence[float]) -> list[float]:
+def _parts(counts: Sequence[Real]) -> list[float]:
     total = sum(counts)
     return [round(count / total, 7) if total else 0.0 for count in counts]
 

@@ -18,7 +18,7 @@ def spectrum(runs: Sequence[Shown]) -> Section | None:
     found = [(one, one.run["spectrum"]) for one in runs if "spectrum" in one.run and one.run["spectrum"]["values"]]
     if not found:
         return None
-    data, shapes, rows = [], [], []
+    data, rows = [], []
     longest = max(len(told["values"]) for _, told in found)
     ranks = [k for k in (2**power for power in range(20)) if k < longest] + [longest]
     for one, told in found:
@@ -35,9 +35,10 @@ def spectrum(runs: Sequence[Shown]) -> Section | None:
         rank = told.get("effective_rank")
         if rank is not None:
             data.append({
-                "type": "scatter", "mode": "lines+text", "meta": {"box": one.key}, "x": [rank, rank], "y": [1.0, FLOOR],
+                "type": "scatter", "mode": "lines+text", "meta": {"box": one.key}, "x": [rank] * 3,
+                "y": [1.0, 0.85 - 0.12 * (len(rows) % 5), FLOOR],  # labels of runs one below the other
                 "line": {"color": one.style.colour, "dash": "dot", "width": 1.5},
-                "text": [f" effective rank {number(rank)}", ""], "textposition": "middle right",
+                "text": ["", f" effective rank {number(rank)}", ""], "textposition": "middle right",
                 "hovertemplate": f"effective rank {number(rank)}<extra>{spell(one.name, 40)}</extra>",
             })  # fmt: skip
         energy = sum(value**2 for value in values) or 1.0
@@ -50,8 +51,11 @@ def spectrum(runs: Sequence[Shown]) -> Section | None:
     for trace in data:  # the line of a rank ends at the lowest value drawn
         trace["y"] = [lowest if value == FLOOR else value for value in trace["y"]]
     figure = framed(
-        data, 380, shapes=shapes, xaxis={"title": "direction, strongest first"},
-        yaxis={"title": "singular value, relative to the largest", "type": "log", "dtick": 1, "exponentformat": "power"},
+        data, 380, xaxis={"title": "direction, strongest first"},
+        yaxis={
+            "title": "singular value, relative to the largest", "type": "log", "tickformat": "~g",
+            "dtick": 1 if lowest < 0.01 else "D2",
+        },
     )  # fmt: skip
     body = plot(
         "spectrum-plot",

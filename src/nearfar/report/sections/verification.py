@@ -87,7 +87,8 @@ def _figure(found: list[tuple[Shown, Roc]], *, det: bool) -> Figure:
                 continue
             missed = far if tar is None else 1 - tar
             data.append({
-                "type": "scatter", "mode": "markers+text", "x": [far], "y": [missed if det else 1 - missed], "text": [name],
+                "type": "scatter", "mode": "markers+text", "x": [far], "y": [missed if det else 1 - missed], 
+                "text": [name if len(found) == 1 else ""],
                 "textposition": side, "marker": {"symbol": symbol, "size": 11, "color": one.style.colour},
                 "cliponaxis": False, "meta": {"box": one.key},
                 "hovertemplate": f"{name}: false %{{x:.3~%}}, {'missed' if det else 'true'} %{{y:.3~%}}"
