@@ -172,3 +172,29 @@ class VerifyConfig:
             raise ValueError(f"far is {self.far}: wanted a rate between 0 and 1, such as 0.01")
         if self.far is not None and self.threshold is not None:
             raise ValueError("threshold and far are both given: the threshold decides, so leave one out")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Writes one HTML page of training runs, laid over each other, or of a comparison; finished or not."""
+
+    runs: tuple[str, ...]
+    """The run folders; a comparison comes alone."""
+    out: Annotated[str | None, arg(aliases=("-o",))] = None
+    """Where to write the page; by default report.html in the run folder, of several runs in the current folder."""
+    picture: str | None = None
+    """Of a comparison: also draw the learning curves as an SVG picture, to this file."""
+    rows: int = 1000
+    """Held-out rows of a training run that are embedded for the page, at most; 0: none."""
+    umap: bool = False
+    """Draw the map of the embeddings by UMAP, which keeps neighbours and no distances, instead of PCA."""
+    device: str | None = None
+    """Where to embed them; by default a GPU if there is one."""
+    allow_code: bool = False
+    """Import and run the module:factory that a run's encoder was made by."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("no run was given: pass the folder of a run, or of several")
+        if self.rows < 0:
+            raise ValueError(f"rows is {self.rows}: wanted 0 or more")

@@ -70,7 +70,7 @@ def run_facts(
             held = embed_held_out(open_run(path, device, allow_code=allow_code), rows, seed=seed)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             told = f"Held-out rows could not be embedded for this page, so it has no pictures of them: {error}"
-            facts["events"].setdefault("warnings", []).append({"message": told})
+            facts["events"]["warnings"] = [*facts["events"].get("warnings", ()), {"message": told}]
         else:
             _add(facts, held, map)
     return facts

@@ -151,19 +151,20 @@ def singular_values(z: Float32[Tensor, "n d"]) -> page.Spectrum:
 
 def confusion(held: HeldOut) -> page.Confusion | None:
     """Who the nearest others say that a row is; None: without classes, or with more than can be shown."""
-    if not held.known or held.labels is None or len(held.corpus.class_names) > CLASSES:
+    if not held.known or held.labels is None or len(held.labels.unique()) > CLASSES:
         return None
     known = held.labels >= 0
     z, labels = held.embeddings[0][known], held.labels[known]
     if len(z) < 2:
         return None
     voters = min(VOTERS, len(z) - 1)
-    said, classes = knn_predict(z, None, labels, voters), max(len(held.corpus.class_names), int(labels.max()) + 1)
-    counts = torch.bincount(labels * classes + said, minlength=classes**2).view(classes, classes)
-    found: page.Confusion = {"matrix": counts.tolist(), "by": f"{voters} nearest others"}
-    if len(held.corpus.class_names) != classes:
-        found["classes"] = [str(i) for i in range(classes)]
-    return found
+    said = knn_predict(z, None, labels, voters)
+    present = torch.cat([labels, said]).unique()  # the held-out identities, not those that were trained on
+    place, count = torch.searchsorted(present, torch.stack([labels, said])), len(present)
+    counts = torch.bincount(place[0] * count + place[1], minlength=count**2).view(count, count)
+    names = held.corpus.class_names
+    classes = [names[i] if i < len(names) else str(i) for i in present.tolist()]
+    return {"matrix": counts.tolist(), "classes": classes, "by": f"{voters} nearest others"}
 
 
 def verification(held: HeldOut) -> page.Roc | None:
@@ -178,6 +179,9 @@ def verification(held: HeldOut) -> page.Roc | None:
         return None
     curve = roc(scores.genuine, scores.impostor)
     points = curve.points()
+    first = {"far": 0.0, "frr": 1 - curve.tar_at(0.0), "threshold": curve.threshold_at(0.0)}
+    if math.isfinite(first["threshold"]):
+        points = {name: [first[name], *values] for name, values in points.items()}
     what = "classes" if held.groups is None else "identities"
     found: page.Roc = {
         "far": points["far"], "tar": [1 - frr for frr in points["frr"]], "thresholds": list(points["threshold"]),
