@@ -41,6 +41,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "nearfar.compare.convergence": ("compare",),
     "nearfar.evaluation.evaluate": ("evaluate",),
     "nearfar.evaluation.evaluation": ("Evaluation",),
+    "nearfar.estimator": ("ContrastiveEncoder",),
 }  # fmt: skip
 
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

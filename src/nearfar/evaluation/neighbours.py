@@ -23,6 +23,8 @@ ROWS = 512  # queries at a time: with 8,192 keys a tile of 16 MB, where products
 _COLUMNS = 8192
 _SPARE = 8
 """Candidates beyond k: the rough scores' error then almost never reaches across them."""
+_LEAST, _LARGEST = 1e-25, 1e37
+"""Products beyond are left to float64: they would lose digits, or be infinite, in float32."""
 _MANY = 1024
 """From so many neighbours on, the rough search would save nothing."""
 
@@ -73,7 +75,7 @@ class _Search:
     def block(self, x: Tensor, itself: Tensor | None) -> tuple[Tensor, Tensor]:
         norms = self.keys.lengths(x)
         scale = self.keys.scale(norms)
-        everything = self.candidates >= _MANY or float(scale.max()) > 1e37
+        everything = self.candidates >= _MANY or float(scale.max()) > _LARGEST
         if everything:
             scores, indices = self._exactly(x, norms, scale, itself)
         else:
@@ -101,8 +103,9 @@ class _Search:
         last = values.gather(1, order[:, -1:])
         margin = (slack(x.shape[1], torch.float32) + 2.0**-35) * scale
         unsure = (last <= worst.double()[:, None] + margin)[:, 0]
-        if self.candidates == len(self.keys.rows):  # none was left out
-            unsure = torch.zeros_like(unsure)
+        unsure |= scale[:, 0] < _LEAST
+        keys = len(self.keys.rows) - (0 if itself is None else (itself >= 0).long())
+        unsure = unsure & (self.candidates < keys)  # else nothing was left out
         return scores.gather(1, order), columns.gather(1, order), unsure
 
     def _exactly(self, x: Tensor, norms: Tensor, scale: Tensor, itself: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -150,7 +153,7 @@ class _Search:
         return values.masked_fill(~other, torch.inf).amin(1), columns[other].view(len(x), self.candidates)
 
 
-def _leave_out(tile: Tensor, itself: Tensor | None, j: slice, lowest: float) -> None:
+def _leave_out(tile: Tensor, itself: Tensor | None, j: slice, lowest: float | int) -> None:
     if itself is not None:
         here = ((itself >= j.start) & (itself < j.stop)).nonzero()[:, 0]
         tile[here, itself[here] - j.start] = lowest
