@@ -67,6 +67,7 @@ class Browser:
             self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
             for domain in ("Page", "Runtime", "Log", "Network"):
                 self.call(f"{domain}.enable")
+            self.call("Emulation.setFocusEmulationEnabled", enabled=True)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -130,6 +131,7 @@ class Browser:
             "e.scrollIntoView({ block: 'center', behavior: 'instant' }); const r = e.getBoundingClientRect(); "
             "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
+        self.settle()  # the pointer finds things where they were last drawn
         return x, y
 
     def point(self, x: float, y: float) -> None:

@@ -127,7 +127,7 @@ def test_a_run_is_chosen_where_one_is_shown_at_a_time(page):
     page.click("[data-only-wrong]")
     page.click("[data-only-heed]")
     shown = "(e) => e.getBoundingClientRect().height"
-    seen = f"[...document.querySelectorAll('#configuration tr')].filter({shown}).map((e) => e.innerText)"
+    seen = f"[...document.querySelectorAll('#configuration > .scroll tr')].filter({shown}).map((e) => e.innerText)"
     assert [row.split()[0] for row in page.js(seen)] == ["name", "loss.temperature", "known", f"<i>{EVIL}"]
     page.click("[data-only-heed]")
 
