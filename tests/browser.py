@@ -37,10 +37,11 @@ class Browser:
 
     Args:
         wait: Seconds that any answer may take.
+        patience: Seconds that anything asked for may take to show.
     """
 
-    def __init__(self, wait: float = 60) -> None:
-        self.wait = wait
+    def __init__(self, wait: float = 60, patience: float = 20) -> None:
+        self.wait, self.patience = wait, patience
         self.errors: list[str] = []
         """What the page's console, or an exception, complained of."""
         self.requests: list[str] = []
@@ -67,6 +68,7 @@ class Browser:
             self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
             for domain in ("Page", "Runtime", "Log", "Network"):
                 self.call(f"{domain}.enable")
+            self.call("Emulation.setFocusEmulationEnabled", enabled=True)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -123,6 +125,17 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.settle()
 
+    def until(self, code: str, wanted: Any = True) -> None:
+        """Waits for an expression to have a value: what is asked for is drawn when the machine comes to it.
+
+        Raises:
+            AssertionError: If it has another one to the end.
+        """
+        end = time.monotonic() + self.patience
+        while (value := self.js(code)) != wanted:
+            assert time.monotonic() < end, f"{code} is {value!r} after {self.patience:g} s: wanted {wanted!r}"
+            time.sleep(0.02)
+
     def middle(self, selector: str) -> tuple[float, float]:
         """Where the middle of an element is, after scrolling to it."""
         x, y = self.js(
@@ -130,20 +143,33 @@ class Browser:
             "e.scrollIntoView({ block: 'center', behavior: 'instant' }); const r = e.getBoundingClientRect(); "
             "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
+        self.settle()
         return x, y
 
-    def point(self, x: float, y: float) -> None:
-        """Moves the pointer."""
-        for dx in (3, 0):  # a pointer that was there already must move to be seen
-            self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + dx, y=y)
-        self.settle()
+    def point(self, x: float, y: float, code: str = "true") -> None:
+        """Moves the pointer, and again until an expression is true: a busy browser may still aim at what was there before."""
+        end = time.monotonic() + self.patience
+        while True:
+            for dx in (3, 0):  # a pointer that was there already must move to be seen
+                self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + dx, y=y)
+            self.settle()
+            if self.js(code):
+                return
+            assert time.monotonic() < end, f"{code} is not true {self.patience:g} s after pointing at {x:g}, {y:g}"
 
     def click(self, selector: str) -> None:
-        """Clicks into the middle of an element with the pointer."""
-        x, y = self.middle(selector)
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-        self.settle()
+        """Clicks into the middle of an element with the pointer, until it has had the click."""
+        self.js(
+            f"window.had = false, document.querySelector({json.dumps(selector)})"
+            ".addEventListener('click', () => { window.had = true; }, { once: true })"
+        )
+        end = time.monotonic() + self.patience
+        while not self.js("window.had"):
+            assert time.monotonic() < end, f"{selector} cannot be clicked: something is over it"
+            x, y = self.middle(selector)
+            for kind in ("mousePressed", "mouseReleased"):
+                self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+            self.settle()
 
     def press(self, key: str) -> None:
         """Presses a key."""
