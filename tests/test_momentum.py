@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -100,10 +101,10 @@ def test_swapped_puts_everything_back_even_after_an_error():
     step(network, optimizer, 1)
     own = copy.deepcopy(network.state_dict())
     x = torch.randn(4, 3)
-    with pytest.raises(RuntimeError, match="midway"), average.swapped(network) as swapped:
+    with contextlib.suppress(ZeroDivisionError), average.swapped(network) as swapped:
         assert swapped is network
         assert torch.equal(network.eval()(x), average.module.eval()(x))
-        raise RuntimeError("midway")
+        raise ZeroDivisionError
     assert all(torch.equal(own[name], value) for name, value in network.state_dict().items())
 
 
@@ -140,7 +141,7 @@ def test_a_module_in_half_precision_is_followed_in_float32():
 
 @pytest.mark.parametrize("options", [{"decay": 1.0}, {"decay": -0.1}, {"buffers": "none"}], ids=str)
 def test_what_cannot_be_is_refused(options, unchecked):
-    with pytest.raises(ValueError, match="wanted|pass"):
+    with pytest.raises(ValueError, match=r"wanted|pass"):
         Average(nn.Linear(1, 1), **options)
 
 
