@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,13 @@ from tokenizers.processors import Sequence
 from torch import nn
 
 import nearfar as nf
-from nearfar.data.corpus import Column, Corpus, TensorPart
+from nearfar.data.config import DataConfig
+from nearfar.data.corpus import Column, Corpus, RawBatch, TensorPart
+from nearfar.data.open import open_corpus
 from nearfar.data.views import make_view
 from nearfar.encoders.backbones import ENCODERS
 from nearfar.encoders.embedder import Embedder
+from nearfar.encoders.factory import find_factory
 from nearfar.encoders.make import make_embedder
 from nearfar.encoders.pretrained import plain_config
 from nearfar.encoders.tokenizer import encode, train_tokenizer
@@ -180,6 +184,39 @@ def test_models_by_name(model, names):
 def test_what_cannot_be_made_is_told(model, options, message):
     with pytest.raises(ValueError, match=message):
         make_embedder(corpus("image", "text"), model, options=options)
+
+
+def test_a_table_on_disk_is_looked_at_column_by_column(tmp_path):
+    """Twenty thousand texts are read for a tokenizer; the pictures beside them are not decoded for that."""
+    for i, image in enumerate(items("image", 6)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
+    lines = [f'{i}.png,"{text}"' for i, text in enumerate(TEXTS[:6])]
+    (tmp_path / "table.csv").write_text("\n".join(["image,caption", *lines]))
+    opened = open_corpus(DataConfig(str(tmp_path / "table.csv"), test_fraction=0.3))
+    made = make_embedder(opened, options={"text": OPTIONS["text"]})
+    assert made.kinds == ("image", "text")
+    assert made.tower("image").shape == (3, 32, 32)
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    texts_only = replace(opened, columns=tuple(column for column in opened.columns if column.kind == "text"))
+    assert make_embedder(texts_only).kinds == ("text",)
+
+
+def test_a_stream_is_looked_at_from_its_start():
+    class Endless:
+        def batches(self, batch_size, *, seed, rank=0, world=1):
+            while True:
+                yield RawBatch(torch.arange(256), {"v": drawn(256, 3) * 2 + 1})
+
+    made = make_embedder(Corpus("endless", (Column("v", "vector"),), Endless(), None))
+    torch.testing.assert_close(made.tower("vector").std, drawn(256, 3).mul(2).std(0, correction=0))
+
+
+def test_compare_is_told_what_a_network_reads():
+    with pytest.raises(ValueError, match=r"text-small reads text inputs; one of these is \(13,\)"):
+        find_factory("text-small", (13,))
+    factory, name = find_factory("resnet-small", (1, 28, 28))
+    assert (factory((1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape, name) == ((2, 10), "resnet-small")
 
 
 def test_towers_of_different_widths_want_a_shared_space():
