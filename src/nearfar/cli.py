@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union
 
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
+from nearfar.data.gallery import ViewsConfig
 from nearfar.names import unknown
 
 
@@ -34,9 +35,9 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class ListConfig:
-    """Shows what there is: arms of a comparison, data sets, losses, networks."""
+    """Shows what there is: arms of a comparison, data sets, losses, networks, views."""
 
-    what: Literal["all", "arms", "data", "losses", "networks"] = "all"
+    what: Literal["all", "arms", "data", "losses", "networks", "views"] = "all"
     """Which of them."""
 
 
@@ -53,6 +54,7 @@ class Command:
 COMMANDS = {
     "compare": Command(CompareConfig, "nearfar.compare.command:run"),
     "report": Command(ReportConfig, "nearfar.cli:report"),
+    "views": Command(ViewsConfig, "nearfar.data.gallery:run"),
     "list": Command(ListConfig, "nearfar.cli:list_tables"),
 }
 
@@ -167,7 +169,15 @@ def _networks() -> Iterator[tuple[str, ...]]:
         yield name, (factory.__doc__ or "").partition("\n")[0]
 
 
-LISTS = {"arms": _arms, "data": _sources, "losses": _losses, "networks": _networks}
+def _views() -> Iterator[tuple[str, ...]]:
+    from nearfar.data.views import VIEWS
+
+    yield "name", "of", "what it does"
+    for name, row in VIEWS.items():
+        yield name, ", ".join(row.kinds), row.title
+
+
+LISTS = {"arms": _arms, "data": _sources, "losses": _losses, "networks": _networks, "views": _views}
 
 if __name__ == "__main__":
     sys.exit(main())
