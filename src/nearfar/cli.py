@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union
 
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
-from nearfar.data.gallery import ViewsConfig
+from nearfar.data.command import ViewsConfig
 from nearfar.names import unknown
 
 
@@ -54,7 +54,7 @@ class Command:
 COMMANDS = {
     "compare": Command(CompareConfig, "nearfar.compare.command:run"),
     "report": Command(ReportConfig, "nearfar.cli:report"),
-    "views": Command(ViewsConfig, "nearfar.data.gallery:run"),
+    "views": Command(ViewsConfig, "nearfar.data.command:run"),
     "list": Command(ListConfig, "nearfar.cli:list_tables"),
 }
 
