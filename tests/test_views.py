@@ -63,8 +63,7 @@ class TestWarps:
         assert area.min() >= 0.2 - 1e-6
         # At twice the height, a box as high as wide and inside covers 2/3 at most (4/3 by 1 of 2 by 1).
         assert area[inside].max() <= 2 / 3 + 1e-4
-        assert abs(ratio[inside].log().mean()) < 0.02
-        square, _ = crop_boxes(noise(20_000, 22), (0.2, 0.5), (1.0, 1.0))[1].unbind(1)
+            square, _ = crop_boxes(noise(20_000, 22), (0.2, 0.5), (1.0, 1.0))[1].unbind(1)
         torch.testing.assert_close(square.square().mean(), torch.tensor(0.35), atol=0.003, rtol=0)
 
     def test_blurring_is_kornias(self):

@@ -18,7 +18,9 @@ from typing import Annotated, Any, Literal, Union
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
 from nearfar.data.command import ViewsConfig
+from nearfar.encoders.config import ExportConfig
 from nearfar.names import unknown
+from nearfar.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class ListConfig:
-    """Shows what there is: arms of a comparison, data sets, losses, networks, views."""
+    """Shows what there is: arms of a comparison, data sets, losses, methods, networks, views."""
 
-    what: Literal["all", "arms", "data", "losses", "networks", "views"] = "all"
+    what: Literal["all", "arms", "data", "losses", "methods", "networks", "views"] = "all"
     """Which of them."""
 
 
@@ -52,9 +54,11 @@ class Command:
 
 
 COMMANDS = {
+    "train": Command(TrainConfig, "nearfar.training.command:run"),
     "compare": Command(CompareConfig, "nearfar.compare.command:run"),
     "report": Command(ReportConfig, "nearfar.cli:report"),
     "views": Command(ViewsConfig, "nearfar.data.command:run"),
+    "export": Command(ExportConfig, "nearfar.encoders.export:run"),
     "list": Command(ListConfig, "nearfar.cli:list_tables"),
 }
 
@@ -92,7 +96,13 @@ def _read(arguments: list[str]) -> tuple[Any, Command]:
         raise ImportError('the command line needs tyro: pip install "nearfar[cli]"') from error
     from tyro.conf import OmitArgPrefixes, PositionalRequiredArgs, subcommand
 
-    commands: Any = Union[tuple(Annotated[row.config, subcommand(name)] for name, row in COMMANDS.items())]  # noqa: UP007
+    def read(name: str, row: Command) -> Any:
+        """A command's options, which a file that it names may have begun."""
+        preset = getattr(row.config, "preset", None)
+        default = preset(arguments[1:]) if preset is not None and arguments[:1] == [name] else None
+        return Annotated[row.config, subcommand(name) if default is None else subcommand(name, default=default)]
+
+    commands: Any = Union[tuple(read(name, row) for name, row in COMMANDS.items())]  # noqa: UP007
     config = tyro.cli(
         commands,
         prog="nearfar",
@@ -161,12 +171,20 @@ def _losses() -> Iterator[tuple[str, ...]]:
         yield name, row.kind, row.similarity, row.mean, row.paper
 
 
+def _methods() -> Iterator[tuple[str, ...]]:
+    from nearfar.methods.table import METHODS
+
+    yield "name", "what belongs together", "needs", "paper"
+    for name, row in METHODS.items():
+        yield name, row.title, row.needs, row.paper
+
+
 def _networks() -> Iterator[tuple[str, ...]]:
     from nearfar.encoders.backbones import ENCODERS
 
-    yield "name", "what it is"
-    for name, factory in ENCODERS.items():
-        yield name, (factory.__doc__ or "").partition("\n")[0]
+    yield "name", "reads", "what it is"
+    for name, row in ENCODERS.items():
+        yield name, ", ".join(row.kinds), row.title
 
 
 def _views() -> Iterator[tuple[str, ...]]:
@@ -177,7 +195,9 @@ def _views() -> Iterator[tuple[str, ...]]:
         yield name, ", ".join(row.kinds), row.title
 
 
-LISTS = {"arms": _arms, "data": _sources, "losses": _losses, "networks": _networks, "views": _views}
+LISTS = {
+    "arms": _arms, "data": _sources, "losses": _losses, "methods": _methods, "networks": _networks, "views": _views,
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())
