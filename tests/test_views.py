@@ -63,7 +63,10 @@ class TestWarps:
         assert area.min() >= 0.2 - 1e-6
         # At twice the height, a box as high as wide and inside covers 2/3 at most (4/3 by 1 of 2 by 1).
         assert area[inside].max() <= 2 / 3 + 1e-4
-            square, _ = crop_boxes(noise(20_000, 22), (0.2, 0.5), (1.0, 1.0))[1].unbind(1)
+        length = crop_boxes(noise(20_000, 22), (0.2, 0.7), (3 / 4, 4 / 3))[1]  # none of these is refused
+        torch.testing.assert_close(length.prod(1).mean(), torch.tensor(0.45), atol=0.003, rtol=0)
+        assert abs((length[:, 1] / length[:, 0]).log().mean()) < 0.005
+        square, _ = crop_boxes(noise(20_000, 22), (0.2, 0.5), (1.0, 1.0))[1].unbind(1)
         torch.testing.assert_close(square.square().mean(), torch.tensor(0.35), atol=0.003, rtol=0)
 
     def test_blurring_is_kornias(self):
