@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union
 
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
+from nearfar.data.command import ViewsConfig
 from nearfar.encoders.config import ExportConfig
 from nearfar.index.config import EmbedConfig, EnrollConfig, IndexConfig, ReportConfig, SearchConfig, VerifyConfig
 from nearfar.names import unknown
@@ -25,9 +26,9 @@ from nearfar.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class ListConfig:
-    """Shows what there is: arms of a comparison, data sets, losses, methods, networks."""
+    """Shows what there is: arms of a comparison, data sets, losses, methods, networks, views."""
 
-    what: Literal["all", "arms", "data", "losses", "methods", "networks"] = "all"
+    what: Literal["all", "arms", "data", "losses", "methods", "networks", "views"] = "all"
     """Which of them."""
 
 
@@ -50,6 +51,7 @@ COMMANDS = {
     "enroll": Command(EnrollConfig, "nearfar.index.gallery:run"),
     "verify": Command(VerifyConfig, "nearfar.index.verify:run"),
     "report": Command(ReportConfig, "nearfar.cli:report"),
+    "views": Command(ViewsConfig, "nearfar.data.command:run"),
     "export": Command(ExportConfig, "nearfar.encoders.export:run"),
     "list": Command(ListConfig, "nearfar.cli:list_tables"),
 }
@@ -187,7 +189,17 @@ def _networks() -> Iterator[tuple[str, ...]]:
         yield name, ", ".join(row.kinds), row.title
 
 
-LISTS = {"arms": _arms, "data": _sources, "losses": _losses, "methods": _methods, "networks": _networks}
+def _views() -> Iterator[tuple[str, ...]]:
+    from nearfar.data.views import VIEWS
+
+    yield "name", "of", "what it does"
+    for name, row in VIEWS.items():
+        yield name, ", ".join(row.kinds), row.title
+
+
+LISTS = {
+    "arms": _arms, "data": _sources, "losses": _losses, "methods": _methods, "networks": _networks, "views": _views,
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

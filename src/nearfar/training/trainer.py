@@ -137,7 +137,9 @@ class Trainer:
         terms = self.method.terms(outputs, batch)
         total = self.method.total(terms)
         seen = torch.stack([total, *terms.values()]).detach()
-        if self.fabric.world_size > 1:  # of all ranks, also where a loss does not gather: ranks must agree whether it is finite
+        if (
+            self.fabric.world_size > 1
+        ):  # of all ranks, also where a loss does not gather: ranks must agree whether it is finite
             seen = self.fabric.all_reduce(seen, reduce_op="mean")
             total = total + (seen[0] - total).detach()  # the value is the mean, the gradient this rank's
         self.terms = dict(zip(terms, seen[1:]))
