@@ -23,10 +23,13 @@ import browser
 from little_runs import captioned_run, events, identity_run
 from nearfar import cli
 from nearfar.data.config import DataConfig
+from nearfar.data.corpus import Column, Corpus, TensorPart
 from nearfar.data.open import open_corpus
 from nearfar.encoders.load import load
 from nearfar.evaluation.evaluation import Evaluation, Measure
 from nearfar.index.facts import run_facts
+from nearfar.index.held_out import HeldOut
+from nearfar.index.measured import confusion
 from nearfar.index.thumbnails import make_item, thumbnail
 from nearfar.report.run_check import check_runs
 from nearfar.report.run_page import render_runs
@@ -125,6 +128,23 @@ def test_the_confusion_holds_the_held_out_classes_alone(facts, embedded):
     present, counts = np.unique(embedded[1], return_counts=True)
     assert facts["confusion"]["classes"] == [names[i] for i in present]
     assert np.array(facts["confusion"]["matrix"]).sum(1).tolist() == counts.tolist()
+
+
+def by_hand(z: torch.Tensor, labels: torch.Tensor, names: tuple[str, ...]) -> HeldOut:
+    rows = torch.arange(len(z))
+    part = TensorPart({"vector": z}, labels)
+    corpus = Corpus("made", (Column("vector", "vector"),), part, part, names)
+    return HeldOut(corpus, part, True, rows, list(corpus.columns), [z], [z], labels, None)
+
+
+def test_the_rows_of_a_confusion_are_what_is_true():
+    """A row of class c that lies among those of class a; one of class b alone, and one of no class, are left out."""
+    angles = torch.tensor([0.0, 0.01, 0.02, 0.03, 2.0, 2.01, 2.02, 0.015, 3.0, 0.0])
+    labels = torch.tensor([0, 0, 0, 0, 2, 2, 2, 2, 1, -1])
+    z = torch.stack([angles.cos(), angles.sin()], 1)
+    found = confusion(by_hand(z, labels, ("a", "b", "c")))
+    assert found == {"matrix": [[4, 0], [1, 3]], "classes": ["a", "c"], "by": "7 nearest others"}
+    assert confusion(by_hand(z[:3], torch.tensor([0, 1, 2]), ("a", "b", "c"))) is None
 
 
 def test_the_gallery_shows_the_nearest_and_says_whether_they_belong(facts, embedded):
