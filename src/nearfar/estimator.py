@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -69,6 +69,7 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         ['contrastiveencoder0', 'contrastiveencoder1']
     """
 
+    @no_type_check  # scikit-learn's rule: parameters are looked at in fit, not here
     def __init__(
         self,
         dim: int = 32,
@@ -136,7 +137,7 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             Rows of length one ``(n, dim)``, float64 for float64 input, else float32.
         """
         check_is_fitted(self)
-        rows = torch.from_numpy(np.ascontiguousarray(self._read(X, reset=False)))
+        rows = torch.tensor(self._read(X, reset=False))
         module = self.module_ if rows.dtype == torch.float32 else _double(self.module_)
         device = torch.device(self.device)
         module = module.to(device)
@@ -215,7 +216,7 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _read_training(self, X: Any, y: Any) -> tuple[Tensor, Tensor | None]:
         rows = self._read(X, reset=True)
-        shaped = self._shaped(torch.from_numpy(np.ascontiguousarray(rows)).float())
+        shaped = self._shaped(torch.tensor(rows).float())
         if not bool(shaped.isfinite().all()):
             raise ValueError("X has values beyond float32's range (3.4e38): scale it down")
         if y is None:
