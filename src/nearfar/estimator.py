@@ -222,7 +222,7 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if y is None:
             self.classes_ = None
             return shaped, None
-        labels = check_array(y, ensure_2d=False, dtype=None, ensure_all_finite=True, input_name="y", estimator=self)
+        labels: Any = check_array(y, ensure_2d=False, dtype=None, ensure_all_finite=True, input_name="y", estimator=self)
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if labels.ndim != 1 or len(labels) != len(rows):
@@ -253,7 +253,7 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             raise ValueError(
                 f"images are {shape}, but the encoder was trained on {self.image_shape_}: pass images of that shape"
             )
-        rows = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2 if reset else 1)
+        rows: Any = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2 if reset else 1)
         if reset:
             self.image_shape_ = None if shape is None else _channels_first(shape)
             if self.image_shape_ is not None and math.prod(self.image_shape_) != rows.shape[1]:
