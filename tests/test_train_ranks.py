@@ -24,11 +24,21 @@ def under_torchrun(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("case", ["simclr", "queue", "clip", "chunks", "classes"])
-def test_two_ranks_give_the_curve_of_one(case, tmp_path):
+SAME = ("simclr", "queue", "clip", "chunks", "classes")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The folder of runs by two ranks, all cases one after another."""
+    folder = tmp_path_factory.mktemp("two")
+    under_torchrun(str(CASES), ",".join(SAME), str(folder), "begin")
+    return folder
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_two_ranks_give_the_curve_of_one(case, together, tmp_path):
     one = run_case(case, str(tmp_path / "one"))
-    under_torchrun(str(CASES), case, str(tmp_path / "two"), "begin")
-    two = nf.Run(tmp_path / "two")
+    two = nf.Run(together / case)
     assert (one.environment["ranks"], two.environment["ranks"]) == (1, 2)
     losses = [torch.tensor([e["loss"] for e in run.events("step")]) for run in (one, two)]
     assert len(losses[0]) == len(losses[1]) == 8

@@ -124,6 +124,8 @@ def run_case(name: str, out: str | None = None, resume: str | None = None, **opt
 
 
 if __name__ == "__main__":
-    name, folder, resume = sys.argv[1:4]
+    names, folder, resume = sys.argv[1:4]
     more = json.loads(sys.argv[4]) if len(sys.argv) > 4 else {}
-    run_case(name, **({"resume": folder} if resume == "resume" else {"out": folder}), **more)
+    for name in names.split(","):
+        out = folder if name == names else f"{folder}/{name}"
+        run_case(name, **({"resume": out} if resume == "resume" else {"out": out}), **more)

@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from nearfar.training.config import TrainConfig
+from nearfar.training.devices import is_first
 from nearfar.training.loop import Diverged
 from nearfar.training.train import Interrupted, train
 
@@ -20,6 +21,8 @@ def run(config: TrainConfig) -> int:
     except Diverged as error:
         print(f"nearfar: {error}", file=sys.stderr)
         return 1
+    if not is_first():
+        return 0
     for name, value in done.metrics.items():
         print(f"{name} {value:.4f}")
     print(f"Encoder: {done.path / 'model'}")

@@ -80,6 +80,12 @@ def _started(config: TrainConfig) -> tuple[int, int]:
     return int(here), max(1, int(world) // int(here))
 
 
+def is_first() -> bool:
+    """Whether this process is the one, or the first rank, that speaks."""
+    distributed = torch.distributed
+    return not distributed.is_available() or not distributed.is_initialized() or distributed.get_rank() == 0
+
+
 def make_loggers(name: str, folder: str) -> Any:
     """A logger by name, with ``log_metrics(metrics, step)``; None for ``"none"``.
 

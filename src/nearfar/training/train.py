@@ -101,6 +101,7 @@ def train(
         run = Run(fabric.broadcast(path))
     with _Session(run, trainer, asked.resume is not None, show) as session:
         session.go()
+    fabric.barrier()  # what the first rank writes is there when any returns
     return run
 
 

@@ -135,8 +135,15 @@ class Trainer:
 
     def _total(self, outputs: Any, batch: Batch) -> Tensor:
         terms = self.method.terms(outputs, batch)
-        self.terms = {name: term.detach() for name, term in terms.items()}
-        return self.method.total(terms)
+        total = self.method.total(terms)
+        seen = torch.stack([total, *terms.values()]).detach()
+        if (
+            self.fabric.world_size > 1
+        ):  # of all ranks, also where a loss does not gather: ranks must agree whether it is finite
+            seen = self.fabric.all_reduce(seen, reduce_op="mean")
+            total = total + (seen[0] - total).detach()  # the value is the mean, the gradient this rank's
+        self.terms = dict(zip(terms, seen[1:]))
+        return total
 
     def _backward(self, loss: Tensor) -> None:
         if loss.requires_grad:  # else a cached step has been through it
