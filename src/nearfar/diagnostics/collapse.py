@@ -50,7 +50,8 @@ def collapse(
       labels, below a tenth of the classes less one, if that is fewer: supervised losses tend to so many dimensions
       (Papyan et al. 2020).
     - **dead features**: some never vary, and others do.
-    - **loss at chance**: the loss is within 2% of ``ln(candidates)``: what a softmax over so many candidates gives to one who guesses.
+    - **loss at chance**: the loss is within 2% of ``ln(candidates)``, which a softmax over so many candidates gives to one
+      who guesses.
 
     Args:
         z: Embeddings ``(n, d)``; a few hundred rows will do.
