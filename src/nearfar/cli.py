@@ -19,6 +19,7 @@ from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
 from nearfar.data.command import ViewsConfig
 from nearfar.encoders.config import ExportConfig
+from nearfar.evaluation.config import EvaluateConfig
 from nearfar.index.config import EmbedConfig, EnrollConfig, IndexConfig, ReportConfig, SearchConfig, VerifyConfig
 from nearfar.names import unknown
 from nearfar.training.config import TrainConfig
@@ -45,6 +46,7 @@ class Command:
 COMMANDS = {
     "train": Command(TrainConfig, "nearfar.training.command:run"),
     "compare": Command(CompareConfig, "nearfar.compare.command:run"),
+    "evaluate": Command(EvaluateConfig, "nearfar.index.evaluate:run"),
     "embed": Command(EmbedConfig, "nearfar.index.embed:run"),
     "index": Command(IndexConfig, "nearfar.index.build:run"),
     "search": Command(SearchConfig, "nearfar.index.search:run"),

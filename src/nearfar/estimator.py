@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -69,6 +69,7 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         ['contrastiveencoder0', 'contrastiveencoder1']
     """
 
+    @no_type_check  # scikit-learn's rule: parameters are looked at in fit, not here
     def __init__(
         self,
         dim: int = 32,
@@ -136,7 +137,7 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             Rows of length one ``(n, dim)``, float64 for float64 input, else float32.
         """
         check_is_fitted(self)
-        rows = torch.from_numpy(np.ascontiguousarray(self._read(X, reset=False)))
+        rows = torch.tensor(self._read(X, reset=False))
         module = self.module_ if rows.dtype == torch.float32 else _double(self.module_)
         device = torch.device(self.device)
         module = module.to(device)
@@ -182,20 +183,15 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             return None
         if self._scarf:
             return lambda batch: _corrupted(batch, rows, self.corruption, generator)
-        kind = "vector" if self.image_shape_ is None else "image"
-        size, channels = (None, rows.shape[1]) if kind == "vector" else (tuple(rows.shape[2:]), rows.shape[1])
-        made = make_view(
-            kind,
-            "light" if self.views == "auto" else self.views,
-            size,
-            channels,
-            mean=[0.0] * channels,
-            std=[1.0] * channels,
-        )
+        recipe, channels = "light" if self.views == "auto" else self.views, rows.shape[1]
+        plain = {"mean": [0.0] * channels, "std": [1.0] * channels}
+        if self.image_shape_ is None:
+            vectors = make_view("vector", recipe, None, channels, **plain)
+            return lambda batch: vectors(batch, generator=generator)
+        images = make_view("image", recipe, self.image_shape_[1:], channels, **plain)
         low, high = rows.amin(), rows.amax()  # recipes for images are made for [0, 1]
-        if kind == "vector":
-            return lambda batch: made(batch, generator=generator)
-        return lambda batch: made((batch - low) / (high - low), generator=generator) * (high - low) + low
+        span = (high - low).clamp_min(1e-30)
+        return lambda batch: images((batch - low) / span, generator=generator) * span + low
 
     def _network(self, rows: Tensor) -> nn.Module:
         mean, spread = (
@@ -215,13 +211,20 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _read_training(self, X: Any, y: Any) -> tuple[Tensor, Tensor | None]:
         rows = self._read(X, reset=True)
-        shaped = self._shaped(torch.from_numpy(np.ascontiguousarray(rows)).float())
+        shaped = self._shaped(torch.tensor(rows).float())
         if not bool(shaped.isfinite().all()):
             raise ValueError("X has values beyond float32's range (3.4e38): scale it down")
         if y is None:
             self.classes_ = None
             return shaped, None
-        labels = check_array(y, ensure_2d=False, dtype=None, ensure_all_finite=True, input_name="y", estimator=self)
+        labels: Any = check_array(
+            y,
+            ensure_2d=False,
+            dtype=None,  # pyright: ignore[reportArgumentType]
+            ensure_all_finite=True,
+            input_name="y",
+            estimator=self,
+        )
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if labels.ndim != 1 or len(labels) != len(rows):
@@ -252,7 +255,9 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             raise ValueError(
                 f"images are {shape}, but the encoder was trained on {self.image_shape_}: pass images of that shape"
             )
-        rows = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2 if reset else 1)
+        rows: Any = validate_data(
+            self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2 if reset else 1
+        )
         if reset:
             self.image_shape_ = None if shape is None else _channels_first(shape)
             if self.image_shape_ is not None and math.prod(self.image_shape_) != rows.shape[1]:

@@ -44,12 +44,14 @@ def collapse(
 ) -> tuple[Finding, ...]:
     """Looks for collapse: all rows alike, few dimensions used, dead features, a loss that only guesses.
 
-    - **complete**: the mean spread of a feature is below a tenth of ``1/√d``, that of evenly spread directions (Chen & He 2021,
-      arXiv:2011.10566, sec. 4.1), or the mean cosine of two rows is above 0.98.
-    - **dimensional**: the effective rank is below a tenth of ``min(n − 1, d)`` (Jing et al. 2022, arXiv:2110.09348). With labels, below
-      a tenth of the classes less one, if that is fewer: supervised losses tend to so many dimensions (Papyan et al. 2020).
+    - **complete**: the mean spread of a feature is below a tenth of ``1/√d``, that of evenly spread directions (Chen & He
+      2021, arXiv:2011.10566, sec. 4.1), or the mean cosine of two rows is above 0.98.
+    - **dimensional**: the effective rank is below a tenth of ``min(n − 1, d)`` (Jing et al. 2022, arXiv:2110.09348). With
+      labels, below a tenth of the classes less one, if that is fewer: supervised losses tend to so many dimensions
+      (Papyan et al. 2020).
     - **dead features**: some never vary, and others do.
-    - **loss at chance**: the loss is within 2% of ``ln(candidates)``: what a softmax over so many candidates gives to one who guesses.
+    - **loss at chance**: the loss is within 2% of ``ln(candidates)``, which a softmax over so many candidates gives to one
+      who guesses.
 
     Args:
         z: Embeddings ``(n, d)``; a few hundred rows will do.
@@ -81,8 +83,8 @@ def collapse(
             "complete",
             f"All embeddings point nearly the same way: their mean cosine is {cosine:.3f}, a feature varies by {spread:.2g} "
             f"where {even:.2g} would be even.",
-            "Nothing pushes rows apart: use a loss with negatives or a variance term (VICReg), check that negatives are in the batch "
-            "and labels differ, put batch normalisation before the last layer, and lower the learning rate.",
+            "Nothing pushes rows apart: use a loss with negatives or a variance term (VICReg), check that negatives are in "
+            "the batch and labels differ, put batch normalisation before the last layer, and lower the learning rate.",
             spread, COMPLETE * even,
         ))  # fmt: skip
     else:
@@ -112,7 +114,7 @@ def collapse(
         if abs(loss - chance) <= CHANCE * chance:
             found.append(Finding(
                 "loss at chance",
-                f"The loss is {loss:.4f}, and ln({candidates}) = {chance:.4f} is what guessing among {candidates} candidates gives.",
+                f"The loss is {loss:.4f}; guessing among {candidates} candidates gives ln({candidates}) = {chance:.4f}.",
                 "Nothing was learned yet: check that partners belong together (row i with row i), raise the learning rate or train "
                 "longer, and lower the temperature (0.1 to start with).",
                 loss, chance,

@@ -19,8 +19,8 @@ from nearfar.scores.autograd import full_precision
 Metric = Literal["cosine", "euclidean", "dot"]
 METRICS = ("cosine", "euclidean", "dot")
 BACKENDS = ("torch", "faiss")
-ROWS = 512  # queries at a time: with 8,192 keys a tile of 16 MB, where products run at their full rate
-_COLUMNS = 8192
+ROWS = 256  # queries at a time: with 16,384 keys a tile of 16 MB, where products run at their full rate
+_COLUMNS = 16384
 _SPARE = 8
 """Candidates beyond k: the rough scores' error then almost never reaches across them."""
 _LEAST, _LARGEST = 1e-25, 1e37

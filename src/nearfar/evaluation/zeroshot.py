@@ -14,7 +14,7 @@ from nearfar.evaluation.knn import nearest
 from nearfar.scores.similarity import normalize
 
 
-def prompt_prototypes(prompts: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, "classes d"]:
+def prompt_prototypes(prompts: Sequence[Tensor] | Float[Tensor, "classes t d"]) -> Float[Tensor, "classes d"]:
     """One direction a class: the mean of its prompts' directions (Radford et al. 2021, arXiv:2103.00020, sec. 3.1.4).
 
     Args:

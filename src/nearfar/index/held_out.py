@@ -57,7 +57,7 @@ class HeldOut:
         return mine is None or theirs is None or not bool(torch.isin(mine[mine >= 0], theirs).any())
 
 
-def embed_held_out(run: Run, most: int, kind: Kind | None = None, seed: int = 0) -> HeldOut:
+def embed_held_out(run: Run, most: int, kind: Kind | None = None, seed: int = 0, data: str | None = None) -> HeldOut:
     """Embeds held-out rows of the data that a run was trained on.
 
     Args:
@@ -65,11 +65,12 @@ def embed_held_out(run: Run, most: int, kind: Kind | None = None, seed: int = 0)
         most: How many, drawn with the seed where there are more.
         kind: Only the first input of this kind; by default the first two inputs that the model reads.
         seed: Of the draw.
+        data: Other data.
 
     Raises:
         ValueError: If the data cannot be opened, or have no rows that are counted.
     """
-    corpus = run.open_data(streaming=False)
+    corpus = run.open_data(data, streaming=False)
     tested = corpus.test is not None and len(corpus.test) > 0
     part = corpus.test if tested else corpus.train
     if not isinstance(part, Part) or not len(part):
