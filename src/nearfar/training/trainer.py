@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.data.corpus import Corpus, RawBatch
+from nearfar.data.loading import Loader
 from nearfar.data.views import View
 from nearfar.encoders.momentum import Average
 from nearfar.methods.base import Batch, Method, on
@@ -137,7 +138,9 @@ class Trainer:
         terms = self.method.terms(outputs, batch)
         total = self.method.total(terms)
         seen = torch.stack([total, *terms.values()]).detach()
-        if self.fabric.world_size > 1:  # of all ranks, also where a loss does not gather: ranks must agree whether it is finite
+        if (
+            self.fabric.world_size > 1
+        ):  # of all ranks, also where a loss does not gather: ranks must agree whether it is finite
             seen = self.fabric.all_reduce(seen, reduce_op="mean")
             total = total + (seen[0] - total).detach()  # the value is the mean, the gradient this rank's
         self.terms = dict(zip(terms, seen[1:]))
@@ -159,9 +162,7 @@ class Trainer:
 
     # ---- what is read ------------------------------------------------------------------------------------------------
 
-    def _loader(self, columns: tuple[Any, ...]) -> Any:
-        from nearfar.data.loading import Loader
-
+    def _loader(self, columns: tuple[Any, ...]) -> Loader:
         config, fabric = self.config, self.fabric
         return Loader(
             self.corpus.train,
