@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         contenders[f"lightly, {workers} workers"] = lightly(config, corpus, embedder, workers)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     losses: dict[str, float] = {}
-    for name, steps in contenders.items():
+    for steps in contenders.values():
         steps(2)  # what a process pays once
     for number in range(asked.rounds):
         for name, steps in contenders.items():

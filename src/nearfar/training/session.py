@@ -80,6 +80,8 @@ class Session:
             signal.signal(number, handler)
         if self.log is not None:
             self.log.close()
+        if self.logger is not None:
+            self.logger.finalize("success" if error[0] is None else "failed")
 
     def _stop(self, number: int, frame: Any) -> None:
         if self.stopped:  # asked twice: at once, without a checkpoint
@@ -112,8 +114,11 @@ class Session:
             for pause in self.trainer.fit(self.first, self.seconds, self._due):
                 if self._pause(pause, config.steps):
                     break
-        except Diverged as error:
-            self._write("end", step=error.step, seconds=error.seconds, reason=str(error))
+        except (
+            Exception
+        ) as error:  # a loss that is not finite, a row that cannot be read: the diary says why it ends here
+            at = {"step": error.step, "seconds": error.seconds} if isinstance(error, Diverged) else {}
+            self._write("end", **at, reason=str(error), failed=True)
             raise
 
     def _pause(self, pause: Pause, steps: int) -> bool:
