@@ -17,7 +17,7 @@ from nearfar.data.columns import Chosen, choose_columns, what_it_holds
 from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Corpus, Part, TensorPart
 from nearfar.data.labelled import class_ids
-from nearfar.data.parts import Field, TablePart, image_source
+from nearfar.data.parts import TablePart, image_source, make_fields
 from nearfar.data.pixels import BROKEN, SUFFIXES, common_size, image_header, is_grey, size_pair, unreadable
 from nearfar.data.sheets import Sheet
 from nearfar.data.sources import SOURCES, Found
@@ -161,7 +161,9 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
     labels, names = _labels(sheet, chosen.label, rows, given=config.label is not None)
     groups = _groups(sheet, chosen.id, rows, given=config.id is not None)
     train, test = _split(sheet, chosen, rows, labels, groups, config)
-    fields = tuple(_fields(sheet, chosen, size, channels))
+    inputs = () if chosen.numbers else chosen.inputs
+    cells = {column.name: sheet.cells(column.name) for column in inputs if isinstance(sample[column.name][0], list)}
+    fields = make_fields(inputs, cells, sheet.base, size, channels)
 
     def part(at: Int64[Tensor, "m"]) -> Part:
         own = [None if ids is None else ids[at] for ids in (labels, groups)]
@@ -183,7 +185,7 @@ def _read_numbers(sheet: Sheet, names: Sequence[str]) -> tuple[Float64[Tensor, "
     """The numeric columns, and which rows hold finite numbers in all of them."""
     if not names:
         return None, torch.ones(len(sheet.table), dtype=torch.bool)
-    columns = [torch.tensor([_number(cell) for cell in sheet.table[name]], dtype=torch.float64) for name in names]
+    columns = [torch.tensor([_number(cell) for cell in sheet.cells(name)], dtype=torch.float64) for name in names]
     numbers = torch.stack(columns, 1)
     return numbers, numbers.isfinite().all(1)
 
@@ -213,7 +215,7 @@ def _check(
         report(row, f"{sheet.where(row)}: column {wrong!r} holds {cells[wrong]!r}, wanted a finite number")
     headers = []
     for column in () if chosen.numbers else chosen.inputs:
-        cells = sheet.table[column.name] if column.kind != "image" else None
+        cells = sheet.cells(column.name) if column.kind != "image" else None
         for row, cell in enumerate(cells or ()):
             if (cell is None or (isinstance(cell, str) and not cell.strip())) and good[row]:
                 report(row, f"{sheet.where(row)}: column {column.name!r} is empty")
@@ -239,8 +241,8 @@ def _labels(
     """Class ids and names; none where the column does not name classes and nobody said that it does."""
     if column is None:
         return None, ()
-    cells = sheet.table[column]
-    values = [cells[row] for row in rows.tolist()] if len(rows) < len(sheet.table) else list(cells)
+    cells = sheet.cells(column)
+    values = [cells[row] for row in rows.tolist()]
     if column in sheet.class_names:
         return torch.tensor([-1 if value is None else value for value in values]), sheet.class_names[column]
     texts = ["" if value is None or value != value else str(value).strip() for value in values]
@@ -266,10 +268,10 @@ def _groups(sheet: Sheet, column: str | None, rows: Int64[Tensor, "m"], *, given
     if column is None:
         return None
     numbers: dict[Any, int] = {}
-    cells = sheet.table[column]
+    cells = sheet.cells(column)
     ids = []
-    for row, cell in zip(rows.tolist(), [cells[row] for row in rows.tolist()]):
-        key = str(cell).strip() if cell is not None else ("", row)  # without an id: a row of its own
+    for row in rows.tolist():
+        key = str(cells[row]).strip() if cells[row] is not None else ("", row)  # without an id: a row of its own
         ids.append(numbers.setdefault(key, len(numbers)))
     return torch.tensor(ids) if given or len(numbers) < len(ids) else None
 
@@ -285,7 +287,7 @@ def _split(
     """Positions in ``rows``: the data's own split if there is one."""
     parts = sheet.split
     if parts is None and chosen.split is not None:
-        parts = [str(part or "").strip().lower() for part in sheet.table[chosen.split]]
+        parts = [str(part or "").strip().lower() for part in sheet.cells(chosen.split)]
         if "train" not in parts:
             parts = None
     if parts is None:
@@ -300,18 +302,3 @@ def _split(
             f"{sheet.name}: the split it comes with leaves {len(train)} rows to train on and {len(test)} to test on"
         )
     return train, test
-
-
-def _fields(sheet: Sheet, chosen: Chosen, size: tuple[int, int] | None, channels: int | None) -> list[Field]:
-    fields = []
-    for column in () if chosen.numbers else chosen.inputs:
-        form = {"base": sheet.base, "size": size or (1, 1), "channels": channels or 3}
-        sample = sheet.table[0][column.name]
-        if column.kind == "text" and isinstance(sample, list):
-            count = min(len(cell or ()) for cell in sheet.table[column.name])
-            for item in range(count):
-                name = f"{column.name} {item + 1}"
-                fields.append(Field(type(column)(name, "text", column.role), column.name, item=item, **form))
-        else:
-            fields.append(Field(column, column.name, **form))
-    return fields

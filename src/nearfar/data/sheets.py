@@ -39,6 +39,10 @@ class Sheet:
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Of columns that hold numbers of classes."""
 
+    def cells(self, column: str) -> list[Any]:
+        """All cells of a column."""
+        return self.table[column][:]
+
 
 @dataclass(frozen=True)
 class Lines:
@@ -194,7 +198,21 @@ def undecoded(table: Any) -> Any:
         if isinstance(feature, datasets.Image):
             table = table.cast_column(name, datasets.Image(decode=False))
     nested = [name for name, f in features.items() if isinstance(f, dict)]
-    return table.flatten() if nested else table
+    if nested and isinstance(table, datasets.Dataset):
+        members = table.select_columns(nested).flatten()
+        table = datasets.concatenate_datasets([table.remove_columns(nested), members], axis=1)
+    return table
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the members of nested cells as cells of their own, as in ``undecoded``; images stay whole."""
+    found: dict[str, Any] = {}
+    for name, cell in row.items():
+        if isinstance(cell, dict) and not cell.keys() & {"bytes", "path"}:
+            found |= {f"{name}.{inner}": value for inner, value in cell.items()}
+        else:
+            found[name] = cell
+    return found
 
 
 def from_images(folder: Path, name: str) -> Sheet:

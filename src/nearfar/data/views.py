@@ -145,7 +145,7 @@ class ImageView(View):
             radius = max(1, max(self.size) // 20)  # SimCLR's kernel: a tenth of the image
             along, across = (blurring(sigma, len(m[0]), radius) @ m for m in (along, across))
         views = warp(images, along, across)
-        if recipe.jittered:
+        if recipe.jittered or recipe.grey:
             views = recolour(views, *jitter(views.mean((2, 3)), rest[:, 5:], recipe.jitter, jittered, grey))
         return views.clamp_(0, 1).sub_(self.mean).div_(self.std)
 
@@ -160,6 +160,35 @@ class ImageView(View):
         words += [f"grey ({r.grey:.0%})"] if r.grey and len(self.mean.flatten()) > 1 else []
         words += [f"blurred ({r.blur:.0%})"] if r.blur else []
         return "; ".join(words)
+
+
+class OwnView(View):
+    """A module of the user's, such as a kornia container, which takes images in [0, 1] and draws from torch's generator."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, name: str, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.module, self.name = module, name
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(
+        self, batch: Tensor, *, generator: torch.Generator | None = None, rows: tuple[int, int] | None = None
+    ) -> Tensor:
+        """One view of each image. Pieces of a batch (``rows``) each draw their own numbers."""
+        images = as_floats(batch)
+        if generator is None:
+            return (self.module(images) - self.mean) / self.std
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device)) + (rows or (0, 0))[0]
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            torch.manual_seed(seed)
+            return (self.module(images) - self.mean) / self.std
+
+    def describe(self) -> str:
+        """What is done, in words."""
+        return self.name
 
 
 class SeriesView(View):
@@ -359,12 +388,10 @@ def make_view(
         >>> view.describe()
         'a crop of 20% to 100% of the area; mirrored (50%); brightness ±0.4, contrast ±0.4 (80%)'
     """
-    if ":" in recipe:
-        module, _, function = recipe.partition(":")
-        return getattr(importlib.import_module(module), function)(size, channels)
-    if recipe not in VIEWS:
+    own, of_module, function = recipe.partition(":")
+    if not of_module and recipe not in VIEWS:
         raise ValueError(unknown("view", recipe, VIEWS))
-    if kind not in VIEWS[recipe].kinds:
+    if not of_module and kind not in VIEWS[recipe].kinds:
         fitting = [name for name, row in VIEWS.items() if kind in row.kinds]
         raise ValueError(
             f"view {recipe!r} is for {' and '.join(VIEWS[recipe].kinds)} inputs, these are {kind}: pass {', '.join(fitting)}"
@@ -376,8 +403,10 @@ def make_view(
     std = _statistic(std, spread, channels or 1)
     if kind == "image":
         mean, std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
-        if recipe == "none":
-            return Plain(mean, std)
+    if of_module:
+        return OwnView(getattr(importlib.import_module(own), function)(size, channels), recipe, mean, std)
+    if kind == "image" and recipe == "none":
+        return Plain(mean, std)
     return VIEWS[recipe].build(size or (1, 1), channels or 1, mean, std)
 
 
