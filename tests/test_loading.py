@@ -134,6 +134,14 @@ class TestThreads:
             time.sleep(0.01)
         assert not any(t.name == "nearfar-loader" for t in threading.enumerate())
 
+    def test_the_threads_of_the_caller_are_left_as_they_are(self, pictures):
+        torch.set_num_threads(2)
+        try:
+            list(Loader(open_corpus(DataConfig(str(pictures))).train, 6, seed=0, workers=2).batches(0, 3))
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(1)
+
     def test_prepare_is_called_in_the_calling_thread(self):
         def prepare(batch: RawBatch):
             return threading.current_thread(), len(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def _open_folder(folder: Path, config: DataConfig) -> Sheet:
 
 
 def _from_memory(found: Found, config: DataConfig) -> Corpus:
-    part = found.rows
+    part = found.rows if config.size is None else resized(found.rows, size_pair(config.size))
     if found.test is None:
         train, test = split_rows(len(part), part.labels, part.groups, config.test_fraction, config.split_seed)
     else:
@@ -139,6 +140,22 @@ def _from_memory(found: Found, config: DataConfig) -> Corpus:
         size=None if images is None else (images.shape[2], images.shape[3]),
         channels=None if images is None else images.shape[1],
     )
+
+
+def resized(part: TensorPart, size: tuple[int, int]) -> TensorPart:
+    """The rows with their images at another size."""
+
+    def scaled(images: Tensor) -> Tensor:
+        small = torch.nn.functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
+        return small.round().clamp(0, 255).to(torch.uint8)
+
+    data = {
+        name: torch.cat([scaled(chunk) for chunk in held.split(1024)])
+        if isinstance(held, Tensor) and held.ndim == 4
+        else held
+        for name, held in part.data.items()
+    }
+    return replace(part, data=data)
 
 
 def take(part: TensorPart, rows: Int64[Tensor, "m"]) -> TensorPart:

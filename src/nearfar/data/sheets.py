@@ -217,7 +217,7 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
 
 def from_images(folder: Path, name: str) -> Sheet:
     """Lists the images of a folder: ``folder/class/*.png``, with ``train`` and ``test`` above the classes or not, or flat."""
-    train, test = split_folders(folder)
+    train, test = _parts(folder)
     paths, labels, split = [], [], []
     for part, place in (("train", train), ("test", test)):
         for path, label in _listed(place) if place else ():
@@ -233,6 +233,15 @@ def from_images(folder: Path, name: str) -> Sheet:
         columns["label"] = labels
     table = library().Dataset.from_dict(columns)
     return Sheet(name, table, Cells(table.select_columns(["image"]), "{image}"), None, split if test else None)
+
+
+def _parts(folder: Path) -> tuple[Path, Path | None]:
+    """The training folder and the test folder, which here may hold images without classes."""
+    names = {path.name for path in subfolders(folder)}
+    test = next((name for name in TEST_FOLDERS if name in names), None)
+    if test is not None and "train" in names and names <= {"train", *TEST_FOLDERS}:
+        return folder / "train", folder / test
+    return split_folders(folder)
 
 
 def _listed(folder: Path) -> Iterator[tuple[Path, str | None]]:

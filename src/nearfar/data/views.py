@@ -130,7 +130,7 @@ class ImageView(View):
         rows: tuple[int, int] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """One view of each image."""
-        images, recipe = as_floats(batch), self.recipe
+        images, recipe = batch.float(), self.recipe
         uniform = self.draw(images, self.COLUMNS, generator, rows)
         box, rest = uniform[:, : 2 * TRIES + 2], uniform[:, 2 * TRIES + 2 :]
         flip, jittered, grey, blurred = (
@@ -144,10 +144,10 @@ class ImageView(View):
             sigma = torch.where(blurred, 0.1 + 1.9 * rest[:, 4], 0.0)
             radius = max(1, max(self.size) // 20)  # SimCLR's kernel: a tenth of the image
             along, across = (blurring(sigma, len(m[0]), radius) @ m for m in (along, across))
-        views = warp(images, along, across)
+        views = warp(images, along if batch.is_floating_point() else along / 255, across)
         if recipe.jittered or recipe.grey:
             views = recolour(views, *jitter(views.mean((2, 3)), rest[:, 5:], recipe.jitter, jittered, grey))
-        return views.clamp_(0, 1).sub_(self.mean).div_(self.std)
+        return torch.addcmul(-self.mean / self.std, views.clamp_(0, 1), 1 / self.std)
 
     def describe(self) -> str:
         """What is done, in words."""
