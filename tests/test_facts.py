@@ -19,6 +19,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_curve
 
+import browser
 from little_runs import captioned_run, events, identity_run
 from nearfar import cli
 from nearfar.data.config import DataConfig
@@ -153,6 +154,8 @@ def test_pairs_are_right_by_pair(captioned):
         assert sum(near["right"] for near in query["neighbours"]) <= 1
         for near in query["neighbours"]:
             assert near["right"] == (near["item"]["name"] == query["item"]["name"])
+    assert found["evaluation"]["metrics"][0]["name"] == "image → caption recall@1"
+    assert "confusion" not in found  # one held-out row a class
     n = found["data"]["rows"]["test"]
     assert sum(found["histogram"]["positives"]) == n
     assert sum(found["histogram"]["negatives"]) == n * (n - 1)
@@ -267,6 +270,20 @@ class TestCommand:
         assert "2 training runs" in text
         assert "<script>alert(1)</script>" not in text  # a class
         assert str(people) in text  # both folders are called run
+
+    @pytest.mark.skipif(browser.CHROMIUM is None, reason=browser.MISSING)
+    def test_a_browser_shows_a_single_run(self, people, tmp_path, capsys):
+        page = tmp_path / "page.html"
+        assert self.told(capsys, people, "-o", page)[0] == 0
+        with browser.Browser() as window:
+            window.open(page)
+            window.settle()
+            for section in ("map", "gallery", "similarity", "confusion", "verification"):
+                assert window.js(f"document.getElementById('{section}').offsetHeight") > 150, section
+            window.js("document.querySelector('#gallery img').scrollIntoView()")
+            window.until("document.querySelector('#gallery img').naturalWidth", 16)
+            assert window.errors == []
+            assert window.requests == []
 
     def test_mistakes(self, people, tmp_path, capsys):
         code, _, err = self.told(capsys, people, tmp_path)

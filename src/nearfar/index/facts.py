@@ -88,7 +88,10 @@ def _add(facts: RunFacts, held: HeldOut, map: Literal["pca", "umap"]) -> None:
         facts["class_names"] = list(corpus.class_names)
     if "evaluation" not in facts and (found := measure(held)) is not None:
         which = "held-out" if held.tested else "training"
-        facts["evaluation"] = page_evaluation(found, f"Measured for this page on {len(held.rows):,} {which} rows.")
+        sides = [column.name for column in held.columns] if len(held.columns) > 1 else []
+        facts["evaluation"] = page_evaluation(
+            found, f"Measured for this page on {len(held.rows):,} {which} rows.", sides
+        )
     steps = facts.get("events", {}).get("steps", [])
     temperature = steps[-1].get("temperature") if steps else None
     if len(held.rows) > 1:
