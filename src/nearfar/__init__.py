@@ -39,7 +39,9 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "nearfar.training.run": ("Run",),
     "nearfar.methods.table": ("METHODS",),
     "nearfar.compare.convergence": ("compare",),
-    "nearfar.evaluation.evaluate": ("Evaluation", "evaluate"),
+    "nearfar.evaluation.evaluate": ("evaluate",),
+    "nearfar.evaluation.evaluation": ("Evaluation",),
+    "nearfar.estimator": ("ContrastiveEncoder",),
 }  # fmt: skip
 
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

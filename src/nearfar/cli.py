@@ -19,20 +19,10 @@ from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
 from nearfar.data.command import ViewsConfig
 from nearfar.encoders.config import ExportConfig
+from nearfar.evaluation.config import EvaluateConfig
+from nearfar.index.config import EmbedConfig, EnrollConfig, IndexConfig, ReportConfig, SearchConfig, VerifyConfig
 from nearfar.names import unknown
 from nearfar.training.config import TrainConfig
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """Writes the HTML page of a comparison, finished or not, from its run folder."""
-
-    run: str
-    """The run folder."""
-    out: str | None = None
-    """Where to write the page; by default report.html in the run folder."""
-    picture: str | None = None
-    """Also draw the learning curves as an SVG picture, to this file."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +46,12 @@ class Command:
 COMMANDS = {
     "train": Command(TrainConfig, "nearfar.training.command:run"),
     "compare": Command(CompareConfig, "nearfar.compare.command:run"),
+    "evaluate": Command(EvaluateConfig, "nearfar.index.evaluate:run"),
+    "embed": Command(EmbedConfig, "nearfar.index.embed:run"),
+    "index": Command(IndexConfig, "nearfar.index.build:run"),
+    "search": Command(SearchConfig, "nearfar.index.search:run"),
+    "enroll": Command(EnrollConfig, "nearfar.index.gallery:run"),
+    "verify": Command(VerifyConfig, "nearfar.index.verify:run"),
     "report": Command(ReportConfig, "nearfar.cli:report"),
     "views": Command(ViewsConfig, "nearfar.data.command:run"),
     "export": Command(ExportConfig, "nearfar.encoders.export:run"),
@@ -114,14 +110,22 @@ def _read(arguments: list[str]) -> tuple[Any, Command]:
 
 
 def report(config: ReportConfig) -> int:
-    """Writes the page of a run folder."""
+    """Writes the page of a comparison, or of training runs."""
+    run, *others = config.runs
+    trained = [(Path(one) / "config.yaml").is_file() for one in config.runs]
+    if any(trained) or others:
+        from nearfar.index.report import report as report_runs
+
+        return report_runs(config)
+    if not any((Path(run) / name).is_file() for name in ("result.json", "config.json")):
+        raise ValueError(f"{run} holds no comparison and no training run: pass the folder that nearfar made for one")
     from nearfar.compare.result import Comparison
     from nearfar.report.files import write_text
     from nearfar.report.page import render_page
     from nearfar.report.picture import render_picture
 
-    result = Comparison.load(config.run)
-    written = [(Path(config.out or Path(config.run) / "report.html"), render_page(result.to_dict()))]
+    result = Comparison.load(run)
+    written = [(Path(config.out or Path(run) / "report.html"), render_page(result.to_dict()))]
     if config.picture is not None:
         written.append((Path(config.picture), render_picture(result.to_dict())))
     for path, text in written:

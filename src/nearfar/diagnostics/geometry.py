@@ -282,3 +282,33 @@ def similarity_histogram(
             for row, where in enumerate((seen & same, seen & ~same)):
                 counts[row] += torch.bincount(place[where], minlength=bins).cpu()
     return Histogram(torch.linspace(-1, 1, bins + 1, dtype=torch.float64), counts[0], counts[1])
+
+
+def geometry(
+    z: Float[Tensor, "n d"],
+    labels: Int64[Tensor, "n"] | None = None,
+    partners: Float[Tensor, "n d"] | None = None,
+) -> dict[str, float]:
+    """The figures of a look at the geometry: ``alignment`` (where partners or classes are known), ``uniformity``,
+    ``effective_rank``, ``feature_std``, ``mean_cosine``.
+
+    Args:
+        z: ``(n, d)``, two rows at least.
+        labels: Classes; pairs of one class are partners.
+        partners: Row i belongs to row i.
+
+    Example:
+        >>> {name: round(value, 3) for name, value in geometry(torch.eye(3), partners=torch.eye(3)).items()}
+        {'alignment': 0.0, 'uniformity': -4.0, 'effective_rank': 2.0, 'feature_std': 0.471, 'mean_cosine': 0.0}
+    """
+    figures: dict[str, float] = {}
+    if partners is not None:
+        figures["alignment"] = alignment(z, partners)
+    elif labels is not None and (aligned := class_alignment(z, labels)) is not None:
+        figures["alignment"] = aligned
+    return figures | {
+        "uniformity": uniformity(z),
+        "effective_rank": effective_rank(z),
+        "feature_std": feature_std(z),
+        "mean_cosine": mean_cosine(z),
+    }

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+if TYPE_CHECKING:
+    from tyro.conf import arg
+else:
+    try:  # a mark that only the command line reads
+        from tyro.conf import arg
+    except ImportError:
+
+        def arg(**options: Any) -> None:
+            """Stands in where there is no command line."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +26,9 @@ class ExportConfig:
     """safetensors: weights and config.json, which nearfar.load reads without running code. onnx: one graph a kind of
     input, images from raw bytes on. sentence-transformers: a folder for SentenceTransformer(path), of a text encoder. hub:
     the safetensors folder and a model card, to the Hugging Face Hub."""
-    out: str | None = None
+    out: Annotated[str | None, arg(aliases=("-o",))] = None
     """The folder to write; by default export-TO in the run folder. For the Hub: the repository, as user/name."""
     private: bool = False
     """Keep a new repository on the Hub private."""
     allow_code: bool = False
     """The encoder was given as module:factory, and that module may be imported."""
-    seed: int = 0
-    """Of the inputs that the export is checked with."""

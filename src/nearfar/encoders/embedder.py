@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.data.corpus import Raw
-from nearfar.encoders.items import kind_of, read_items
+from nearfar.encoders.items import as_items, kind_of, read_items
 from nearfar.encoders.towers import Inputs, Tower
 from nearfar.names import unknown
 from nearfar.types import Kind
@@ -102,8 +103,8 @@ class Embedder(nn.Module):
         """Embeddings of anything that there is a tower for, in evaluation mode and without gradients.
 
         Args:
-            items: Texts; paths of images; Pillow images; or a tensor of images (bytes, or floats in [0, 1]), vectors or
-                series. One text, path or image counts as a list of one.
+            items: Texts; paths of images; Pillow images; or a tensor or array of images (bytes, or floats in [0, 1]),
+                vectors or series. One text, path or Pillow image counts as a list of one.
             kind: What they are; by default what they look like. Strings are paths where there is no text tower, or
                 where all of them end as images do and are there.
             batch_size: Items at a time. 256 small images take some 100 MB.
@@ -116,8 +117,7 @@ class Embedder(nn.Module):
         Raises:
             ValueError: If an item cannot be read, or there is no tower for it.
         """
-        if isinstance(items, str | Path) or hasattr(items, "convert"):
-            items = [items]
+        items = as_items(items)
         kind = kind or kind_of(items, self.kinds)
         tower = self.tower(kind)
         if batch_size < 1:
@@ -125,7 +125,7 @@ class Embedder(nn.Module):
         if device is not None:
             self.to(device)
         # Texts of like length together: less padding. The order is mended below.
-        order = sorted(range(len(items)), key=lambda i: len(items[i])) if kind == "text" else range(len(items))
+        order = sorted(range(len(items)), key=lambda i: len(str(items[i]))) if kind == "text" else range(len(items))
         embeddings = torch.empty(len(items), self.dim)
         with torch.no_grad(), evaluating(self):
             for start in range(0, len(items), batch_size):
@@ -164,19 +164,16 @@ class Embedder(nn.Module):
         return load(Path(folder), device, allow_code=allow_code)
 
 
-class evaluating:
-    """Evaluation mode for a while; afterwards every module is in the mode it was in."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.modes = [(module, module.training) for module in self.module.modules()]
-        self.module.eval()
-
-    def __exit__(self, *error: object) -> None:
-        for module, training in self.modes:
-            module.training = training
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every part of the module is in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def to_device(inputs: Inputs, device: torch.device | str) -> Inputs:

@@ -30,7 +30,7 @@ def _safetensors(embedder: Embedder, out: str, config: ExportConfig) -> list[str
 def _onnx(embedder: Embedder, out: str, config: ExportConfig) -> list[str]:
     from nearfar.encoders.export_onnx import export_onnx
 
-    found = export_onnx(embedder, out, seed=config.seed)
+    found = export_onnx(embedder, out)
     return [f"{path}: equal in onnxruntime to {worst:.1e}" for path, worst in found.items()]
 
 

@@ -38,6 +38,9 @@ def find_factory(model: str | nn.Module | Factory | None, in_shape: tuple[int, .
     if not isinstance(model, str):
         return model, getattr(model, "__qualname__", type(model).__name__)
     if model in ENCODERS:
+        kind = {1: "vector", 2: "series", 3: "image"}.get(len(in_shape))
+        if kind not in ENCODERS[model].kinds:
+            raise ValueError(f"{model} reads {' or '.join(ENCODERS[model].kinds)} inputs; one of these is {in_shape}")
         return ENCODERS[model].build, model
     return import_factory(model), model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,26 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from nearfar.data.corpus import Raw
-from nearfar.data.images import SUFFIXES
 from nearfar.data.labelled import require
+from nearfar.data.pixels import BROKEN, SUFFIXES, decode_image, unreadable
 from nearfar.encoders.towers import ArrayTower, Tower
 from nearfar.types import Kind
+
+
+def as_items(items: Any) -> Tensor | list[Any]:
+    """Whatever was handed in, as rows: a tensor, or a list.
+
+    Example:
+        >>> as_items("near"), as_items(text for text in ("near", "far"))
+        (['near'], ['near', 'far'])
+    """
+    if isinstance(items, Tensor):
+        return items
+    if isinstance(items, str | Path) or hasattr(items, "convert"):
+        return [items]
+    if hasattr(items, "__array__") and getattr(items, "dtype", None) is not None and items.dtype.kind in "fiub":
+        return torch.as_tensor(items)
+    return list(items)
 
 
 def kind_of(items: Any, kinds: Sequence[Kind]) -> Kind:
@@ -77,28 +94,24 @@ def read_image(item: Any, shape: tuple[int, ...]) -> UInt8[Tensor, "c h w"]:
     """
     if isinstance(item, Tensor):
         return item
-    pil, numpy = require("PIL.Image", "reading images"), require("numpy", "reading images")
-    if not isinstance(item, str | Path):
-        if not hasattr(item, "convert"):
-            raise TypeError(
-                f"an image was wanted, not a {type(item).__name__}: pass a path, a Pillow image or a tensor"
-            )
-        return _pixels(item, shape, pil, numpy)
-    try:
-        with pil.open(item) as image:
-            return _pixels(image, shape, pil, numpy)
-    except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
-        reason = str(error).replace(f" {str(item)!r}", "")
-        raise ValueError(f"{item}: cannot be read as an image ({reason})") from error
-
-
-def _pixels(image: Any, shape: tuple[int, ...], pil: Any, numpy: Any) -> Tensor:
     channels, height, width = shape
-    if image.mode.startswith("I"):  # sixteen bits: convert("L") alone would clip them to white
-        image = image.convert("I").point(lambda value: value * (1 / 256))
-    image = image.convert("L" if channels == 1 else "RGB").resize((width, height), pil.Resampling.BILINEAR)
-    pixels = torch.from_numpy(numpy.asarray(image).copy())
-    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1)
+    if isinstance(item, str | Path):
+        try:
+            return decode_image(Path(item), (height, width), channels)
+        except BROKEN as error:
+            raise ValueError(unreadable(item, error)) from error
+    if not hasattr(item, "convert"):
+        raise TypeError(f"an image was wanted, not a {type(item).__name__}: pass a path, a Pillow image or a tensor")
+    return decode_image(_as_file(item), (height, width), channels)
+
+
+def _as_file(image: Any) -> bytes:
+    """A Pillow image as the bytes of a file, so that it is read just as files are."""
+    image = require("PIL.ImageOps", "reading images").exif_transpose(image)
+    buffer = io.BytesIO()
+    known = image.mode in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+    (image if known else image.convert("RGB")).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
 
 
 def _from_unit(images: Tensor, tower: ArrayTower) -> Tensor:

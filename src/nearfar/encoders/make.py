@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nearfar.data.corpus import Corpus, RawBatch, Stream
+from nearfar.data.parts import TablePart
 from nearfar.encoders.backbones import ENCODERS
 from nearfar.encoders.embedder import Embedder
 from nearfar.encoders.tokenizer import train_tokenizer
@@ -97,8 +100,8 @@ def _names(model: str | Mapping[str, str] | None, kinds: list[Kind]) -> dict[str
     """The named networks by kind."""
     if model is None:
         return {}
-    if isinstance(model, str) and "=" in model:
-        parts = [part.partition("=") for part in model.split(",")]
+    if isinstance(model, str) and ":" not in model.partition("=")[0] and "=" in model:
+        parts = [part.partition("=") for part in re.split(r",(?=\s*\w+\s*=)", model)]
         model = {kind.strip(): name.strip() for kind, _, name in parts}
     if isinstance(model, str):
         prefix = model.partition(":")[0]
@@ -123,10 +126,10 @@ def _array_tower(
     corpus: Corpus, kind: Kind, name: str | None, seed: int, options: dict[str, Any], pretrained: bool
 ) -> Tower:
     columns = [column.name for column in corpus.columns if column.kind == kind]
-    rows = [raw for batch in _sample(corpus, ROWS, seed) for raw in (batch.columns[columns[0]],)]
+    rows = [batch.columns[column] for batch in _sample(corpus, kind, ROWS, seed) for column in columns]
     held = [raw for raw in rows if isinstance(raw, Tensor) and len(raw)]
     if not held:
-        raise ValueError(f"{corpus.name} has no {kind} to read in its column {columns[0]!r}")
+        raise ValueError(f"{corpus.name} has no {kind} to read in {', '.join(columns)}")
     values = torch.cat(held)
     shape = tuple(values.shape[1:])
     name = name or default_tower(kind, shape)
@@ -152,7 +155,7 @@ def _text_tower(
         return build_tower("text", {"name": name}, allow_code=True)
     columns = [column.name for column in corpus.columns if column.kind == "text"]
     texts = [
-        text for batch in _sample(corpus, TEXT_ROWS, seed) for column in columns for text in batch.columns[column]
+        text for batch in _sample(corpus, "text", TEXT_ROWS, seed) for column in columns for text in batch.columns[column]
         if isinstance(text, str)
     ]  # fmt: skip
     if not any(text.strip() for text in texts):
@@ -181,17 +184,15 @@ def _with_defaults(build: Callable[..., Any], given: dict[str, Any]) -> dict[str
     return known | given
 
 
-def _sample(corpus: Corpus, rows: int, seed: int) -> Iterator[RawBatch]:
-    """Training rows, at most so many, drawn without replacement, in their order."""
+def _sample(corpus: Corpus, kind: Kind, rows: int, seed: int) -> Iterator[RawBatch]:
+    """Training rows, at most so many, drawn without replacement, in their order; of a table only this kind is decoded."""
     part = corpus.train
     if isinstance(part, Stream):
-        seen = 0
-        for batch in part.batches(256, seed=seed):
+        for _, batch in zip(range(0, rows, 256), part.batches(256, seed=seed)):
             yield batch
-            seen += 256
-            if seen >= rows or not len(batch):
-                return
-    else:
-        drawn = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
-        for chunk in drawn.split(256):
-            yield part.fetch(chunk.tolist())
+        return
+    if isinstance(part, TablePart):
+        part = replace(part, fields=tuple(field for field in part.fields if field.column.kind == kind))
+    drawn = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
+    for chunk in drawn.split(256):
+        yield part.fetch(chunk.tolist())

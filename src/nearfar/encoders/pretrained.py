@@ -15,9 +15,11 @@ from nearfar.data.labelled import require
 from nearfar.encoders.tokenizer import read_tokenizer
 from nearfar.encoders.towers import TextTower
 from nearfar.encoders.transformer import masked_mean
+from nearfar.names import unknown
 
 # What a configuration may not bring: code to import or to fetch, and choices of this machine's.
 CODE = ("auto_map", "quantization_config", "attn_implementation", "experts_implementation", "kernel_config")
+TIMM_OPTIONS = ("drop_rate", "drop_path_rate", "global_pool", "img_size")
 # Tokens of a text where neither the caller nor the model says: attention over more costs more than it gives in a batch.
 LONGEST = 512
 
@@ -133,6 +135,9 @@ def timm_factory(name: str, pretrained: bool = False) -> Callable[..., nn.Module
         raise ValueError(f"timm knows no network {name!r}" + (f"; there are {', '.join(near)}" if near else ""))
 
     def build(shape: tuple[int, ...], outputs: int | None = None, **options: Any) -> nn.Module:
+        for option in options:  # others would let a configuration name files to read
+            if option not in TIMM_OPTIONS:
+                raise ValueError(unknown(f"option of timm:{name}", option, TIMM_OPTIONS))
         return timm.create_model(name, pretrained=pretrained, in_chans=shape[0], num_classes=outputs or 0, **options)
 
     return build

@@ -72,11 +72,14 @@ def read_tokenizer(text: str, where: str) -> Tokenizer:
 def encode(tokenizer: Tokenizer, texts: list[str], pad: int = 0) -> dict[str, Tensor]:
     """Token ids and a mask ``(n, tokens)``, padded to the longest of the texts.
 
+    A text without any token has one of padding: attention to nothing would be NaN.
+
     Example:
         >>> encode(train_tokenizer(["a b"] * 2), ["a b", "a"])["mask"].tolist()
         [[True, True, True], [True, True, False]]
     """
     rows = [encoded.ids for encoded in tokenizer.encode_batch(texts)]
+    rows = [row or [pad] for row in rows]
     longest = max(map(len, rows), default=0)
     ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], dtype=torch.int64).view(len(rows), -1)
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)

@@ -2,109 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from nearfar.evaluation.clustering import clustering
+from nearfar.evaluation.evaluation import Evaluation, Measure
 from nearfar.evaluation.inputs import as_ids, as_rows
 from nearfar.evaluation.intervals import bootstrap_interval, share_interval
-from nearfar.evaluation.knn import Metric, knn_predict
-from nearfar.evaluation.retrieval import Retrieval, pair_retrieval, retrieval
+from nearfar.evaluation.knn import knn_predict
+from nearfar.evaluation.neighbours import Metric
+from nearfar.evaluation.probe import linear_probe
+from nearfar.evaluation.retrieval import Relevant, Retrieval, pair_retrieval, relevance_retrieval, retrieval
+from nearfar.evaluation.similarity import correlation_interval, sts
+from nearfar.evaluation.verification import calibrate, pair_scores, roc
+from nearfar.evaluation.zeroshot import zero_shot
+from nearfar.losses.arguments import choice
 
 QUERIES = 10_000
-"""Queries at most; the 95% interval of a share is then ±1 point at the widest."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A figure, what chance would give, and how sure it is."""
-
-    task: str
-    """``knn``, ``retrieval``, ``first→second``, …: the table's sections."""
-    name: str
-    value: float
-    chance: float | None = None
-    low: float | None = None
-    """The 95% interval, over the rows measured: what other rows of the same kind would give. Not over trainings."""
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured. Prints as a table."""
-
-    measures: tuple[Measure, ...]
-    rows: int
-    dim: int
-    metric: str
-    notes: tuple[str, ...] = ()
-    """What was left out or drawn, and why."""
-    _index: dict[str, Measure] = field(default_factory=dict, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        self._index.update({f"{m.task}/{m.name}": m for m in self.measures})
-        for m in self.measures:
-            self._index.setdefault(m.name, m)
-
-    def __getitem__(self, name: str) -> float:
-        """The value of ``"recall@1"``, or of ``"retrieval/recall@1"`` where several tasks have one."""
-        if name not in self._index:
-            known = ", ".join(f"{m.task}/{m.name}" for m in self.measures)
-            raise KeyError(f"{name!r} was not measured; there are {known}")
-        return self._index[name].value
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._index
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and texts, as JSON takes them: no NaN in it."""
-        return {
-            "rows": self.rows, "dim": self.dim, "metric": self.metric, "notes": list(self.notes),
-            "measures": [
-                {"task": m.task, "name": m.name} | {
-                    key: None if value is None or not math.isfinite(value) else value
-                    for key, value in (("value", m.value), ("chance", m.chance), ("low", m.low), ("high", m.high))
-                }
-                for m in self.measures
-            ],
-        }  # fmt: skip
-
-    @classmethod
-    def from_dict(cls, held: dict[str, Any]) -> Evaluation:
-        """Back from :meth:`to_dict`."""
-        measures = tuple(
-            Measure(**{**m, "value": math.nan if m["value"] is None else m["value"]}) for m in held["measures"]
-        )
-        return cls(measures, held["rows"], held["dim"], held["metric"], tuple(held["notes"]))
-
-    def __str__(self) -> str:
-        body = [
-            (
-                m.task,
-                m.name,
-                _show(m.value),
-                "" if m.low is None else f"{_show(m.low)} – {_show(m.high)}",
-                _show(m.chance),
-            )
-            for m in self.measures
-        ]
-        table = [("task", "measure", "value", "95% interval", "chance"), *body]
-        widths = [max(len(row[column]) for row in table) for column in range(5)]
-        lines = [f"{self.rows:,} rows of {self.dim} features, {self.metric}"]
-        previous = ""
-        for row in table:
-            cells = ["" if row[0] == previous else row[0], *row[1:]]
-            previous = row[0]
-            lines.append(
-                "  ".join(
-                    c.rjust(w) if at >= 2 else c.ljust(w) for at, (c, w) in enumerate(zip(cells, widths))
-                ).rstrip()
-            )
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+"""Rows that query at most: the 95% interval of a share is then ±1 point at the widest."""
+TASKS = ("knn", "probe", "retrieval", "verification", "clustering", "zero-shot", "similarity")
+FARS = (1e-1, 1e-2, 1e-3, 1e-4)
+"""False acceptance rates at which true ones are told, as far down as there are impostors to measure them by."""
 
 
 def evaluate(
@@ -112,8 +35,13 @@ def evaluate(
     labels: Int64[Tensor, "n"] | None = None,
     *,
     pairs: Float[Tensor, "n d"] | None = None,
-    gallery: tuple[Float[Tensor, "m d"], Int64[Tensor, "m"]] | None = None,
+    scores: Float[Tensor, "n"] | None = None,
+    ids: Int64[Tensor, "n"] | None = None,
+    gallery: tuple[Float[Tensor, "m d"], Int64[Tensor, "m"]] | Float[Tensor, "m d"] | None = None,
+    relevant: Sequence[Relevant] | None = None,
     train: tuple[Float[Tensor, "t d"], Int64[Tensor, "t"]] | None = None,
+    prototypes: Float[Tensor, "classes d"] | None = None,
+    tasks: Sequence[str] | None = None,
     k: int = 20,
     ks: Sequence[int] = (1, 5, 10),
     metric: Metric = "cosine",
@@ -122,83 +50,240 @@ def evaluate(
 ) -> Evaluation:
     """Measures what the inputs allow.
 
+    ========================================  =================================================================
+    given                                     measured
+    ========================================  =================================================================
+    ``labels``                                kNN vote and retrieval among the other rows, verification, clusters
+    ``labels``, ``train=(rows, labels)``      kNN vote and linear probe that learn from those
+    ``labels``, ``gallery=(rows, labels)``    retrieval from the gallery
+    ``labels``, ``prototypes``                zero-shot classification
+    ``pairs``                                 retrieval of each row's partner, both ways
+    ``pairs``, ``scores``                     Spearman's and Pearson's correlation of cosines with the scores (STS)
+    ``gallery=rows``, ``relevant``            retrieval by lists
+    ========================================  =================================================================
+
     Args:
         embeddings: ``(n, d)``, of rows that were not trained on.
-        labels: Their classes; negative: unknown, left out.
+        labels: Their classes or identities; negative: unknown, left out.
         pairs: Their partners ``(n, d)``: row i belongs to row i, such as captions of images.
-        gallery: Keys and their classes, to retrieve from in place of the other rows.
+        scores: How alike row i and its partner are judged to be; then ``pairs`` are not retrieved.
+        ids: Rows of one id are the same thing: for ``pairs`` with several partners of one row.
+        gallery: Keys with their classes, or with ``relevant=`` alone, to retrieve from in place of the other rows.
+        relevant: For each row, the gallery's rows that are relevant, or row to grade.
         train: Rows to learn classifiers from, and their classes.
+        prototypes: An embedding a class, of its prompts (:func:`nearfar.evaluation.zeroshot.prompt_prototypes`).
+        tasks: Only these of ``"knn"``, ``"probe"``, ``"retrieval"``, ``"verification"``, ``"clustering"``,
+            ``"zero-shot"``, ``"similarity"``.
         k: Neighbours that vote.
         ks: Cut-offs of retrieval.
         metric: How rows are compared.
-        queries: Rows that retrieve, at most, drawn with the seed; ``None``: all.
+        queries: Rows that query, at most, drawn with the seed; ``None``: all.
         seed: Of draws.
 
+    Returns:
+        ``Evaluation``: ``print`` it, look up ``result["recall@1"]``, or take ``.to_dict()``.
+
     Raises:
+        TypeError: If an input is no tensor.
         ValueError: If there is nothing to measure with, or an input is not as said.
 
     Example:
+        >>> import torch, nearfar as nf
         >>> z = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
-        >>> evaluate(z, torch.tensor([0, 0, 1, 1]), ks=(1,))["recall@1"]
+        >>> nf.evaluate(z, torch.tensor([0, 0, 1, 1]), ks=(1,))["recall@1"]
         1.0
     """
     embeddings = as_rows("embeddings", embeddings)
-    notes: list[str] = []
-    measures: list[Measure] = []
-    if labels is None and pairs is None:
-        raise ValueError("nothing is known of the rows: pass labels, or pairs= with the partner of each row")
+    for task in tasks or ():
+        choice("tasks", task, TASKS)
+    _fits(labels, pairs, scores, ids, gallery, relevant, train, prototypes)
+    work = _Work(frozenset(tasks or TASKS), tuple(ks), metric, queries, seed)
     if labels is not None:
         labels = as_ids("labels", labels, len(embeddings)).to(embeddings.device)
-        measures += _by_labels(embeddings, labels, gallery, train, k, ks, metric, queries, seed, notes)
-    if pairs is not None:
-        there, back = pair_retrieval(embeddings, pairs, ks=ks, metric=metric)
-        measures += [*_retrieval("first→second", there, seed), *_retrieval("second→first", back, seed)]
-    return Evaluation(tuple(measures), len(embeddings), embeddings.shape[1], metric, tuple(notes))
-
-
-def _by_labels(
-    z: Tensor, labels: Tensor, gallery: tuple[Tensor, Tensor] | None, train: tuple[Tensor, Tensor] | None, k: int,
-    ks: Sequence[int], metric: Metric, queries: int | None, seed: int, notes: list[str],
-) -> list[Measure]:  # fmt: skip
-    known = (labels >= 0).nonzero()[:, 0]
-    if not len(known):
-        raise ValueError(f"none of {len(labels)} rows has a label (0 or more)")
-    if len(known) < len(labels):
-        notes.append(f"{len(labels) - len(known):,} rows without a label were left out")
-    z, labels = z[known], labels[known]
-    counts = labels.unique(return_counts=True)[1]
-    measures = []
-    if train is not None or len(z) > 1:
-        voters, classes = (None, labels) if train is None else train
-        right = knn_predict(z, voters, classes, k, metric=metric) == labels
-        interval = share_interval(int(right.sum()), len(right))
-        measures.append(
-            Measure("knn", "accuracy", float(right.double().mean()), float(counts.max() / len(z)), *interval)
+        known = labels >= 0
+        if not bool(known.any()):
+            raise ValueError(f"none of {len(labels)} rows has a label (0 or more)")
+        if not bool(known.all()):
+            work.notes.append(f"{int((~known).sum()):,} rows without a label were left out")
+        z, y = embeddings[known], labels[known]
+        work.knn(z, y, train, k)
+        if train is not None:
+            work.probe(z, y, train)
+        work.label_retrieval(z, y, gallery)
+        work.verification(z, y)
+        work.clustering(z, y)
+        if prototypes is not None:
+            work.zero_shot(z, y, prototypes)
+    if relevant is not None and "retrieval" in work.tasks:
+        assert isinstance(gallery, Tensor)
+        found = relevance_retrieval(embeddings, gallery, relevant, ks=ks, metric=metric)
+        work.add_retrieval("retrieval", found, lists=True)
+    if pairs is not None and scores is not None:
+        work.similarity(embeddings, pairs, scores)
+    elif pairs is not None and "retrieval" in work.tasks:
+        for task, found in zip(
+            ("first→second", "second→first"), pair_retrieval(embeddings, pairs, ids, ks=ks, metric=metric)
+        ):
+            work.add_retrieval(task, found, lists=False)
+    if not work.measures:
+        raise ValueError(
+            "nothing could be measured: " + "; ".join(work.notes or ["no task that was asked for fits what was given"])
         )
+    return Evaluation(tuple(work.measures), len(embeddings), embeddings.shape[1], metric, tuple(work.notes))
+
+
+def _fits(
+    labels: Any, pairs: Any, scores: Any, ids: Any, gallery: Any, relevant: Any, train: Any, prototypes: Any
+) -> None:
+    """Refuse what could only be ignored."""
+    if labels is None and pairs is None and relevant is None:
+        raise ValueError("nothing is known of the rows: pass labels, pairs= with the partner of each row, or relevant=")
+    needs = (
+        ("scores", scores, "pairs", pairs), ("ids", ids, "pairs", pairs), ("relevant", relevant, "gallery", gallery),
+        ("train", train, "labels", labels), ("prototypes", prototypes, "labels", labels),
+    )  # fmt: skip
+    for name, given, other, there in needs:
+        if given is not None and there is None:
+            raise ValueError(f"{name}= was given without {other}: it says something of {other} only")
     if gallery is not None:
-        measures += _retrieval("retrieval", retrieval(z, labels, *gallery, ks=ks, metric=metric), seed, notes)
-    elif int(counts.max()) > 1:
-        measures += _retrieval("retrieval", retrieval(z, labels, ks=ks, metric=metric), seed, notes)
-    else:
-        notes.append("no two rows share a class: no retrieval by labels")
-    return measures
+        alone = isinstance(gallery, Tensor)
+        if alone and relevant is None:
+            raise ValueError(
+                "gallery= has no classes: pass (rows, labels), or relevant= with the relevant rows of each query"
+            )
+        if not alone and (relevant is not None or labels is None):
+            raise ValueError("gallery=(rows, labels) is searched by labels: pass labels, and no relevant=")
 
 
-def _retrieval(task: str, found: Retrieval, seed: int, notes: list[str] | None = None) -> list[Measure]:
-    if notes is not None and found.left_out:
-        notes.append(f"{task}: {found.left_out:,} rows without a relevant key were left out")
-    measures = []
-    for name, value in found.scores.items():
-        if name.startswith("found") or (name.startswith("ndcg") and name != list(found.scores)[-2]):
-            continue  # with whole classes relevant the share found says little; one nDCG is enough
-        values = found.per_query[name]
-        share = name.startswith("recall")
-        interval = share_interval(int(values.sum()), len(values)) if share else bootstrap_interval(values, seed)
-        measures.append(Measure(task, name, value, found.chance.get(name), *interval))
-    return measures
+@dataclass
+class _Work:
+    """Collects measures and notes, a method a task."""
+
+    tasks: frozenset[str]
+    ks: tuple[int, ...]
+    metric: Metric
+    queries: int | None
+    seed: int
+    measures: list[Measure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(
+        self, task: str, name: str, value: float, chance: float | None = None,
+        interval: tuple[float, float] | tuple[None, None] = (None, None),
+    ) -> None:  # fmt: skip
+        self.measures.append(Measure(task, name, value, chance, *interval))
+
+    def share(self, task: str, name: str, right: Tensor, chance: float | None) -> None:
+        """A share of rows."""
+        interval = share_interval(int(right.sum()), len(right))
+        self.add(task, name, float(right.double().mean()), chance, interval)
+
+    def drawn(self, task: str, rows: Tensor) -> Tensor | None:
+        """Which rows query, if not all."""
+        if self.queries is None or len(rows) <= self.queries:
+            return None
+        self.notes.append(f"{task}: {self.queries:,} of {len(rows):,} rows, drawn with seed {self.seed}, query")
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(len(rows), generator=generator)[: self.queries].sort().values.to(rows.device)
+
+    def add_retrieval(self, task: str, found: Retrieval, *, lists: bool) -> None:
+        """By lists, the share found says something; where whole classes are relevant, it does not."""
+        if found.left_out:
+            self.notes.append(f"{task}: {found.left_out:,} rows without a relevant key were left out")
+        if found.depth < found.keys:
+            self.notes.append(f"{task}: the first {found.depth:,} of {found.keys:,} places were looked at; no map")
+        last = f"ndcg@{max(self.ks)}"
+        for name, value in found.scores.items():
+            if (name.startswith("found") and not lists) or (name.startswith("ndcg") and name != last):
+                continue
+            values = found.per_query[name]
+            share = name.startswith("recall")
+            interval = (
+                share_interval(int(values.sum()), len(values)) if share else bootstrap_interval(values, self.seed)
+            )
+            self.add(task, name, value, found.chance.get(name), interval)
+
+    def knn(self, z: Tensor, y: Tensor, train: tuple[Tensor, Tensor] | None, k: int) -> None:
+        if "knn" not in self.tasks or (train is None and len(z) < 2):
+            return
+        rows = self.drawn("knn", z)
+        queries, truth = (z, y) if rows is None else (z[rows], y[rows])
+        if train is None:
+            everyone = torch.arange(len(z), device=z.device) if rows is None else rows
+            predicted = knn_predict(queries, z, y, k, exclude=everyone, metric=self.metric)
+        else:
+            predicted = knn_predict(queries, *train, k, metric=self.metric)
+        self.share("knn", "accuracy", predicted == truth, _majority(truth))
+
+    def probe(self, z: Tensor, y: Tensor, train: tuple[Tensor, Tensor]) -> None:
+        if "probe" in self.tasks:
+            found = linear_probe(*train, z, y, seed=self.seed)
+            self.share("probe", "accuracy", found.predicted == y, _majority(y))
+            self.add(
+                "probe", "class mean", sum(found.per_class.values()) / len(found.per_class), 1 / len(found.per_class)
+            )
+
+    def label_retrieval(self, z: Tensor, y: Tensor, gallery: Any) -> None:
+        if "retrieval" not in self.tasks or isinstance(gallery, Tensor):
+            return
+        if gallery is None and int(y.unique(return_counts=True)[1].max()) < 2:
+            self.notes.append("retrieval: no two rows share a class")
+            return
+        rows = self.drawn("retrieval", z)
+        found = retrieval(z, y, *(gallery or (None, None)), ks=self.ks, metric=self.metric, rows=rows)
+        self.add_retrieval("retrieval", found, lists=False)
+
+    def verification(self, z: Tensor, y: Tensor) -> None:
+        counts = y.unique(return_counts=True)[1]
+        if "verification" not in self.tasks:
+            return
+        if len(counts) < 2 or int(counts.max()) < 2:
+            self.notes.append("verification: it needs two classes, and two rows of one")
+            return
+        pairs = pair_scores(z, y, metric=self.metric, seed=self.seed)
+        if pairs.drawn:
+            self.notes.append(
+                f"verification: {len(pairs.genuine):,} of {pairs.genuine_pairs:,} genuine and {len(pairs.impostor):,} of "
+                f"{pairs.impostor_pairs:,} impostor pairs"
+            )
+        curve = roc(pairs.genuine, pairs.impostor)
+        self.add("verification", "auc", curve.auc, 0.5)
+        self.add("verification", "eer", curve.eer, 0.5)
+        for far in FARS:
+            if far * curve.impostor >= 10:  # of fewer, the rate would rest on single pairs
+                self.add("verification", f"tar@far={far:g}", curve.tar_at(far), far)
+        if int((counts > 1).sum()) >= 4:
+            found = calibrate(z, y, metric=self.metric, seed=self.seed)
+            self.notes.append(
+                f"verification: threshold {found.threshold:.4f}, chosen at equal errors on {found.calibrated_on:,} classes, makes "
+                f"FAR {found.far:.2%} and FRR {found.frr:.2%} on the {found.tested_on:,} others"
+            )
+
+    def clustering(self, z: Tensor, y: Tensor) -> None:
+        if "clustering" not in self.tasks or len(y.unique()) < 2:
+            return
+        try:
+            found = clustering(z, y, seeds=(self.seed,), normalize=self.metric == "cosine")
+        except ImportError as error:
+            self.notes.append(f"clustering was left out: {error}")
+            return
+        chance: dict[str, Callable[[], float]] = {"ari": lambda: 0.0, "purity": lambda: _majority(y)}
+        for name, (value, _) in found.items():
+            self.add("clustering", name, value, chance[name]() if name in chance else None)
+
+    def zero_shot(self, z: Tensor, y: Tensor, prototypes: Tensor) -> None:
+        if "zero-shot" in self.tasks:
+            found = zero_shot(z, y, prototypes)
+            for k, value in found.accuracy.items():
+                interval = share_interval(round(value * found.rows), found.rows)
+                self.add("zero-shot", f"top-{k}", value, k / len(prototypes), interval)
+
+    def similarity(self, first: Tensor, second: Tensor, scores: Tensor) -> None:
+        if "similarity" in self.tasks:
+            for name, value in sts(first, second, scores).items():
+                self.add("similarity", name, value, 0.0, correlation_interval(value, len(scores)))
 
 
-def _show(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return ""
-    return f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
+def _majority(labels: Tensor) -> float:
+    """What always naming the largest class would reach."""
+    return float(labels.unique(return_counts=True)[1].max()) / len(labels)

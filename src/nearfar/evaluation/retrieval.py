@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearfar.evaluation import ranking
 from nearfar.evaluation.inputs import as_ids, as_ks, as_rows
-from nearfar.evaluation.knn import ROWS, Metric, neighbour_blocks
+from nearfar.evaluation.neighbours import ROWS, Metric, neighbour_blocks
 
 COMPLETE = 4 * 10**8
 """Queries times keys up to which whole rankings are made, for MAP and MRR: some seconds, ten at the most."""
@@ -55,6 +55,7 @@ def retrieval(
     ks: Sequence[int] = (1, 5, 10),
     metric: Metric = "cosine",
     complete: bool | None = None,
+    rows: Int64[Tensor, "q"] | None = None,
 ) -> Retrieval:
     """Retrieval by labels: keys of the query's class are relevant.
 
@@ -66,6 +67,7 @@ def retrieval(
         ks: Cut-offs of recall and nDCG.
         metric: As in :func:`nearfar.evaluation.knn.nearest`, which also defines ties.
         complete: Rank all keys, which MAP needs and MRR may need. By default up to 4·10⁸ pairs.
+        rows: Which rows query, where all would take too long; all of them are keys.
 
     Raises:
         ValueError: If no query has a relevant key, or as :func:`nearfar.evaluation.knn.nearest`.
@@ -80,16 +82,18 @@ def retrieval(
     labels = as_ids("labels", labels, len(embeddings)).to(embeddings.device)
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels belong together: pass both, or neither")
-    itself = gallery is None
+    itself = torch.arange(len(labels), device=labels.device) if gallery is None else None
     keys = embeddings if gallery is None else as_rows("gallery", gallery)
     key_labels = (
         labels if gallery_labels is None else as_ids("gallery_labels", gallery_labels, len(keys)).to(keys.device)
     )
+    if rows is not None:
+        embeddings, labels, itself = embeddings[rows], labels[rows], None if itself is None else itself[rows]
     known, counts = key_labels[key_labels >= 0].unique(return_counts=True)
     place = torch.searchsorted(known, labels).clamp_max(max(len(known) - 1, 0))
     relevant = torch.zeros_like(labels)
     if len(known):
-        relevant = torch.where((known[place] == labels) & (labels >= 0), counts[place] - int(itself), 0)
+        relevant = torch.where((known[place] == labels) & (labels >= 0), counts[place] - int(itself is not None), 0)
 
     def gains(rows: slice, indices: Tensor) -> Tensor:
         return (key_labels[indices] == labels[rows, None]).float()
@@ -97,7 +101,7 @@ def retrieval(
     def ideal(rows: slice, width: int) -> Tensor:
         return (torch.arange(width, device=labels.device) < relevant[rows, None]).float()
 
-    return _measure(embeddings, None if itself else keys, relevant, gains, ideal, ks, metric, complete)
+    return _measure(embeddings, keys, itself, relevant, gains, ideal, ks, metric, complete)
 
 
 def pair_retrieval(
@@ -195,23 +199,23 @@ def relevance_retrieval(
             best[at, : len(top)] = torch.tensor(top, device=device)
         return best
 
-    return _measure(queries, keys, counts, gains, ideal, ks, metric, complete)
+    return _measure(queries, keys, None, counts, gains, ideal, ks, metric, complete)
 
 
 def _measure(
-    queries: Tensor, keys: Tensor | None, relevant: Tensor, gains: Gains, ideal: Callable[[slice, int], Tensor],
+    queries: Tensor, keys: Tensor, itself: Tensor | None, relevant: Tensor, gains: Gains, ideal: Callable[[slice, int], Tensor],
     ks: Sequence[int], metric: Metric, complete: bool | None,
 ) -> Retrieval:  # fmt: skip
     ks = as_ks("ks", ks)
     asked = relevant > 0
     if not bool(asked.any()):
         raise ValueError(f"none of {len(queries)} queries has a relevant key: nothing to retrieve")
-    count = len(queries) - 1 if keys is None else len(keys)
+    count = len(keys) - (itself is not None)
     complete = len(queries) * count <= COMPLETE if complete is None else complete
     depth = count if complete else min(count, max(*ks, int(relevant.max())))
     held: dict[str, list[Tensor]] = {}
     rows = max(16, min(ROWS, 2**22 // count)) if depth >= ROWS else ROWS
-    for block, _, indices in neighbour_blocks(queries, keys, depth, metric, rows=rows):
+    for block, _, indices in neighbour_blocks(queries, keys, depth, metric, itself, rows):
         here = asked[block]
         if not bool(here.any()):
             continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GROUP = 32  # columns a group: the pass over the maxima is then small beside the pass over the tile
+GROUP = 16  # columns a group: the pass over the maxima is then small beside the pass over the tile
 
 
 class Largest:
