@@ -5,50 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from browser import CHROMIUM, MISSING
 from nearfar.compare.summary import summarize
 from nearfar.report.files import read_json, write_json, write_text
 from nearfar.report.page import render_page
 from nearfar.report.picture import render_picture
 from nearfar.report.plots import forest
+from pages import Page
 from studies import arriving, study
 
 EVIL = "</script><script>alert('x')</script>"
-
-
-class Page(HTMLParser):
-    """What a page holds: its elements, their attributes, its text outside scripts."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.scripts: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.open.append(tag)
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag):
-        while self.open and self.open.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.scripts[-1] += data
-        elif self.open and self.open[-1] != "style":
-            self.text += data
 
 
 ARMS = {
@@ -168,15 +140,12 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
         read_json(path)
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
+@pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 def test_a_browser_draws_the_plots_and_runs_no_text(html, tmp_path):
     page = tmp_path / "page.html"
     probe = (
         "<script>window.addEventListener('load', () => { const s = document.querySelector('input[value=seconds]'); "
-        "s.click(); document.querySelectorAll('[data-arm]')[1].click(); });"
+        "s.click(); document.querySelectorAll('[data-trace]')[1].click(); });"
         "window.alert = () => document.body.setAttribute('data-pwned', '1');</script>"
     )
     page.write_text(html.replace("</head>", f"{probe}</head>"))

@@ -14,7 +14,7 @@ from nearfar.data.records import to_number
 from nearfar.names import unknown
 from nearfar.types import Kind
 
-Holds = Literal["image", "text", "texts", "number", "vector", "series"]
+Holds = Literal["image", "text", "texts", "number", "vector", "series", "other"]
 """What the cells of a column are; ``"texts"`` are lists of texts, ``"vector"`` lists of numbers, ``"series"`` lists of those."""
 
 USUAL: dict[str, tuple[str, ...]] = {
@@ -63,7 +63,9 @@ def what_it_holds(values: Sequence[Any]) -> Holds:
     if isinstance(first, (list, tuple)):
         inner = next((item for value in known for item in value), 0.0)
         return "texts" if isinstance(inner, str) else "series" if isinstance(inner, (list, tuple)) else "vector"
-    if isinstance(first, (dict, bytes)):
+    if isinstance(first, dict):
+        return "image" if first.keys() & {"bytes", "path"} else "other"
+    if isinstance(first, bytes):
         return "image"
     if not isinstance(first, str):
         return "number"
@@ -147,4 +149,4 @@ def _folded(name: str) -> str:
 
 
 def _kind(holds: Holds) -> Kind:
-    return "text" if holds in ("text", "texts", "number") else holds
+    return holds if holds in ("image", "vector", "series") else "text"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,26 @@ class Field:
         if not bool(numbers.isfinite().all()):
             raise ValueError("holds NaN or infinity, wanted finite numbers")
         return numbers.unsqueeze(0) if self.column.kind == "series" and numbers.ndim == 1 else numbers
+
+
+def make_fields(
+    columns: Sequence[Column],
+    lists: Mapping[str, Sequence[Any]],
+    base: Path | None,
+    size: tuple[int, int] | None,
+    channels: int | None,
+) -> tuple[Field, ...]:
+    """How columns are read. A column of lists of texts becomes as many columns as every one of its ``lists`` has items."""
+    fields = []
+    form: dict[str, Any] = {"base": base, "size": size or (1, 1), "channels": channels or 3}
+    for column in columns:
+        if column.kind == "text" and column.name in lists:
+            for item in range(min(len(cell or ()) for cell in lists[column.name])):
+                single = replace(column, name=f"{column.name} {item + 1}")
+                fields.append(Field(single, column.name, item=item, **form))
+        else:
+            fields.append(Field(column, column.name, **form))
+    return tuple(fields)
 
 
 def image_source(cell: Any, base: Path | None) -> Path | bytes:
