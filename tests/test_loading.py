@@ -180,6 +180,13 @@ class TestStreams:
         assert [a + b for a, b in zip(*ranks)] == whole
         assert self.texts(Loader(stream.train, 8, seed=6), 9) != whole
 
+    def test_what_is_left_out_is_named_once_an_epoch_by_one_rank(self, stream):
+        assert [bad.partition("s.jsonl:")[2][:14] for bad in stream.bad] == ["21: is not JSO"]
+        ranks = [Loader(stream.train, 5, seed=0, rank=r, world=2).batches(0, 5) for r in range(2)]
+        bad = [[line for batch in batches for line in batch.bad] for batches in ranks]
+        assert [len(lines) for lines in bad] == [1, 0]
+        assert "s.jsonl:21: is not JSON" in bad[0][0]
+
     def test_labels_and_ids(self, stream):
         assert stream.class_names == ("a", "b")
         for batch in Loader(stream.train, 10, seed=1).batches(0, 3):

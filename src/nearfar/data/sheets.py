@@ -142,9 +142,14 @@ def from_shards(paths: Sequence[Path], name: str) -> Sheet:
 
 def from_hub(name: str) -> Sheet:
     """Reads a data set of the Hugging Face Hub, ``owner/name`` or ``owner/name:configuration``, or a folder laid out as one."""
-    path, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
-    found = load(path, *([configuration] if configuration else []))
-    return _from_parts(found, Path(name).name if Path(name).is_dir() else name, None, True)
+    if Path(name).is_dir():
+        return _from_parts(load(name), Path(name).name, None, True)
+    path, _, configuration = name.partition(":")
+    try:
+        found = load(path, *([configuration] if configuration else []))
+    except ValueError as error:
+        raise ValueError(f"{name} is no path here, and the Hugging Face Hub did not give it: {error}") from error
+    return _from_parts(found, name, None, True)
 
 
 def load(*arguments: Any, **options: Any) -> Any:
