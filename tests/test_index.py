@@ -331,7 +331,7 @@ def test_a_server_that_wants_a_key_is_given_that_of_the_environment_or_says_so(m
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a key without TLS: the client says so
                 store = open_store(f"http://127.0.0.1:{server.server_port}")
-            with pytest.raises(ValueError, match="answers 401 .*: set QDRANT_API_KEY") as error:
+            with pytest.raises(ValueError, match=r"answers 401 .*: set QDRANT_API_KEY") as error:
                 store.describe()
             assert "from the environment" not in str(error.value)
         server.shutdown()
