@@ -246,6 +246,14 @@ class TestFiles:
         assert found["rows"] == 50
         assert found["metrics"][0] == {"name": "knn accuracy", "value": 0.75, "low": 0.7, "high": 0.8, "chance": 0.1}
         assert found["metrics"][1]["better"] == "lower"
+        assert "trained on since" not in found["about"]
+        assert cli.main(["evaluate", str(run)]) == 0
+        found = run_facts(run)["evaluation"]
+        assert found["rows"] == 36
+        assert "trained on since" not in found["about"]
+        told = json.loads((run / "evaluation.json").read_text())
+        (run / "evaluation.json").write_text(json.dumps(told | {"weights": "others"}))
+        assert "trained on since" in run_facts(run)["evaluation"]["about"]
         (run / "evaluation.json").write_text("{}")
         with pytest.raises(ValueError, match=r"evaluation\.json is damaged"):
             run_facts(run)
