@@ -51,8 +51,9 @@ class Threshold:
         seen = (
             "" if self.unseen else " The model was trained on other rows of theirs: expect more errors with new ones."
         )
+        out = " held out" if self.unseen else ""
         return (
-            f"Threshold {self.threshold:.3f}, chosen for {how} on {self.calibrated_on} identities{' held out' if self.unseen else ''}. On "
+            f"Threshold {self.threshold:.3f}, chosen for {how} on {self.calibrated_on} identities{out}. On "
             f"{self.tested_on} others: {self.far:.2%} false acceptances, {self.frr:.2%} false rejections.{seen}"
         )
 
