@@ -18,7 +18,7 @@ def resnet_small(in_shape: tuple[int, ...], num_outputs: int | None = None, *, w
     Args:
         in_shape: ``(channels, height, width)``.
         num_outputs: Adds a linear layer of that many outputs; by default the ``8 · width`` pooled features come out.
-        width: Channels of the stem. 32: two views of 256 images at 28×28 train in about 0.2 s on two CPU cores.
+        width: Channels of the stem. 32: two views of 256 images at 28×28 train in 0.2 to 0.4 s on two CPU cores.
 
     Raises:
         ValueError: If inputs are no images.
