@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from browser import CHROMIUM, MISSING
+from browser import CHROMIUM, MISSING, Browser
 from nearfar.compare.summary import summarize
 from nearfar.report.files import read_json, write_json, write_text
 from nearfar.report.page import render_page
@@ -162,3 +162,20 @@ def test_a_browser_draws_the_plots_and_runs_no_text(html, tmp_path):
     assert "seconds of training" in body.split('id="curves"', 1)[1]  # the axis after the click
     assert len(re.findall(r'class="trace scatter trace', body)) >= 8
     assert "data-pwned" not in body
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
+def test_it_is_dark_or_light_and_narrow_without_a_complaint(html, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(html, encoding="utf-8")
+    with Browser() as browser:
+        browser.screen(360, 640)
+        browser.open(page)
+        browser.until("document.documentElement.scrollWidth <= 360")
+        browser.until(
+            "[...document.querySelectorAll('.main-svg')].every((s) => s.getBoundingClientRect().width <= 360)"
+        )
+        browser.click('input[name="theme"][value="dark"]')
+        browser.until("getComputedStyle(document.body).backgroundColor", "rgb(21, 23, 27)")
+        assert browser.errors == []
+        assert browser.requests == []
