@@ -130,6 +130,8 @@ class TestTables:
             "is not JSON ",
             "holds a list",
         ]
+        with pytest.raises(ValueError, match=r"a\.json is one JSON array: wanted one object a line"):
+            open_corpus(DataConfig(write(tmp_path / "a.json", '[{"text": "a"}]')))
         path = write(tmp_path / "k.jsonl", '{"text": "a"}\n{"text": [1]}\n')
         with pytest.raises(ValueError, match=r"k\.jsonl:2: column 'text' holds \[1\]"):
             open_corpus(DataConfig(path))
@@ -231,6 +233,13 @@ class TestFolders:
         corpus = open_corpus(DataConfig(str(tmp_path)))
         assert (corpus.train.labels, corpus.class_names, corpus.channels) == (None, (), 1)
         assert (len(corpus.train), len(corpus.test)) == (4, 2)
+
+    def test_parts_without_classes(self, tmp_path):
+        for part, count in (("train", 5), ("val", 2)):
+            for i in range(count):
+                picture(tmp_path / part / f"{i}.png", i)
+        corpus = open_corpus(DataConfig(str(tmp_path)))
+        assert (len(corpus.train), len(corpus.test), corpus.train.labels) == (5, 2, None)
 
     def test_identities_are_held_out_whole(self, tmp_path):
         corpus = open_corpus(DataConfig(self.folder(tmp_path, [f"person {i}" for i in range(9)], 3), id="label"))

@@ -134,6 +134,14 @@ class TestThreads:
             time.sleep(0.01)
         assert not any(t.name == "nearfar-loader" for t in threading.enumerate())
 
+    def test_the_threads_of_the_caller_are_left_as_they_are(self, pictures):
+        torch.set_num_threads(2)
+        try:
+            list(Loader(open_corpus(DataConfig(str(pictures))).train, 6, seed=0, workers=2).batches(0, 3))
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(1)
+
     def test_prepare_is_called_in_the_calling_thread(self):
         def prepare(batch: RawBatch):
             return threading.current_thread(), len(batch)
@@ -171,6 +179,13 @@ class TestStreams:
         ranks = [self.texts(Loader(stream.train, 4, seed=5, rank=r, world=2), 9) for r in range(2)]
         assert [a + b for a, b in zip(*ranks)] == whole
         assert self.texts(Loader(stream.train, 8, seed=6), 9) != whole
+
+    def test_what_is_left_out_is_named_once_an_epoch_by_one_rank(self, stream):
+        assert [bad.partition("s.jsonl:")[2][:14] for bad in stream.bad] == ["21: is not JSO"]
+        ranks = [Loader(stream.train, 5, seed=0, rank=r, world=2).batches(0, 5) for r in range(2)]
+        bad = [[line for batch in batches for line in batch.bad] for batches in ranks]
+        assert [len(lines) for lines in bad] == [1, 0]
+        assert "s.jsonl:21: is not JSON" in bad[0][0]
 
     def test_labels_and_ids(self, stream):
         assert stream.class_names == ("a", "b")

@@ -29,7 +29,13 @@ def test_a_file_then_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr("nearfar.training.command.run", lambda config: seen.append(config) or 0)
     assert cli.main(["train", "--config", str(file), "--epochs", "5", "--batch-size", "32"]) == 0
     (config,) = seen
-    assert (config.lr, config.epochs, config.batch_size, config.negative, config.size) == (1e-3, 5.0, 32, ("a", "b"), (8, 8))
+    assert (config.lr, config.epochs, config.batch_size, config.negative, config.size) == (
+        1e-3,
+        5.0,
+        32,
+        ("a", "b"),
+        (8, 8),
+    )
     assert config.precision == "32"
     assert cli.main(["train", f"--config={file}"]) == 0
     assert seen[1].epochs == 3.0
@@ -103,7 +109,9 @@ def test_streamed_rows_want_steps():
 
 
 def test_help_says_what_every_option_is_and_loads_no_torch():
-    code = "import sys, nearfar.cli as cli\ntry: cli.main(['train', '--help'])\nfinally: assert 'torch' not in sys.modules"
+    code = (
+        "import sys, nearfar.cli as cli\ntry: cli.main(['train', '--help'])\nfinally: assert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     for name in TrainConfig.__dataclass_fields__:

@@ -97,6 +97,20 @@ def test_a_look_in_between_changes_nothing(tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_killed_before_its_last_word(tmp_path):
+    """The last checkpoint is written, the event that says so is not; an early stop does not go on either."""
+    for number, options in enumerate(({"steps": 6}, {"steps": 24, "patience": 1, "eval_every": 2})):
+        run = run_case("pairs", str(tmp_path / str(number)), **options)
+        log = run.path / "events.jsonl"
+        whole = log.read_text()
+        (end,) = run.events("end")
+        log.write_text(whole[: whole.rindex('{"event": "end"')] + '{"event": "en')
+        assert not run.finished
+        run_case("pairs", resume=str(run.path))
+        assert log.read_text() == whole
+        assert end["reason"] == ("no better look for 1 looks" if number else "all steps were made")
+
+
 def test_resumed_with_other_data_is_refused(tmp_path):
     run_case("pairs", str(tmp_path / "run"), steps=4)
     with pytest.raises(ValueError, match="begun with other data"):

@@ -11,7 +11,9 @@ from torch.nn.functional import interpolate
 from nearfar.cli import main
 from nearfar.data.colour import LUMA, jitter, recolour, turn
 from nearfar.data.gallery import view_grid
-from nearfar.data.views import VIEWS, ImageRecipe, ImageView, SeriesView, TokenView, VectorView, make_view
+from nearfar.data.image_views import ImageRecipe, ImageView
+from nearfar.data.other_views import SeriesView, TokenView, VectorView
+from nearfar.data.views import VIEWS, make_view
 from nearfar.data.warps import blurring, crop_boxes, resampling, warp
 
 ZERO, ONE = torch.tensor([0.0]), torch.tensor([1.0])

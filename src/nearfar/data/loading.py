@@ -197,6 +197,7 @@ def _start(task: Callable[[], RawBatch], pin: bool) -> Future[RawBatch]:
     future: Future[RawBatch] = Future()
 
     def run() -> None:
+        torch.set_num_threads(1)  # of this thread alone: training wants the cores
         try:
             future.set_result(pinned(task()) if pin else task())
         except BaseException as error:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from nearfar.data import sheets
 from nearfar.data.columns import Chosen, choose_columns, what_it_holds
 from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Corpus, Part, TensorPart
-from nearfar.data.labelled import class_ids
+from nearfar.data.meanings import number_of, read_groups, read_labels, read_numbers
 from nearfar.data.parts import TablePart, image_source, make_fields
 from nearfar.data.pixels import BROKEN, SUFFIXES, common_size, image_header, is_grey, size_pair, unreadable
 from nearfar.data.sheets import Sheet
@@ -124,7 +123,7 @@ def _open_folder(folder: Path, config: DataConfig) -> Sheet:
 
 
 def _from_memory(found: Found, config: DataConfig) -> Corpus:
-    part = found.rows
+    part = found.rows if config.size is None else resized(found.rows, size_pair(config.size))
     if found.test is None:
         train, test = split_rows(len(part), part.labels, part.groups, config.test_fraction, config.split_seed)
     else:
@@ -141,6 +140,22 @@ def _from_memory(found: Found, config: DataConfig) -> Corpus:
     )
 
 
+def resized(part: TensorPart, size: tuple[int, int]) -> TensorPart:
+    """The rows with their images at another size."""
+
+    def scaled(images: Tensor) -> Tensor:
+        small = torch.nn.functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
+        return small.round().clamp(0, 255).to(torch.uint8)
+
+    data = {
+        name: torch.cat([scaled(chunk) for chunk in held.split(1024)])
+        if isinstance(held, Tensor) and held.ndim == 4
+        else held
+        for name, held in part.data.items()
+    }
+    return replace(part, data=data)
+
+
 def take(part: TensorPart, rows: Int64[Tensor, "m"]) -> TensorPart:
     """Some rows of those in memory."""
     kept = part.fetch(rows.tolist())
@@ -153,13 +168,13 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
     sample = table[:SAMPLE]
     shown = [name for name in sample if not name.startswith("__")]
     chosen = choose_columns({name: what_it_holds(sample[name]) for name in shown}, config, sheet.name)
-    numbers, good = _read_numbers(sheet, chosen.numbers)
+    numbers, good = read_numbers(sheet, chosen.numbers)
     bad, size, channels = _check(sheet, chosen, config, good)
     rows = good.nonzero().squeeze(1)
     if not len(rows):
         raise ValueError(f"{sheet.name}: none of {count} rows can be read; the first: {bad[0]}")
-    labels, names = _labels(sheet, chosen.label, rows, given=config.label is not None)
-    groups = _groups(sheet, chosen.id, rows, given=config.id is not None)
+    labels, names = read_labels(sheet, chosen.label, rows, given=config.label is not None)
+    groups = read_groups(sheet, chosen.id, rows, given=config.id is not None)
     train, test = _split(sheet, chosen, rows, labels, groups, config)
     inputs = () if chosen.numbers else chosen.inputs
     cells = {column.name: sheet.cells(column.name) for column in inputs if isinstance(sample[column.name][0], list)}
@@ -181,22 +196,6 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
     return Corpus(sheet.name, columns, part(train), part(test), names, size, channels, (*sheet.bad, *bad))
 
 
-def _read_numbers(sheet: Sheet, names: Sequence[str]) -> tuple[Float64[Tensor, "n d"] | None, Bool[Tensor, "n"]]:
-    """The numeric columns, and which rows hold finite numbers in all of them."""
-    if not names:
-        return None, torch.ones(len(sheet.table), dtype=torch.bool)
-    columns = [torch.tensor([_number(cell) for cell in sheet.cells(name)], dtype=torch.float64) for name in names]
-    numbers = torch.stack(columns, 1)
-    return numbers, numbers.isfinite().all(1)
-
-
-def _number(cell: Any) -> float:
-    try:
-        return float(cell)
-    except (TypeError, ValueError):
-        return float("nan")
-
-
 def _check(
     sheet: Sheet, chosen: Chosen, config: DataConfig, good: Bool[Tensor, "n"]
 ) -> tuple[list[str], tuple[int, int] | None, int | None]:
@@ -211,7 +210,7 @@ def _check(
 
     for row in (~good).nonzero().flatten().tolist():
         cells = sheet.table[row]
-        wrong = next(name for name in chosen.numbers if not abs(_number(cells[name])) < float("inf"))
+        wrong = next(name for name in chosen.numbers if not abs(number_of(cells[name])) < float("inf"))
         report(row, f"{sheet.where(row)}: column {wrong!r} holds {cells[wrong]!r}, wanted a finite number")
     headers = []
     for column in () if chosen.numbers else chosen.inputs:
@@ -233,47 +232,6 @@ def _check(
         return bad, None, None
     size = common_size([(h, w) for h, w, _ in headers]) if config.size is None else size_pair(config.size)
     return bad, size, 1 if all(is_grey(mode) for _, _, mode in headers) else 3
-
-
-def _labels(
-    sheet: Sheet, column: str | None, rows: Int64[Tensor, "m"], *, given: bool
-) -> tuple[Int64[Tensor, "m"] | None, tuple[str, ...]]:
-    """Class ids and names; none where the column does not name classes and nobody said that it does."""
-    if column is None:
-        return None, ()
-    cells = sheet.cells(column)
-    values = [cells[row] for row in rows.tolist()]
-    if column in sheet.class_names:
-        return torch.tensor([-1 if value is None else value for value in values]), sheet.class_names[column]
-    texts = ["" if value is None or value != value else str(value).strip() for value in values]
-    known = [i for i, text in enumerate(texts) if text]
-    ids, names = class_ids([texts[i] for i in known])
-    if not given and (len(names) < 2 or len(names) > max(2, len(known) // 2) or _fractions(names)):
-        return None, ()
-    labels = torch.full((len(rows),), -1)
-    labels[known] = ids
-    return labels, names
-
-
-def _fractions(names: Sequence[str]) -> bool:
-    """Whether these are measurements rather than names."""
-    return any(
-        not name.lstrip("+-").isdigit() and not torch.tensor(_number(name)).isnan() and _number(name) % 1 != 0
-        for name in names
-    )
-
-
-def _groups(sheet: Sheet, column: str | None, rows: Int64[Tensor, "m"], *, given: bool) -> Int64[Tensor, "m"] | None:
-    """Ids as numbers; none where no two rows share one and nobody asked for them."""
-    if column is None:
-        return None
-    numbers: dict[Any, int] = {}
-    cells = sheet.cells(column)
-    ids = []
-    for row in rows.tolist():
-        key = str(cells[row]).strip() if cells[row] is not None else ("", row)  # without an id: a row of its own
-        ids.append(numbers.setdefault(key, len(numbers)))
-    return torch.tensor(ids) if given or len(numbers) < len(ids) else None
 
 
 def _split(

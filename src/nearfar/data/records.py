@@ -95,6 +95,8 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         for line, raw in enumerate(file, 1):
             if not raw.strip():
                 continue
+            if line == 1 and raw.lstrip().startswith(b"["):
+                raise ValueError(f"{path} is one JSON array: wanted one object a line (jq -c '.[]' writes it so)")
             try:
                 value = json.loads(raw.decode("utf-8-sig"))
             except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -142,9 +142,14 @@ def from_shards(paths: Sequence[Path], name: str) -> Sheet:
 
 def from_hub(name: str) -> Sheet:
     """Reads a data set of the Hugging Face Hub, ``owner/name`` or ``owner/name:configuration``, or a folder laid out as one."""
-    path, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
-    found = load(path, *([configuration] if configuration else []))
-    return _from_parts(found, Path(name).name if Path(name).is_dir() else name, None, True)
+    if Path(name).is_dir():
+        return _from_parts(load(name), Path(name).name, None, True)
+    path, _, configuration = name.partition(":")
+    try:
+        found = load(path, *([configuration] if configuration else []))
+    except ValueError as error:
+        raise ValueError(f"{name} is no path here, and the Hugging Face Hub did not give it: {error}") from error
+    return _from_parts(found, name, None, True)
 
 
 def load(*arguments: Any, **options: Any) -> Any:
@@ -217,7 +222,7 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
 
 def from_images(folder: Path, name: str) -> Sheet:
     """Lists the images of a folder: ``folder/class/*.png``, with ``train`` and ``test`` above the classes or not, or flat."""
-    train, test = split_folders(folder)
+    train, test = _parts(folder)
     paths, labels, split = [], [], []
     for part, place in (("train", train), ("test", test)):
         for path, label in _listed(place) if place else ():
@@ -233,6 +238,15 @@ def from_images(folder: Path, name: str) -> Sheet:
         columns["label"] = labels
     table = library().Dataset.from_dict(columns)
     return Sheet(name, table, Cells(table.select_columns(["image"]), "{image}"), None, split if test else None)
+
+
+def _parts(folder: Path) -> tuple[Path, Path | None]:
+    """The training folder and the test folder, which here may hold images without classes."""
+    names = {path.name for path in subfolders(folder)}
+    test = next((name for name in TEST_FOLDERS if name in names), None)
+    if test is not None and "train" in names and names <= {"train", *TEST_FOLDERS}:
+        return folder / "train", folder / test
+    return split_folders(folder)
 
 
 def _listed(folder: Path) -> Iterator[tuple[Path, str | None]]:

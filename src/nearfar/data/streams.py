@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from nearfar.data.splits import MOST_TEST_ROWS
 SHUFFLED = 2_000
 # First rows, which tell the columns, the classes and the size of images.
 SAMPLE = 1_000
-WHERE = "__where__"
+# Cells that say where a record is, and what is wrong with it.
+WHERE, BAD = "__where__", "__bad__"
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,18 @@ class RowStream:
         """Batches for ever from number ``start``; those before it are read and passed over."""
         rows, whole = self._rows(seed), batch_size * world
         for step in count():
-            batch = list(islice(rows, whole))
+            batch: list[dict[str, Any]] = []
+            bad: list[str] = []
+            while len(batch) < whole:
+                row = next(rows)
+                if BAD in row:
+                    bad.append(row[BAD])
+                else:
+                    batch.append(row)
             if step >= start:
                 first = rank * batch_size
-                yield self._decoded(batch[first : first + batch_size], step * whole + first)
+                decoded = self._decoded(batch[first : first + batch_size], step * whole + first)
+                yield replace(decoded, bad=(*bad, *decoded.bad)) if rank == 0 else decoded  # once, not by every rank
 
     def _rows(self, seed: int) -> Iterator[dict[str, Any]]:
         """Rows for ever, each epoch in another order. A batch may begin in one epoch and end in the next."""
@@ -72,7 +81,7 @@ class RowStream:
             shuffled.set_epoch(epoch)
             empty = True
             for row in shuffled:
-                empty = False
+                empty = empty and BAD in row
                 yield sheets.flat(row)
             if empty:
                 raise ValueError(f"{self.name} holds no row that can be read")
@@ -81,14 +90,14 @@ class RowStream:
         def name(at: int) -> str:
             return where(rows[at - first], f"{self.name}: row {at} of the stream")
 
-        cells = {field.source: [row[field.source] for row in rows] for field in self.fields}
+        cells = {field.source: [row.get(field.source) for row in rows] for field in self.fields}
         at = torch.arange(first, first + len(rows))
         columns, kept, bad = decode(self.fields, cells, at.tolist(), name, self.skip_bad)
         labels = groups = None
         if self.label is not None:
-            labels = torch.tensor([class_of(rows[i][self.label], self.classes) for i in kept], dtype=torch.int64)
+            labels = torch.tensor([class_of(rows[i].get(self.label), self.classes) for i in kept], dtype=torch.int64)
         if self.id is not None:
-            ids = [hashed(rows[i][self.id]) if rows[i][self.id] is not None else -1 for i in kept]
+            ids = [-1 if rows[i].get(self.id) is None else hashed(rows[i][self.id]) for i in kept]
             groups = torch.tensor(ids, dtype=torch.int64)
         return RawBatch(at[kept], columns, labels, groups, bad)
 
@@ -115,7 +124,9 @@ def _records(paths: list[str], skip_bad: bool) -> Iterator[dict[str, Any]]:
         for line, record in records(Path(path)):
             if not isinstance(record, str):
                 yield {**record, WHERE: f"{path}:{line}"}
-            elif not skip_bad:
+            elif skip_bad:
+                yield {BAD: f"{path}:{line}: {record}"}
+            else:
                 raise ValueError(f"{path}:{line}: {record}: mend it, or leave it out with skip_bad=True (--skip-bad)")
 
 
@@ -166,35 +177,46 @@ def open_stream(config: DataConfig) -> Corpus:
     """
     train, test, base, name = _open(config)
     train, test = sheets.undecoded(train), None if test is None else sheets.undecoded(test)
-    sample = [sheets.flat(row) for row in islice(train, SAMPLE)]
+    sample, bad = _good(train, SAMPLE)
     if not sample:
-        raise ValueError(f"{name} holds no row that can be read")
+        raise ValueError(f"{name} holds no row that can be read" + (f"; the first: {bad[0]}" if bad else ""))
     names = [column for column in sample[0] if not column.startswith("__")]
-    chosen = choose_columns({n: what_it_holds([row[n] for row in sample]) for n in names}, config, name)
+    chosen = choose_columns({n: what_it_holds([row.get(n) for row in sample]) for n in names}, config, name)
     if chosen.numbers:
         raise ValueError(
             f"{name}: numeric columns are scaled by means over all rows, which a stream does not know: leave streaming out"
         )
     size, channels = _look(sample, chosen.inputs, config, base)
-    lists = {name: [row[name] for row in sample] for name in names if isinstance(sample[0][name], list)}
+    lists = {name: [row.get(name) for row in sample] for name in names if isinstance(sample[0][name], list)}
     fields = make_fields(chosen.inputs, lists, base, size, channels)
     columns = tuple(field.column for field in fields)
     classes, class_names = _classes(train, sample, chosen.label)
     held = None
     if test is not None:
-        rows = [sheets.flat(row) for row in islice(test, MOST_TEST_ROWS)]
+        rows, lost = _good(test, MOST_TEST_ROWS)
+        bad += lost
         table = sheets.library().Dataset.from_list(rows)
-        labels = torch.tensor([class_of(row[chosen.label], classes) for row in rows]) if chosen.label else None
+        labels = torch.tensor([class_of(row.get(chosen.label), classes) for row in rows]) if chosen.label else None
         groups = _groups(rows, chosen.id)
         held = TablePart(
             table, fields, torch.arange(len(rows)), labels, groups, sheets.Numbered(f"{name} (test)"), config.skip_bad
         )
     stream = RowStream(train, fields, name, chosen.label, chosen.id, classes, config.skip_bad)
-    return Corpus(name, columns, stream, held, class_names, size, channels)
+    return Corpus(name, columns, stream, held, class_names, size, channels, tuple(bad))
+
+
+def _good(table: Any, most: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """The first rows, and what is wrong with those among them that cannot be read."""
+    first = [sheets.flat(row) for row in islice(table, most)]
+    return [row for row in first if BAD not in row], [row[BAD] for row in first if BAD in row]
 
 
 def _groups(rows: Sequence[dict[str, Any]], column: str | None) -> Int64[Tensor, "n"] | None:
-    return None if column is None else torch.tensor([hashed(row[column]) for row in rows])
+    return (
+        None
+        if column is None
+        else torch.tensor([-1 if row.get(column) is None else hashed(row[column]) for row in rows])
+    )
 
 
 def _classes(table: Any, sample: list[dict[str, Any]], column: str | None) -> tuple[dict[Any, int], tuple[str, ...]]:
@@ -204,7 +226,7 @@ def _classes(table: Any, sample: list[dict[str, Any]], column: str | None) -> tu
     known = sheets.names_of_classes(table.features).get(column)
     if known is not None:
         return {str(i): i for i in range(len(known))}, known
-    texts = [str(row[column]).strip() for row in sample if row[column] is not None]
+    texts = [str(row[column]).strip() for row in sample if row.get(column) is not None]
     names = class_ids(texts)[1] if texts else ()
     return {name: i for i, name in enumerate(names)}, names
 
@@ -217,7 +239,7 @@ def _look(
     for column in columns:
         for row in sample if column.kind == "image" else ():
             try:
-                headers.append(image_header(image_source(row[column.name] or "", base)))
+                headers.append(image_header(image_source(row.get(column.name) or "", base)))
             except (OSError, ValueError, SyntaxError):
                 continue  # met again, and named, when it is decoded
     if not headers:

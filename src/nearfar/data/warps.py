@@ -83,10 +83,13 @@ def blurring(sigma: Float[Tensor, "b"], size: int, radius: int) -> Float[Tensor,
 
     At the edges the weights that are left are scaled up to sum to one.
     """
-    places = torch.arange(size, device=sigma.device, dtype=sigma.dtype)
+    places = torch.arange(size, device=sigma.device)
     apart = (places.unsqueeze(1) - places).abs()
-    weights = (-0.5 * (apart / sigma.clamp(min=1e-3).view(-1, 1, 1)).square()).exp() * (apart <= radius)
-    return weights / weights.sum(2, keepdim=True)
+    steps = places[: radius + 1].to(sigma.dtype)
+    weights = (-0.5 * (steps / sigma.clamp(min=1e-3).unsqueeze(1)).square()).exp()  # of so many samples away
+    weights = torch.nn.functional.pad(weights, (0, 1))  # and of all farther ones
+    matrices = weights[:, apart.clamp(max=weights.shape[1] - 1)]
+    return matrices / matrices.sum(2, keepdim=True)
 
 
 def warp(

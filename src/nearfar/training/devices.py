@@ -53,6 +53,8 @@ def make_fabric(config: TrainConfig) -> Any:
         if type(error).__name__ != "MisconfigurationException":
             raise
         raise ValueError(f"device {config.device!r}, {devices} of them, cannot be used here: {error}") from error
+    if config.precision == "16" and fabric.device.type == "cpu":
+        raise ValueError("precision 16 needs a GPU: on a CPU pass bf16, or 32")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     fabric.launch()

@@ -99,8 +99,8 @@ def fit(
         try:
             value = loss(batch)
         except ValueError as error:  # losses refuse NaN embeddings; if the weights are to blame, say so
-            if all(bool(p.isfinite().all()) for p in parameters):
-                raise
+            if all(bool((p.abs() < torch.finfo(p.dtype).max ** 0.5).all()) for p in parameters):
+                raise  # else what they multiply overflows
             clock = seconds + time.perf_counter() - begun
             raise Diverged("the weights are no longer finite", step, clock) from error
         backward(value)

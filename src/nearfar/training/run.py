@@ -100,7 +100,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it came to its end."""
-        return any(True for _ in self.events("end"))
+        return any("failed" not in event for event in self.events("end"))
 
     def embedder(self, device: str = "cpu") -> Any:
         """What was trained: the best by the metric that was watched, else the last."""

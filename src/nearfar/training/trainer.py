@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.data.corpus import Corpus, RawBatch
+from nearfar.data.loading import Loader
 from nearfar.data.views import View
 from nearfar.encoders.momentum import Average
 from nearfar.methods.base import Batch, Method, on
@@ -161,9 +162,7 @@ class Trainer:
 
     # ---- what is read ------------------------------------------------------------------------------------------------
 
-    def _loader(self, columns: tuple[Any, ...]) -> Any:
-        from nearfar.data.loading import Loader
-
+    def _loader(self, columns: tuple[Any, ...]) -> Loader:
         config, fabric = self.config, self.fabric
         return Loader(
             self.corpus.train,
