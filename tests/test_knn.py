@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,38 @@ def test_tiles_of_any_size_give_the_same(metric, monkeypatch):
         assert torch.equal(found.indices, whole.indices)
         assert torch.equal(found.scores, whole.scores)
     assert torch.equal(whole.indices, torch.from_numpy(by_definition(z, z, metric, 9, True)[1]))
+
+
+@pytest.mark.parametrize("k", [3, 1500])
+def test_threads_change_nothing_and_leave_nothing(k):
+    z = rows(2100, 8).round(decimals=1)
+    alone = nearest(z, k=k)
+    try:
+        torch.set_num_threads(2)
+        together = nearest(z, k=k)
+        some = neighbours.neighbour_blocks(z, z, 3)
+        next(some)
+        some.close()  # a search that is given up
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(alone.indices, together.indices)
+    assert torch.equal(alone.scores, together.scores)
+
+
+def test_a_mistake_in_a_thread_is_told(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(neighbours._Search, "block", fail)
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(RuntimeError, match="no luck"):
+            nearest(rows(2000), k=1)
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("metric", METRICS)
