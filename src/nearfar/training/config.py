@@ -66,8 +66,8 @@ class TrainConfig(MethodConfig, DataConfig):
     """Where to train; auto: an accelerator if there is one."""
     devices: int = 1
     """Processes on this machine, one a device. Under torchrun or SLURM, as many as were started."""
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """Across devices: copies of the model (ddp), or its weights in shards (fsdp)."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """Across devices: a copy of the model on each (ddp), which is what auto means with several."""
     num_nodes: int = 1
     """Machines."""
     threads: int | None = None

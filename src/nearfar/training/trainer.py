@@ -45,10 +45,6 @@ class Trainer:
                 f"batch_size is {config.batch_size} rows over {world} devices: wanted a multiple, such as "
                 f"{config.batch_size // world * world}"
             )
-        if config.strategy == "fsdp" and (config.chunk or config.ema or config.method == "moco"):
-            raise ValueError(
-                "fsdp shards the weights, which chunk=, ema= and moco need whole: leave them out, or use ddp"
-            )
         columns = used_columns(config.method, corpus)
         self.view = make_view_of(config, corpus, embedder)
         view = None if self.view is None else self._draw
