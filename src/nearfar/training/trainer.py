@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +60,8 @@ class Trainer:
         self.others = [p for p in self.method.parameters() if p.requires_grad and id(p) not in own]
         self.loader = self._loader(columns)
         self.terms: dict[str, Tensor] = {}
+        self.bad: dict[str, None] = {}
+        """Rows that could not be read and were left out, in the order met."""
         self.rate = 0.0
         self._step = 0
         self.method.train()
@@ -95,22 +96,21 @@ class Trainer:
             group["lr"] = self.rate
 
     def _loss(self, batch: Batch) -> Tensor:
+        self.bad.update(dict.fromkeys(batch.bad))
         batch = on(batch, self.fabric.device)
         sides = self.method.sides(batch)
         chunk = self.config.chunk
         if chunk is None or chunk >= len(batch):
             return self._total(self.network(sides), batch)
         precision = self.fabric.strategy.precision
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "BatchNorm in training mode")  # said once, by the command
-            value = cached_step(
-                lambda *outputs: self._total(outputs, batch),
-                self.method.network,
-                tuple(sides),
-                chunk=chunk,
-                encode=self._encode,
-                scaler=getattr(precision, "scaler", None),
-            )
+        value = cached_step(
+            lambda *outputs: self._total(outputs, batch),
+            self.method.network,
+            tuple(sides),
+            chunk=chunk,
+            encode=self._encode,
+            scaler=getattr(precision, "scaler", None),
+        )
         average_gradients(list(self.method.network.parameters()), self.fabric)  # past the wrapper, which would have
         return value
 
@@ -209,4 +209,4 @@ class Prepare:
     def __call__(self, raw: RawBatch) -> Batch:
         """One batch."""
         columns = {c.name: self.embedder.prepare(c.kind, raw.columns[c.name]) for c in self.columns}
-        return Batch(raw.rows, columns, raw.labels, raw.groups)
+        return Batch(raw.rows, columns, raw.labels, raw.groups, raw.bad)
