@@ -149,7 +149,7 @@ def test_rows_that_cannot_be_read_are_named_and_left_out(tmp_path):
     for number in range(24):
         path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(torch.full((12, 12), 10 * number, dtype=torch.uint8).numpy()).save(path)
+        Image.fromarray(torch.randint(256, (12, 12), dtype=torch.uint8).numpy()).save(path)
     bad = tmp_path / "photos" / "a" / "bad.png"
     bad.write_bytes((tmp_path / "photos" / "a" / "0.png").read_bytes()[:60])  # its head can be read, its pixels cannot
     options = {"data": str(tmp_path / "photos"), "batch_size": 8, "steps": 9, "show": False, "method": "siamese"}
