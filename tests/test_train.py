@@ -143,6 +143,23 @@ def test_a_stream_is_trained_on_by_steps(tmp_path):
         train(corpus, tmp_path, "other", method="clip", steps=None)
 
 
+def test_rows_that_cannot_be_read_are_named_and_left_out(tmp_path):
+    from PIL import Image
+
+    for number in range(24):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(torch.randint(256, (12, 12), dtype=torch.uint8).numpy()).save(path)
+    bad = tmp_path / "photos" / "a" / "bad.png"
+    bad.write_bytes((tmp_path / "photos" / "a" / "0.png").read_bytes()[:60])  # its head can be read, its pixels cannot
+    options = {"data": str(tmp_path / "photos"), "batch_size": 8, "steps": 9, "show": False, "method": "siamese"}
+    run = nf.train(**options, skip_bad=True, out=str(tmp_path / "run"))
+    about = run.environment["data"]["left_out"] + [e["message"] for e in run.events("warning")]
+    assert sum("bad.png" in line for line in about) == 1, about
+    with pytest.raises(ValueError, match=r"bad\.png"):
+        nf.train(**options, out=str(tmp_path / "other"))
+
+
 def test_classes_in_a_batch(tmp_path):
     """Many classes with few rows: batches are drawn so that no row is alone of its class."""
     x, y = torch.randn(120, 8), torch.arange(120) // 4

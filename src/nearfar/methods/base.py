@@ -32,6 +32,8 @@ class Batch:
     """Column name to what its tower takes: images still as read, texts as tokens."""
     labels: Int64[Tensor, "b"] | None = None
     groups: Int64[Tensor, "b"] | None = None
+    bad: tuple[str, ...] = ()
+    """Rows that could not be read and were left out: path or line, and why."""
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -29,6 +29,8 @@ class Look:
     row's partner. The first is what says which look is best, if nobody says otherwise."""
     geometry: dict[str, float]
     """alignment (of partners, or of rows of one class), uniformity, effective_rank, feature_std."""
+    bad: tuple[str, ...] = ()
+    """Rows that could not be read and were left out: path or line, and why."""
 
 
 def watched_rows(corpus: Corpus, most: int, seed: int) -> tuple[Part, list[int]] | None:
@@ -53,7 +55,7 @@ def look(embedder: Any, columns: tuple[Column, ...], part: Part, rows: list[int]
         rows: Which.
         device: Where the embedder is.
     """
-    sides, labels, groups = _embed(embedder, [c for c in columns if c.role != "negative"][:2], part, rows, device)
+    sides, labels, groups, bad = _embed(embedder, [c for c in columns if c.role != "negative"][:2], part, rows, device)
     z = sides[0]
     metrics: dict[str, float] = {}
     geometry: dict[str, float] = {}
@@ -70,18 +72,20 @@ def look(embedder: Any, columns: tuple[Column, ...], part: Part, rows: list[int]
             metrics["recall@1"] = retrieval(z, labels, ks=(1,))["recall@1"]
             geometry["alignment"] = near
     geometry |= {"uniformity": uniformity(z), "effective_rank": effective_rank(z), "feature_std": feature_std(z)}
-    return Look(metrics, geometry)
+    return Look(metrics, geometry, bad)
 
 
 @torch.no_grad()
 def _embed(
     embedder: Any, columns: list[Column], part: Part, rows: list[int], device: torch.device
-) -> tuple[list[Float[Tensor, "n d"]], Int64[Tensor, "n"] | None, Int64[Tensor, "n"] | None]:
+) -> tuple[list[Float[Tensor, "n d"]], Int64[Tensor, "n"] | None, Int64[Tensor, "n"] | None, tuple[str, ...]]:
     training = embedder.training
     embedder.eval()
     chunks, labels, groups = [], [], []
+    bad: tuple[str, ...] = ()
     for start in range(0, len(rows), CHUNK):
         raw = part.fetch(rows[start : start + CHUNK])
+        bad += raw.bad
         if not len(raw):
             continue
         inputs = [(c.kind, to_device(embedder.prepare(c.kind, raw.columns[c.name]), device)) for c in columns]
@@ -92,7 +96,7 @@ def _embed(
     if not chunks:
         raise ValueError("none of the rows to look at could be read")
     known = [None if ids[0] is None else torch.cat(ids) for ids in (labels, groups)]
-    return [torch.cat(side) for side in zip(*chunks)], known[0], known[1]
+    return [torch.cat(side) for side in zip(*chunks)], known[0], known[1], bad
 
 
 def collapse_warnings(
@@ -110,7 +114,7 @@ def collapse_warnings(
     Example:
         >>> collapse_warnings({"effective_rank": 1.2, "feature_std": 0.001}, 5.5, None, 128)
         ['nearly all inputs get the same embedding (spread 0.001; 0.088 would be even): lower the learning rate, ...']
-        >>> collapse_warnings({"effective_rank": 40.0, "feature_std": 0.08}, 6.2365, 6.2364, 128)
+        >>> collapse_warnings({"effective_rank": 40.0, "feature_std": 0.08}, 6.2361, 6.2364, 128)
         ['the loss is 6.236, which embeddings that are all the same would give: nothing has been learned; look at ...']
     """
     said = []

@@ -64,6 +64,7 @@ class Session:
                 prune_checkpoints(run.checkpoints, {self.first, self.best.step})
         self.watched = watched_rows(trainer.corpus, self.config.eval_rows, self.config.seed)
         self.stopped = False
+        self.told = 0  # of the rows that were left out
         self.saved_at = time.monotonic()
 
     def __enter__(self) -> Session:
@@ -108,6 +109,8 @@ class Session:
         assert config.steps is not None
         if self.reason is not None:  # killed between its last checkpoint and its last word, or not at all
             return self._finish(self.first, self.seconds)
+        for line in self.trainer.corpus.bad:
+            self.progress.say(f"left out: {line}")
         if self.first == 0 and self.main:
             self.run.save_model(self.trainer.kept)  # so that a run can be loaded from its first moment
         try:
@@ -127,6 +130,7 @@ class Session:
         assert config.eval_every is not None
         assert config.checkpoint_every is not None
         self._step_event(pause)
+        self._tell_bad(pause.step)
         stop, overdue = self._agreed(self.stopped, time.monotonic() - self.saved_at > config.checkpoint_seconds)
         last, better = pause.step == steps, False
         if last or pause.step % config.eval_every == 0:
@@ -162,6 +166,13 @@ class Session:
         if self.logger is not None:
             self.logger.log_metrics({"loss": pause.loss, "rate": trainer.rate} | terms, step=pause.step)
 
+    def _tell_bad(self, step: int) -> None:
+        """Each row that was left out, once."""
+        for line in list(self.trainer.bad)[self.told :]:
+            self._write("warning", step=step, message=f"left out: {line}")
+            self.progress.say(f"left out: {line}")
+        self.told = len(self.trainer.bad)
+
     def _look(self, pause: Pause) -> bool:
         """Looks at held-out rows; True: better than ever."""
         if self.watched is None:
@@ -171,6 +182,8 @@ class Session:
         setting = trainer.method.setting
         seen: Look = look(trainer.kept, setting.columns, part, rows, self.fabric.device)
         seen = self.fabric.broadcast(seen) if self.fabric.world_size > 1 else seen
+        trainer.bad.update(dict.fromkeys(seen.bad))
+        self._tell_bad(pause.step)
         self._write("look", step=pause.step, seconds=pause.seconds, metrics=seen.metrics, geometry=seen.geometry)
         figures = " · ".join(f"{name} {value:.3f}" for name, value in (seen.metrics | seen.geometry).items())
         self.progress.say(f"step {pause.step} · loss {pause.loss:.3f} · {figures}")

@@ -55,7 +55,7 @@ def train(
         >>> import nearfar as nf, tempfile
         >>> run = nf.train(data="digits", method="supcon", steps=4, batch_size=32, out=tempfile.mkdtemp(), show=False)
         >>> sorted(run.metrics), run.embedder().dim
-        (['knn', 'recall@1'], 64)
+        (['knn', 'recall@1'], 128)
     """
     asked = TrainConfig.of(config, **options)
     run = None

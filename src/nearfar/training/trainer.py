@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,10 +44,6 @@ class Trainer:
                 f"batch_size is {config.batch_size} rows over {world} devices: wanted a multiple, such as "
                 f"{config.batch_size // world * world}"
             )
-        if config.strategy == "fsdp" and (config.chunk or config.ema or config.method == "moco"):
-            raise ValueError(
-                "fsdp shards the weights, which chunk=, ema= and moco need whole: leave them out, or use ddp"
-            )
         columns = used_columns(config.method, corpus)
         self.view = make_view_of(config, corpus, embedder)
         view = None if self.view is None else self._draw
@@ -65,6 +60,8 @@ class Trainer:
         self.others = [p for p in self.method.parameters() if p.requires_grad and id(p) not in own]
         self.loader = self._loader(columns)
         self.terms: dict[str, Tensor] = {}
+        self.bad: dict[str, None] = {}
+        """Rows that could not be read and were left out, in the order met."""
         self.rate = 0.0
         self._step = 0
         self.method.train()
@@ -99,22 +96,21 @@ class Trainer:
             group["lr"] = self.rate
 
     def _loss(self, batch: Batch) -> Tensor:
+        self.bad.update(dict.fromkeys(batch.bad))
         batch = on(batch, self.fabric.device)
         sides = self.method.sides(batch)
         chunk = self.config.chunk
         if chunk is None or chunk >= len(batch):
             return self._total(self.network(sides), batch)
         precision = self.fabric.strategy.precision
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "BatchNorm in training mode")  # said once, by the command
-            value = cached_step(
-                lambda *outputs: self._total(outputs, batch),
-                self.method.network,
-                tuple(sides),
-                chunk=chunk,
-                encode=self._encode,
-                scaler=getattr(precision, "scaler", None),
-            )
+        value = cached_step(
+            lambda *outputs: self._total(outputs, batch),
+            self.method.network,
+            tuple(sides),
+            chunk=chunk,
+            encode=self._encode,
+            scaler=getattr(precision, "scaler", None),
+        )
         average_gradients(list(self.method.network.parameters()), self.fabric)  # past the wrapper, which would have
         return value
 
@@ -213,4 +209,4 @@ class Prepare:
     def __call__(self, raw: RawBatch) -> Batch:
         """One batch."""
         columns = {c.name: self.embedder.prepare(c.kind, raw.columns[c.name]) for c in self.columns}
-        return Batch(raw.rows, columns, raw.labels, raw.groups)
+        return Batch(raw.rows, columns, raw.labels, raw.groups, raw.bad)
