@@ -31,5 +31,6 @@ def hostile(run: Any) -> Any:
     del run["map"]["items"][3]["thumbnail"]
     run["map"]["items"][3]["text"] = EVIL
     run["gallery"][0]["item"] = {"name": FILE, "text": EVIL}
+    run["gallery"][1]["neighbours"][0]["item"] = {"name": "<b>short</b>", "label": 0}
     run["roc"]["about"] = run["confusion"]["by"] = EVIL
     return run

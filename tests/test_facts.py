@@ -19,13 +19,17 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_curve
 
+import browser
 from little_runs import captioned_run, events, identity_run
 from nearfar import cli
 from nearfar.data.config import DataConfig
+from nearfar.data.corpus import Column, Corpus, TensorPart
 from nearfar.data.open import open_corpus
 from nearfar.encoders.load import load
 from nearfar.evaluation.evaluation import Evaluation, Measure
 from nearfar.index.facts import run_facts
+from nearfar.index.held_out import HeldOut
+from nearfar.index.measured import confusion
 from nearfar.index.thumbnails import make_item, thumbnail
 from nearfar.report.run_check import check_runs
 from nearfar.report.run_page import render_runs
@@ -126,6 +130,23 @@ def test_the_confusion_holds_the_held_out_classes_alone(facts, embedded):
     assert np.array(facts["confusion"]["matrix"]).sum(1).tolist() == counts.tolist()
 
 
+def by_hand(z: torch.Tensor, labels: torch.Tensor, names: tuple[str, ...]) -> HeldOut:
+    rows = torch.arange(len(z))
+    part = TensorPart({"vector": z}, labels)
+    corpus = Corpus("made", (Column("vector", "vector"),), part, part, names)
+    return HeldOut(corpus, part, True, rows, list(corpus.columns), [z], [z], labels, None)
+
+
+def test_the_rows_of_a_confusion_are_what_is_true():
+    """A row of class c that lies among those of class a; one of class b alone, and one of no class, are left out."""
+    angles = torch.tensor([0.0, 0.01, 0.02, 0.03, 2.0, 2.01, 2.02, 0.015, 3.0, 0.0])
+    labels = torch.tensor([0, 0, 0, 0, 2, 2, 2, 2, 1, -1])
+    z = torch.stack([angles.cos(), angles.sin()], 1)
+    found = confusion(by_hand(z, labels, ("a", "b", "c")))
+    assert found == {"matrix": [[4, 0], [1, 3]], "classes": ["a", "c"], "by": "7 nearest others"}
+    assert confusion(by_hand(z[:3], torch.tensor([0, 1, 2]), ("a", "b", "c"))) is None
+
+
 def test_the_gallery_shows_the_nearest_and_says_whether_they_belong(facts, embedded):
     z, ids = embedded
     cosines = z @ z.T
@@ -153,6 +174,8 @@ def test_pairs_are_right_by_pair(captioned):
         assert sum(near["right"] for near in query["neighbours"]) <= 1
         for near in query["neighbours"]:
             assert near["right"] == (near["item"]["name"] == query["item"]["name"])
+    assert found["evaluation"]["metrics"][0]["name"] == "image → caption recall@1"
+    assert "confusion" not in found  # one held-out row a class
     n = found["data"]["rows"]["test"]
     assert sum(found["histogram"]["positives"]) == n
     assert sum(found["histogram"]["negatives"]) == n * (n - 1)
@@ -223,6 +246,14 @@ class TestFiles:
         assert found["rows"] == 50
         assert found["metrics"][0] == {"name": "knn accuracy", "value": 0.75, "low": 0.7, "high": 0.8, "chance": 0.1}
         assert found["metrics"][1]["better"] == "lower"
+        assert "trained on since" not in found["about"]
+        assert cli.main(["evaluate", str(run)]) == 0
+        found = run_facts(run)["evaluation"]
+        assert found["rows"] == 36
+        assert "trained on since" not in found["about"]
+        told = json.loads((run / "evaluation.json").read_text())
+        (run / "evaluation.json").write_text(json.dumps(told | {"weights": "others"}))
+        assert "trained on since" in run_facts(run)["evaluation"]["about"]
         (run / "evaluation.json").write_text("{}")
         with pytest.raises(ValueError, match=r"evaluation\.json is damaged"):
             run_facts(run)
@@ -267,6 +298,20 @@ class TestCommand:
         assert "2 training runs" in text
         assert "<script>alert(1)</script>" not in text  # a class
         assert str(people) in text  # both folders are called run
+
+    @pytest.mark.skipif(browser.CHROMIUM is None, reason=browser.MISSING)
+    def test_a_browser_shows_a_single_run(self, people, tmp_path, capsys):
+        page = tmp_path / "page.html"
+        assert self.told(capsys, people, "-o", page)[0] == 0
+        with browser.Browser() as window:
+            window.open(page)
+            window.settle()
+            for section in ("map", "gallery", "similarity", "confusion", "verification"):
+                assert window.js(f"document.getElementById('{section}').offsetHeight") > 150, section
+            window.js("document.querySelector('#gallery img').scrollIntoView()")
+            window.until("document.querySelector('#gallery img').naturalWidth", 16)
+            assert window.errors == []
+            assert window.requests == []
 
     def test_mistakes(self, people, tmp_path, capsys):
         code, _, err = self.told(capsys, people, tmp_path)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import socket
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -307,6 +310,32 @@ def test_a_server_that_is_not_there_is_said_so():
     store = open_store(f"http://127.0.0.1:{port}")
     with pytest.raises(OSError, match="is a Qdrant server running there"):
         store.search(gaussian(1, 3), 1)
+
+
+def test_a_server_that_wants_a_key_is_given_that_of_the_environment_or_says_so(monkeypatch):
+    asked = []
+
+    class Locked(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.headers.get("api-key"))
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Locked) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for key in ("from the environment", None):
+            monkeypatch.setenv("QDRANT_API_KEY", key) if key else monkeypatch.delenv("QDRANT_API_KEY")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a key without TLS: the client says so
+                store = open_store(f"http://127.0.0.1:{server.server_port}")
+            with pytest.raises(ValueError, match=r"answers 401 .*: set QDRANT_API_KEY") as error:
+                store.describe()
+            assert "from the environment" not in str(error.value)
+        server.shutdown()
+    assert asked == ["from the environment", None]
 
 
 def test_places_are_read_by_their_form(tmp_path):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +19,7 @@ from nearfar.evaluation import neighbours
 from nearfar.evaluation.knn import knn_accuracy, knn_predict, nearest
 
 METRICS = ("cosine", "euclidean", "dot")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(neighbours.__file__).parents[2])}
 
 
 def rows(n: int, d: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -65,6 +72,38 @@ def test_tiles_of_any_size_give_the_same(metric, monkeypatch):
         assert torch.equal(found.indices, whole.indices)
         assert torch.equal(found.scores, whole.scores)
     assert torch.equal(whole.indices, torch.from_numpy(by_definition(z, z, metric, 9, True)[1]))
+
+
+@pytest.mark.parametrize("k", [3, 1500])
+def test_threads_change_nothing_and_leave_nothing(k):
+    z = rows(2100, 8).round(decimals=1)
+    alone = nearest(z, k=k)
+    try:
+        torch.set_num_threads(2)
+        together = nearest(z, k=k)
+        some = neighbours.neighbour_blocks(z, z, 3)
+        next(some)
+        some.close()  # a search that is given up
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(alone.indices, together.indices)
+    assert torch.equal(alone.scores, together.scores)
+
+
+def test_a_mistake_in_a_thread_is_told(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(neighbours._Search, "block", fail)
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(RuntimeError, match="no luck"):
+            nearest(rows(2000), k=1)
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -160,6 +199,23 @@ def test_faiss_finds_the_same(metric):
     assert torch.equal(
         nearest(y, z, k=5, metric=metric, backend="faiss").indices, nearest(y, z, k=5, metric=metric).indices
     )
+
+
+def test_memory_stays_far_below_the_score_matrix():
+    """4,000 queries with 40,000 keys: the scores would take 640 MB, what is found 0.6 MB."""
+    code = """
+import resource, sys, torch
+from nearfar.evaluation.knn import nearest
+torch.set_num_threads(1)
+z = torch.randn(40_000, 16)
+nearest(z[:300], z, k=20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+nearest(z[:4000], z, k=20)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 100e6
 
 
 class TestWrongInput:

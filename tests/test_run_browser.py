@@ -208,3 +208,36 @@ def test_a_narrow_window_scrolls_one_way_only(page, width):
     page.screen(width, 640)
     page.until(f"document.documentElement.scrollWidth <= {width}")
     page.until(f"{ALL.format('.plot .main-svg')}.every((s) => s.getBoundingClientRect().width <= {width})")
+
+
+def test_of_a_single_run_nothing_is_hidden(window, runs):
+    browser, path = window
+    alone = path.with_name("alone.html")
+    alone.write_text(render_runs([runs[1]]), encoding="utf-8")
+    browser.screen(1100)
+    browser.open(alone)
+    assert browser.js(f"{ALL.format('[data-choose]')}.length > 3 && {ALL.format('[data-choose]')}.every({HEIGHT})")
+    assert browser.js(f"{ALL.format('.plot')}.every((p) => p.querySelector('.main-svg'))")
+    browser.click('input[data-trace="r0-c2"]')
+    browser.until(f"{POINTS} < 597")
+    assert browser.errors == []
+
+
+def test_a_run_of_texts_without_classes_shows_them(window, runs):
+    browser, path = window
+    items = [{"name": f"notes.csv:{k}", "text": f"a <b>sentence</b> no. {k}"} for k in range(50)]
+    near = [{"item": items[k], "score": 0.9 - k / 100, "right": None} for k in range(5)]
+    facts = {
+        "name": "texts", "config": {}, "gallery": [{"item": items[9], "neighbours": near}],
+        "map": {"method": "umap", "x": [k % 7 for k in range(50)], "y": [k % 11 for k in range(50)], "items": items},
+    }  # fmt: skip
+    texts = path.with_name("texts.html")
+    texts.write_text(render_runs([facts]), encoding="utf-8")
+    browser.open(texts)
+    browser.js(f"{UNFOLD}; document.querySelector('[data-points]').focus()")
+    browser.press("ArrowDown")
+    browser.until(PUT_AWAY, False)
+    assert browser.js(CARD)["text"].startswith("a <b>sentence</b> no. 0\nnotes.csv:0")
+    assert browser.js("document.querySelector('.queries blockquote').textContent") == "a <b>sentence</b> no. 9"
+    assert "? not known" in browser.js("document.querySelector('#gallery').innerText.replaceAll('\\n', ' ')")
+    assert browser.errors == []

@@ -102,7 +102,7 @@ class TestVerify:
         code, out, _ = told(capsys, "verify", made, people / "who 03/0.png", people / "who 03/1.png")
         assert code == 0
         assert out.startswith("same: score ")
-        assert "held-out identities. On 3 others: " in out
+        assert "on 3 identities held out. On 3 others: " in out
         code, out, _ = told(capsys, "verify", made, people / "who 03/0.png", people / "who 04/1.png", "--json")
         found = json.loads(out)
         assert code == 1

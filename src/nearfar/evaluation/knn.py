@@ -29,7 +29,7 @@ def nearest(
     metric: Metric = "cosine",
     *,
     exclude_self: bool | None = None,
-    rows: int = ROWS,
+    rows: int | None = None,
     backend: str = "torch",
 ) -> Neighbours:
     """The ``k`` nearest keys of each query: exact, in O(n·k) memory beyond the rows.
@@ -45,7 +45,7 @@ def nearest(
         k: How many; at most the keys there are. 20 is a common choice for a kNN classifier.
         metric: ``"cosine"``, ``"euclidean"`` or ``"dot"``.
         exclude_self: Leave out key i for query i. By default where keys are the queries themselves.
-        rows: Queries at a time; memory grows with them, the result does not change.
+        rows: Queries at a time, by default 256 a thread; memory grows with them, the result does not change.
         backend: ``"faiss"`` looks for the candidates with faiss (``IndexFlat``), if it is installed.
 
     Returns:

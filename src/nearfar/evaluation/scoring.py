@@ -57,6 +57,10 @@ class Keys:
         small = self.rows.numel() * 4 <= _HELD
         return self._prepare(self.rows, self.norms, torch.float32) if small else None
 
+    def prepare(self) -> None:
+        """Works out once what all queries need, before threads ask for it at the same time."""
+        _ = self.longest, self._half_squares, self._held
+
     def lengths(self, rows: Tensor) -> Tensor:
         """|x| of each row, centred for distances, as float64."""
         parts = []

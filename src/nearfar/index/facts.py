@@ -63,11 +63,14 @@ def run_facts(
     facts: RunFacts = {"name": path.resolve().name, "config": plain(read_config(path)), "events": read_diary(path)}
     if (path / "environment.json").is_file():
         facts["environment"] = plain(read_json(path / "environment.json"))
-    if (path / "evaluation.json").is_file():
-        facts["evaluation"] = page_evaluation(_evaluation(path), "Written by nearfar evaluate.")
+    weights = _evaluated(path, facts)
     if rows:
         try:
-            held = embed_held_out(open_run(path, device, allow_code=allow_code), rows, seed=seed)
+            run = open_run(path, device, allow_code=allow_code)
+            if weights not in (None, run.weights) and "evaluation" in facts:
+                old = "The model has been trained on since: run nearfar evaluate again."
+                facts["evaluation"]["about"] = f"{facts['evaluation'].get('about', '')} {old}".strip()
+            held = embed_held_out(run, rows, seed=seed)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             told = f"Held-out rows could not be embedded for this page, so it has no pictures of them: {error}"
             facts["events"]["warnings"] = [*facts["events"].get("warnings", ()), {"message": told}]
@@ -88,7 +91,10 @@ def _add(facts: RunFacts, held: HeldOut, map: Literal["pca", "umap"]) -> None:
         facts["class_names"] = list(corpus.class_names)
     if "evaluation" not in facts and (found := measure(held)) is not None:
         which = "held-out" if held.tested else "training"
-        facts["evaluation"] = page_evaluation(found, f"Measured for this page on {len(held.rows):,} {which} rows.")
+        sides = [column.name for column in held.columns] if len(held.columns) > 1 else []
+        facts["evaluation"] = page_evaluation(
+            found, f"Measured for this page on {len(held.rows):,} {which} rows.", sides
+        )
     steps = facts.get("events", {}).get("steps", [])
     temperature = steps[-1].get("temperature") if steps else None
     if len(held.rows) > 1:
@@ -138,11 +144,15 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def _evaluation(path: Path) -> Evaluation:
-    held = read_json(path / "evaluation.json")
+def _evaluated(path: Path, facts: RunFacts) -> str | None:
+    """Adds what ``nearfar evaluate`` wrote; of which weights it is, if that is known."""
+    file = path / "evaluation.json"
+    if not file.is_file():
+        return None
+    told = read_json(file)
     try:
-        return Evaluation.from_dict(held)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path / 'evaluation.json'} is damaged ({error!r}): make it again with nearfar evaluate"
-        ) from error
+        found, inputs = Evaluation.from_dict(told), [str(name) for name in told.get("inputs", ())]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({error!r}): make it again with nearfar evaluate") from error
+    facts["evaluation"] = page_evaluation(found, "Measured by nearfar evaluate.", inputs if len(inputs) == 2 else [])
+    return told.get("weights")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -153,7 +154,10 @@ def confusion(held: HeldOut) -> page.Confusion | None:
     """Who the nearest others say that a row is; None: without classes, or with more than can be shown."""
     if not held.known or held.labels is None or len(held.labels.unique()) > CLASSES:
         return None
-    known = held.labels >= 0
+    counts = torch.bincount(held.labels[held.labels >= 0])
+    known = (held.labels >= 0) & (
+        counts[held.labels.clamp(min=0)] > 1
+    )  # of a class alone, no other can say the right one
     z, labels = held.embeddings[0][known], held.labels[known]
     if len(z) < 2:
         return None
@@ -202,6 +206,8 @@ def measure(held: HeldOut) -> Evaluation | None:
     """Figures of the rows, where no evaluation of the run is there."""
     pairs = held.embeddings[1] if len(held.columns) > 1 else None
     labels = held.labels if held.known else held.groups if pairs is None else None
+    if pairs is not None and labels is not None and int(torch.bincount(labels[labels >= 0]).max()) < 2:
+        labels = None  # classes of one row each: the pairs say all
     if labels is None and pairs is None:
         return None
     try:
@@ -210,12 +216,19 @@ def measure(held: HeldOut) -> Evaluation | None:
         return None
 
 
-def page_evaluation(found: Evaluation, about: str) -> page.Evaluation:
-    """An evaluation as a page takes it."""
+def page_evaluation(found: Evaluation, about: str, columns: Sequence[str] = ()) -> page.Evaluation:
+    """An evaluation as a page takes it.
+
+    Args:
+        found: What was measured.
+        about: On what.
+        columns: Names of a pair's two sides, whose figures then come first.
+    """
     tasks = {measure.task for measure in found.measures}
+    sides = {"first→second": " → ".join(columns), "second→first": " → ".join(reversed(columns))} if columns else {}
     metrics: list[page.Metric] = []
-    for measure in found.measures:
-        name = measure.name if len(tasks) == 1 else f"{measure.task} {measure.name}"
+    for measure in sorted(found.measures, key=lambda measure: "→" not in measure.task):
+        name = measure.name if len(tasks) == 1 else f"{sides.get(measure.task, measure.task)} {measure.name}"
         metric: page.Metric = {"name": name, "value": _finite(measure.value)}
         for key, value in (("low", measure.low), ("high", measure.high), ("chance", measure.chance)):
             if _finite(value) is not None:

@@ -48,9 +48,11 @@ class Threshold:
 
     def __str__(self) -> str:
         how = "equal errors" if self.wanted_far is None else f"a false acceptance rate of {self.wanted_far:.3g}"
-        seen = "" if self.unseen else " The model was trained on all of them: expect more errors with new ones."
+        seen = (
+            "" if self.unseen else " The model was trained on other rows of theirs: expect more errors with new ones."
+        )
         return (
-            f"Threshold {self.threshold:.3f}, chosen for {how} on {self.calibrated_on} held-out identities. On "
+            f"Threshold {self.threshold:.3f}, chosen for {how} on {self.calibrated_on} identities{' held out' if self.unseen else ''}. On "
             f"{self.tested_on} others: {self.far:.2%} false acceptances, {self.frr:.2%} false rejections.{seen}"
         )
 

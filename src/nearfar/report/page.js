@@ -43,7 +43,10 @@ const steered = (input) => names.filter((name) =>
     ("x" in input.dataset && layout.meta?.x) || (input.dataset.trace && data.some((trace) => trace.meta?.box === input.dataset.trace))));
 
 function show() {
-  for (const part of document.querySelectorAll("[data-choose]")) part.hidden = chosen(part.dataset.choose) !== part.dataset.is;
+  for (const part of document.querySelectorAll("[data-choose]")) {
+    const is = chosen(part.dataset.choose);
+    part.hidden = Boolean(is) && is !== part.dataset.is; // of a single run there is nothing to choose, and nothing is hidden
+  }
 }
 
 function paint() {

@@ -77,12 +77,14 @@ def number(value: Value, *, fraction: bool = False) -> str:
     """A figure for a table: percent where it is a fraction, four digits otherwise.
 
     Example:
-        >>> number(0.9315, fraction=True), number(12.3456), number(0.0001), number(None)
-        ('93.2%', '12.35', '0.0001', '–')
+        >>> number(0.9315, fraction=True), number(0.0001, fraction=True), number(12.3456), number(None)
+        ('93.2%', '0.01%', '12.35', '–')
     """
     if value is None or value != value:
         return "–"
-    return percent(value) if fraction else f"{value:,.4g}".replace("-", "−")
+    if fraction:
+        return percent(value) if not 0 < value < 0.001 else f"{100 * value:.2g}%"
+    return f"{value:,.4g}".replace("-", "−")
 
 
 def is_fraction(metric: Metric) -> bool:

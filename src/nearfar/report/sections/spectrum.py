@@ -36,7 +36,7 @@ def spectrum(runs: Sequence[Shown]) -> Section | None:
         if rank is not None:
             data.append({
                 "type": "scatter", "mode": "lines+text", "meta": {"box": one.key}, "x": [rank] * 3,
-                "y": [1.0, 0.85 - 0.12 * (len(rows) % 5), FLOOR],  # labels of runs one below the other
+                "y": [1.0, 10 ** (-0.1 - 0.14 * (len(rows) % 5)), FLOOR],  # labels of runs one below the other
                 "line": {"color": one.style.colour, "dash": "dot", "width": 1.5},
                 "text": ["", f" effective rank {number(rank)}", ""], "textposition": "middle right",
                 "hovertemplate": f"effective rank {number(rank)}<extra>{spell(one.name, 40)}</extra>",

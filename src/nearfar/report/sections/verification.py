@@ -49,7 +49,8 @@ def verification(runs: Sequence[Shown]) -> Section | None:
             KEY,
             "Verification curves; the table below has the numbers",
             note="Two rows are taken for the same if their cosine similarity reaches a threshold. "
-            "Cross: the equal error rate. Star: the calibrated threshold.",
+            "Cross: the equal error rate. Star: the calibrated threshold, at its rates on the rows that it was "
+            "not chosen on.",
         )
         + notes
         + folded("The same as a table", table("Verification", head, rows))
