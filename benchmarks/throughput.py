@@ -3,8 +3,9 @@
     python benchmarks/throughput.py [--batch 256] [--rounds 3] [--threads 2]
 
 Same network, head, batch, optimiser, precision and kind of views; what differs is what a library gives: how views are
-drawn (on the batch; by image, in a DataLoader) and the loss. The peer runs with 0 and with 2 worker processes, and the
-better of both counts. Contenders take turns, in one process, so that whatever the machine does, it does to all.
+drawn (on the batch; by image, in a DataLoader) and the loss. The peer runs with 0 and with 2 worker processes, and with
+the network laid out as PyTorch does by itself; the best of these is what the first ratio is against. Contenders take
+turns, in one process, so that whatever the machine does, it does to all.
 
 Needs lightly (`pip install --no-deps -r benchmarks/requirements.txt`), torchvision's Python files
 (`pip install --no-deps torchvision`: only its transforms of Pillow images are loaded) and Debian's dataset-fashion-mnist.
@@ -53,8 +54,11 @@ def ours(config: nf.TrainConfig, corpus: Corpus, embedder: nn.Module) -> Steps:
     return lambda count: [next(paused).loss for _ in range(count)]
 
 
-def lightly(config: nf.TrainConfig, corpus: Corpus, embedder: Any, workers: int) -> Steps:
-    """The loop of lightly's documentation: a DataLoader over Pillow images, its SimCLRTransform, its NTXentLoss."""
+def lightly(config: nf.TrainConfig, corpus: Corpus, embedder: Any, workers: int, plain: bool = False) -> Steps:
+    """The loop of lightly's documentation: a DataLoader over Pillow images, its SimCLRTransform, its NTXentLoss.
+
+    `plain` lays the network's weights and activations channels first, as PyTorch does unless told otherwise.
+    """
     bare("torchvision")
     transforms = importlib.import_module("lightly.transforms")
     loss_module = importlib.import_module("lightly.loss.ntx_ent_loss")
@@ -70,7 +74,12 @@ def lightly(config: nf.TrainConfig, corpus: Corpus, embedder: Any, workers: int)
         Pictures(train, transform), config.batch_size, shuffle=True, drop_last=True, num_workers=workers,
         persistent_workers=workers > 0, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
-    model = nn.Sequential(copy.deepcopy(tower), ProjectionHead(embedder.dim, 128)).train()
+    network = copy.deepcopy(tower)
+    if plain:
+        network.network = nn.Sequential(*network.network)
+        for p in network.parameters():
+            p.data = p.data.contiguous(memory_format=torch.contiguous_format)
+    model = nn.Sequential(network, ProjectionHead(embedder.dim, 128)).train()
     criterion = loss_module.NTXentLoss(temperature=0.1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
@@ -139,33 +148,47 @@ def main(arguments: list[str] | None = None) -> int:
     contenders: dict[str, Steps] = {"nearfar": ours(config, corpus, embedder)}
     for workers in (0, 2):
         contenders[f"lightly, {workers} workers"] = lightly(config, corpus, embedder, workers)
+    contenders["lightly, channels first"] = lightly(config, corpus, embedder, 0, plain=True)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    busy: dict[str, list[float]] = {name: [] for name in contenders}
     losses: dict[str, float] = {}
     for steps in contenders.values():
         steps(2)  # what a process pays once
     for number in range(asked.rounds):
         for name, steps in contenders.items():
-            begun = time.perf_counter()
+            begun, processor = time.perf_counter(), time.process_time()
             losses[name] = steps(asked.steps)[-1]
             seconds[name].append((time.perf_counter() - begun) / asked.steps)
+            busy[name].append((time.process_time() - processor) / asked.steps)
         print(
             f"round {number + 1}: " + ", ".join(f"{name} {seconds[name][-1]:.3f} s" for name in contenders), flush=True
         )
-    return report(asked, seconds, losses)
+    return report(asked, seconds, busy, losses)
 
 
-def report(asked: argparse.Namespace, seconds: dict[str, list[float]], losses: dict[str, float]) -> int:
-    """The table and the file."""
+def report(
+    asked: argparse.Namespace, seconds: dict[str, list[float]], busy: dict[str, list[float]], losses: dict[str, float]
+) -> int:
+    """The table and the file. Processor seconds are this process's, without those of a DataLoader's workers."""
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     peer = min((name for name in middle if name != "nearfar"), key=middle.__getitem__)
     ratios = [a / b for a, b in zip(seconds[peer], seconds["nearfar"])]  # within a round
+    alone = statistics.median(busy["lightly, 0 workers"]) / statistics.median(busy["nearfar"])
     for name, median in middle.items():
-        print(f"{name:20} {median:.3f} s a step, {asked.batch / median:7.0f} rows/s, loss {losses[name]:.3f}")
+        processor = statistics.median(busy[name])
+        print(
+            f"{name:24} {median:.3f} s a step, {asked.batch / median:6.0f} rows/s, {processor:.3f} s of processor, "
+            f"loss {losses[name]:.3f}"
+        )
     print(
         f"nearfar is {statistics.median(ratios):.2f} times as fast as {peer} ({min(ratios):.2f} to {max(ratios):.2f} by round)"
     )
+    plain = statistics.median(busy["lightly, channels first"]) / statistics.median(busy["nearfar"])
+    print(f"by processor time, without worker processes: {alone:.2f} times, channels first {plain:.2f} times")
     result = {
+        "processor_ratio": alone, "processor_ratio_channels_first": plain,
         "data": asked.data, "model": asked.model, "batch": asked.batch, "steps": asked.steps, "seconds_a_step": seconds,
+        "processor_seconds_a_step": busy,
         "median": middle, "loss": losses, "peer": peer, "ratio": statistics.median(ratios), "ratios": ratios,
         "environment": describe_machine(torch.device("cpu"), asked.threads),
     }  # fmt: skip

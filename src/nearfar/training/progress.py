@@ -77,7 +77,7 @@ def duration(seconds: float) -> str:
     """In words.
 
     Example:
-        >>> duration(42), duration(200), duration(7300)
+        >>> duration(42.0), duration(200.0), duration(7300.0)
         ('42 s', '3 min 20 s', '2 h 1 min')
     """
     whole = round(seconds)
