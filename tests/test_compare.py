@@ -16,12 +16,13 @@ import nearfar as nf
 from nearfar.compare import ARMS, CompareConfig, Comparison, Interrupted
 from nearfar.compare.convergence import compare
 from nearfar.compare.inputs import make_task
-from nearfar.compare.learner import Learner, find_factory
+from nearfar.compare.learner import Learner
 from nearfar.compare.record import Look, Run, RunFolder
 from nearfar.compare.summary import summarize
 from nearfar.compare.sweep import choose
 from nearfar.compare.trainer import Trainer
 from nearfar.compare.verdict import judge
+from nearfar.encoders.factory import find_factory
 from nearfar.training.loop import Diverged, fit, shuffled_batches
 from studies import EVERY, SMALL, arriving, blobs, study, tiny
 

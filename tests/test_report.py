@@ -5,50 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from browser import CHROMIUM, MISSING, Browser
 from nearfar.compare.summary import summarize
 from nearfar.report.files import read_json, write_json, write_text
 from nearfar.report.page import render_page
 from nearfar.report.picture import render_picture
 from nearfar.report.plots import forest
+from pages import Page
 from studies import arriving, study
 
 EVIL = "</script><script>alert('x')</script>"
-
-
-class Page(HTMLParser):
-    """What a page holds: its elements, their attributes, its text outside scripts."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.scripts: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.open.append(tag)
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag):
-        while self.open and self.open.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.scripts[-1] += data
-        elif self.open and self.open[-1] != "style":
-            self.text += data
 
 
 ARMS = {
@@ -168,15 +140,12 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
         read_json(path)
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
+@pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 def test_a_browser_draws_the_plots_and_runs_no_text(html, tmp_path):
     page = tmp_path / "page.html"
     probe = (
         "<script>window.addEventListener('load', () => { const s = document.querySelector('input[value=seconds]'); "
-        "s.click(); document.querySelectorAll('[data-arm]')[1].click(); });"
+        "s.click(); document.querySelectorAll('[data-trace]')[1].click(); });"
         "window.alert = () => document.body.setAttribute('data-pwned', '1');</script>"
     )
     page.write_text(html.replace("</head>", f"{probe}</head>"))
@@ -193,3 +162,20 @@ def test_a_browser_draws_the_plots_and_runs_no_text(html, tmp_path):
     assert "seconds of training" in body.split('id="curves"', 1)[1]  # the axis after the click
     assert len(re.findall(r'class="trace scatter trace', body)) >= 8
     assert "data-pwned" not in body
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
+def test_it_is_dark_or_light_and_narrow_without_a_complaint(html, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(html, encoding="utf-8")
+    with Browser() as browser:
+        browser.screen(360, 640)
+        browser.open(page)
+        browser.until("document.documentElement.scrollWidth <= 360")
+        browser.until(
+            "[...document.querySelectorAll('.main-svg')].every((s) => s.getBoundingClientRect().width <= 360)"
+        )
+        browser.click('input[name="theme"][value="dark"]')
+        browser.until("getComputedStyle(document.body).backgroundColor", "rgb(21, 23, 27)")
+        assert browser.errors == []
+        assert browser.requests == []

@@ -28,11 +28,20 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "nearfar.losses.table": ("LOSSES",),
     "nearfar.joint": ("Joint",),
     "nearfar.encoders.memory": ("MemoryBank",),
+    "nearfar.encoders.embedder": ("Embedder",),
+    "nearfar.encoders.load": ("load",),
     "nearfar.data.samplers": ("PKSampler",),
     "nearfar.data.datasets": ("PairDataset",),
     "nearfar.data.sources": ("SOURCES",),
     "nearfar.training.cached": ("cached_step",),
+    "nearfar.training.train": ("train",),
+    "nearfar.training.config": ("TrainConfig",),
+    "nearfar.training.run": ("Run",),
+    "nearfar.methods.table": ("METHODS",),
     "nearfar.compare.convergence": ("compare",),
+    "nearfar.evaluation.evaluate": ("evaluate",),
+    "nearfar.evaluation.evaluation": ("Evaluation",),
+    "nearfar.estimator": ("ContrastiveEncoder",),
 }  # fmt: skip
 
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -17,26 +17,19 @@ from typing import Annotated, Any, Literal, Union
 
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
-from nearfar.compare.names import unknown
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """Writes the HTML page of a comparison, finished or not, from its run folder."""
-
-    run: str
-    """The run folder."""
-    out: str | None = None
-    """Where to write the page; by default report.html in the run folder."""
-    picture: str | None = None
-    """Also draw the learning curves as an SVG picture, to this file."""
+from nearfar.data.command import ViewsConfig
+from nearfar.encoders.config import ExportConfig
+from nearfar.evaluation.config import EvaluateConfig
+from nearfar.index.config import EmbedConfig, EnrollConfig, IndexConfig, ReportConfig, SearchConfig, VerifyConfig
+from nearfar.names import unknown
+from nearfar.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
 class ListConfig:
-    """Shows what there is: arms of a comparison, data sets, losses, networks."""
+    """Shows what there is: arms of a comparison, data sets, losses, methods, networks, views."""
 
-    what: Literal["all", "arms", "data", "losses", "networks"] = "all"
+    what: Literal["all", "arms", "data", "losses", "methods", "networks", "views"] = "all"
     """Which of them."""
 
 
@@ -51,8 +44,17 @@ class Command:
 
 
 COMMANDS = {
+    "train": Command(TrainConfig, "nearfar.training.command:run"),
     "compare": Command(CompareConfig, "nearfar.compare.command:run"),
+    "evaluate": Command(EvaluateConfig, "nearfar.index.evaluate:run"),
+    "embed": Command(EmbedConfig, "nearfar.index.embed:run"),
+    "index": Command(IndexConfig, "nearfar.index.build:run"),
+    "search": Command(SearchConfig, "nearfar.index.search:run"),
+    "enroll": Command(EnrollConfig, "nearfar.index.gallery:run"),
+    "verify": Command(VerifyConfig, "nearfar.index.verify:run"),
     "report": Command(ReportConfig, "nearfar.cli:report"),
+    "views": Command(ViewsConfig, "nearfar.data.command:run"),
+    "export": Command(ExportConfig, "nearfar.encoders.export:run"),
     "list": Command(ListConfig, "nearfar.cli:list_tables"),
 }
 
@@ -90,7 +92,13 @@ def _read(arguments: list[str]) -> tuple[Any, Command]:
         raise ImportError('the command line needs tyro: pip install "nearfar[cli]"') from error
     from tyro.conf import OmitArgPrefixes, PositionalRequiredArgs, subcommand
 
-    commands: Any = Union[tuple(Annotated[row.config, subcommand(name)] for name, row in COMMANDS.items())]  # noqa: UP007
+    def read(name: str, row: Command) -> Any:
+        """A command's options, which a file that it names may have begun."""
+        preset = getattr(row.config, "preset", None)
+        default = preset(arguments[1:]) if preset is not None and arguments[:1] == [name] else None
+        return Annotated[row.config, subcommand(name) if default is None else subcommand(name, default=default)]
+
+    commands: Any = Union[tuple(read(name, row) for name, row in COMMANDS.items())]  # noqa: UP007
     config = tyro.cli(
         commands,
         prog="nearfar",
@@ -102,14 +110,22 @@ def _read(arguments: list[str]) -> tuple[Any, Command]:
 
 
 def report(config: ReportConfig) -> int:
-    """Writes the page of a run folder."""
+    """Writes the page of a comparison, or of training runs."""
+    run, *others = config.runs
+    trained = [(Path(one) / "config.yaml").is_file() for one in config.runs]
+    if any(trained) or others:
+        from nearfar.index.report import report as report_runs
+
+        return report_runs(config)
+    if not any((Path(run) / name).is_file() for name in ("result.json", "config.json")):
+        raise ValueError(f"{run} holds no comparison and no training run: pass the folder that nearfar made for one")
     from nearfar.compare.result import Comparison
     from nearfar.report.files import write_text
     from nearfar.report.page import render_page
     from nearfar.report.picture import render_picture
 
-    result = Comparison.load(config.run)
-    written = [(Path(config.out or Path(config.run) / "report.html"), render_page(result.to_dict()))]
+    result = Comparison.load(run)
+    written = [(Path(config.out or Path(run) / "report.html"), render_page(result.to_dict()))]
     if config.picture is not None:
         written.append((Path(config.picture), render_picture(result.to_dict())))
     for path, text in written:
@@ -159,15 +175,33 @@ def _losses() -> Iterator[tuple[str, ...]]:
         yield name, row.kind, row.similarity, row.mean, row.paper
 
 
+def _methods() -> Iterator[tuple[str, ...]]:
+    from nearfar.methods.table import METHODS
+
+    yield "name", "what belongs together", "needs", "paper"
+    for name, row in METHODS.items():
+        yield name, row.title, row.needs, row.paper
+
+
 def _networks() -> Iterator[tuple[str, ...]]:
     from nearfar.encoders.backbones import ENCODERS
 
-    yield "name", "what it is"
-    for name, factory in ENCODERS.items():
-        yield name, (factory.__doc__ or "").partition("\n")[0]
+    yield "name", "reads", "what it is"
+    for name, row in ENCODERS.items():
+        yield name, ", ".join(row.kinds), row.title
 
 
-LISTS = {"arms": _arms, "data": _sources, "losses": _losses, "networks": _networks}
+def _views() -> Iterator[tuple[str, ...]]:
+    from nearfar.data.views import VIEWS
+
+    yield "name", "of", "what it does"
+    for name, row in VIEWS.items():
+        yield name, ", ".join(row.kinds), row.title
+
+
+LISTS = {
+    "arms": _arms, "data": _sources, "losses": _losses, "methods": _methods, "networks": _networks, "views": _views,
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nearfar.compare.names import unknown
+from nearfar.names import unknown
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from nearfar.compare.config import CompareConfig
 from nearfar.compare.convergence import prepare
-from nearfar.compare.environment import usable_cores
 from nearfar.compare.study import Interrupted
+from nearfar.training.environment import usable_cores
 
 
 def run(config: CompareConfig) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from nearfar.compare.arms import ARMS, select_arms
-from nearfar.compare.names import unknown
+from nearfar.names import unknown
 
 FRACTIONS = (0.90, 0.95, 0.99, 1.00)
 """Targets nobody set: parts of the best mean accuracy that the baseline ever has."""

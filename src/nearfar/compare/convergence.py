@@ -10,12 +10,12 @@ from torch import nn
 
 from nearfar.compare.config import CompareConfig
 from nearfar.compare.inputs import make_task
-from nearfar.compare.learner import Factory, find_factory
 from nearfar.compare.progress import Progress
 from nearfar.compare.record import RunFolder
 from nearfar.compare.result import Comparison
 from nearfar.compare.study import Interrupted, Study
 from nearfar.compare.trainer import Trainer
+from nearfar.encoders.factory import Factory, find_factory
 from nearfar.losses.softmax import SupConLoss
 
 __all__ = ["Interrupted", "compare", "prepare"]

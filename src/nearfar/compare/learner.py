@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import importlib
-import os
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,55 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar.compare.arms import Arm
-from nearfar.compare.names import unknown
-from nearfar.encoders.backbones import ENCODERS, default_encoder
 from nearfar.encoders.heads import CosineHead, FeatureNorm
 from nearfar.joint import Joint
 from nearfar.joint.capture import Tap
-
-Factory = Callable[[tuple[int, ...], int], nn.Module]
-
-
-def find_factory(model: str | nn.Module | Factory | None, in_shape: tuple[int, ...]) -> tuple[Factory, str]:
-    """What makes the network, and what it is called.
-
-    Args:
-        model: ``"module:factory"``, looked for in the current folder too; a name in ``ENCODERS``; a factory, called with
-            the shape of one input and the number of classes; a module, of which every run gets a copy (so that all
-            seeds start from its weights: fine-tuning); or None: by the shape of the inputs.
-        in_shape: Of one input.
-
-    Raises:
-        ValueError: If it cannot be found; the message suggests the nearest name.
-    """
-    if model is None:
-        model = default_encoder(in_shape)
-    if isinstance(model, nn.Module):
-        module = model
-        return (lambda shape, classes: copy.deepcopy(module)), type(model).__name__
-    if not isinstance(model, str):
-        return model, getattr(model, "__qualname__", type(model).__name__)
-    if model in ENCODERS:
-        return ENCODERS[model], model
-    path, colon, name = model.partition(":")
-    if not colon or not path or not name:
-        raise ValueError(
-            unknown("network", model, ENCODERS) + "; your own is named module:factory, such as mynet:build"
-        )
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not path.startswith(error.name):
-            raise  # the user's file was found, and lacks something itself
-        raise ValueError(
-            f"there is no module {path!r} for the network {model!r}: run this in the folder that holds "
-            f"{path.replace('.', '/')}.py, or install its package"
-        ) from error
-    if not hasattr(module, name):
-        raise ValueError(unknown(f"factory in {path}:", name, [n for n in vars(module) if not n.startswith("_")]))
-    return getattr(module, name), model
+from nearfar.names import unknown
 
 
 class Learner(nn.Module):

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from nearfar.report.files import read_json, write_json
+from nearfar.training.events import EventLog, free_folder, read_events
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._events: TextIO | None = None
+        self._events: EventLog | None = None
 
     @classmethod
     def create(cls, out: str | Path | None, data: str) -> RunFolder:
@@ -95,16 +95,7 @@ class RunFolder:
                 )
             path.mkdir(parents=True, exist_ok=True)
             return cls(path)
-        name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in data)
-        number = 1
-        while True:
-            path = Path("runs") / f"compare-{name}-{number}"
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:  # of an earlier run, or of one that starts at the same moment
-                number += 1
-            else:
-                return cls(path)
+        return cls(free_folder("compare", data))
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -135,15 +126,11 @@ class RunFolder:
         Raises:
             ValueError: If a line is not what was written here; the message names the file and the line.
         """
-        path = self.path / "events.jsonl"
         finished: dict[Run, Curve] = {}
         begun: dict[Run, Curve] = {}
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):
-                break  # the process was killed while writing it
+        path = self.path / "events.jsonl"
+        for number, event in enumerate(read_events(path), 1):
             try:
-                event = json.loads(line)
                 kind, run = event.pop("event"), Run(**{name: event.pop(name) for name in RUN})
                 if kind == "start":
                     begun[run] = Curve()
@@ -158,12 +145,7 @@ class RunFolder:
         return finished
 
     def __enter__(self) -> RunFolder:
-        path = self.path / "events.jsonl"
-        if path.exists():
-            whole = path.read_bytes()
-            if not whole.endswith(b"\n"):  # cut the torn line off, or the next one would be glued to it
-                path.write_bytes(whole[: whole.rfind(b"\n") + 1])
-        self._events = path.open("a", encoding="utf-8")
+        self._events = EventLog(self.path / "events.jsonl")
         return self
 
     def __exit__(
@@ -177,6 +159,4 @@ class RunFolder:
         """Writes down that a run began, was looked at, or ended."""
         if self._events is None:
             raise RuntimeError("the run folder is closed: write to it inside `with folder:`")
-        event = {"event": kind} | asdict(run) | ({} if look is None else asdict(look))
-        self._events.write(json.dumps(event, allow_nan=False) + "\n")
-        self._events.flush()
+        self._events.write(kind, **asdict(run), **({} if look is None else asdict(look)))

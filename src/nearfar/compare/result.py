@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nearfar.compare.names import unknown
 from nearfar.compare.record import RunFolder
 from nearfar.compare.statistics import Estimate
 from nearfar.compare.sweep import Choice
+from nearfar.names import unknown
 from nearfar.report.files import write_json, write_text
 
 Median = tuple[float, float]

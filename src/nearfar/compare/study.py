@@ -12,7 +12,6 @@ import torch
 
 from nearfar.compare.arms import BASELINE, select_arms
 from nearfar.compare.config import SWEEP_SEED
-from nearfar.compare.environment import describe_machine
 from nearfar.compare.inputs import Rows
 from nearfar.compare.learner import check_network
 from nearfar.compare.progress import Progress
@@ -22,6 +21,7 @@ from nearfar.compare.summary import sweep_runs
 from nearfar.compare.sweep import Choice, Plan, plan
 from nearfar.compare.trainer import Trainer
 from nearfar.compare.workers import Workers, can_be_sent
+from nearfar.training.environment import describe_machine
 
 
 class Interrupted(KeyboardInterrupt):

@@ -13,8 +13,9 @@ from torch import nn
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
 from nearfar.compare.inputs import Task
-from nearfar.compare.learner import Factory, Learner
+from nearfar.compare.learner import Learner
 from nearfar.compare.record import Look, Run
+from nearfar.encoders.factory import Factory
 from nearfar.training.loop import Diverged, Pause, fit, shuffled_batches
 
 # Where Adam steps all parameters in one kernel; a fifth of a small network's step on a CPU otherwise.

@@ -1,1 +1,1 @@
-"""Data: where they come from (``sources``), and how batches (``samplers``) and pairs (``datasets``) are drawn."""
+"""Data: where they come from (``open``, ``sources``), how batches (``loading``, ``samplers``), views and pairs are drawn."""

@@ -52,8 +52,15 @@ class RawBatch:
 class Part(Protocol):
     """Rows to train on, or to test on."""
 
-    labels: Int64[Tensor, "n"] | None
-    groups: Int64[Tensor, "n"] | None
+    @property
+    def labels(self) -> Int64[Tensor, "n"] | None:
+        """Class ids; negative: unknown. None without classes."""
+        ...
+
+    @property
+    def groups(self) -> Int64[Tensor, "n"] | None:
+        """Ids of what is the same thing."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -72,8 +79,10 @@ class Part(Protocol):
 class Stream(Protocol):
     """Rows that come in order and are not counted beforehand."""
 
-    def batches(self, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> Iterator[RawBatch]:
-        """Batches for ever; the k-th is a function of the seed, k, the rank and the world alone."""
+    def batches(
+        self, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, start: int = 0
+    ) -> Iterator[RawBatch]:
+        """Batches for ever from number ``start``; the k-th is a function of the seed, k, the rank and the world alone."""
         ...
 
 

@@ -96,8 +96,8 @@ def stratified_split(
         raise ValueError(f"the test fraction is {fraction}: pass a number between 0 and 1, both excluded")
     generator = torch.Generator().manual_seed(seed)
     tested = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        rows = (labels == label).nonzero().squeeze(1)
+    by_class, counts = labels.argsort(stable=True), labels.unique(return_counts=True)[1]
+    for rows in by_class.split(counts.tolist()):
         count = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
         tested[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
     return (~tested).nonzero().squeeze(1), tested.nonzero().squeeze(1)

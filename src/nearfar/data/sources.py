@@ -11,12 +11,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from nearfar.data.corpus import Column, TensorPart
 from nearfar.data.images import read_image_folder
 from nearfar.data.labelled import TEST_FRACTION, LabelledData, require, split_data
 from nearfar.data.tables import read_table
+from nearfar.data.words import (
+    EMOJI_PLACES,
+    WORDNET_CLASSES,
+    WORDNET_FILES,
+    WORDNET_PLACES,
+    emoji_rows,
+    find,
+    wordnet_rows,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set as it comes, in memory."""
+
+    name: str
+    rows: TensorPart
+    """All of them, with labels and ids."""
+    columns: tuple[Column, ...]
+    class_names: tuple[str, ...] = ()
+    test: Bool[Tensor, "n"] | None = None
+    """Which rows its makers hold out; None if they leave that to us."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +52,10 @@ class Source:
     """Under which terms."""
     get: str
     """How to have it on this machine."""
-    load: Callable[[Path | None], LabelledData]
+    rows: Callable[[Path | None], Found]
     """Reads it; takes the folder to look in first, or None."""
+    load: Callable[[Path | None], LabelledData] | None = None
+    """Reads it as numbers with classes; None where it holds texts."""
 
 
 def load_data(
@@ -72,7 +97,12 @@ def load_data(
     """
     name = str(name_or_path)
     if name in SOURCES:
-        return SOURCES[name].load(None if root is None else Path(root).expanduser())
+        load = SOURCES[name].load
+        if load is None:
+            raise ValueError(
+                f"{name} holds texts, which are trained on as pairs (nf.train): a comparison wants numbers or images with classes"
+            )
+        return load(None if root is None else Path(root).expanduser())
     path, split = Path(name).expanduser(), {"test_fraction": test_fraction, "seed": seed}
     if path.is_dir():
         return read_image_folder(path, size=size, skip_bad=skip_bad, **split)
@@ -87,11 +117,25 @@ def load_data(
     return read_table(path, label=label, skip_bad=skip_bad, standardize=standardize, **split)
 
 
-def _digits(root: Path | None) -> LabelledData:
+def _digits_read(root: Path | None) -> tuple[Tensor, Tensor]:
+    """Images ``(n, 1, 8, 8)`` from 0 to 16, and classes."""
     del root  # it comes inside scikit-learn
     digits = require("sklearn.datasets", "the data set digits").load_digits()
-    images = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)
-    return split_data(images, torch.from_numpy(digits.target).long(), tuple(map(str, range(10))), "digits")
+    return torch.from_numpy(digits.images).float().unsqueeze(1), torch.from_numpy(digits.target).long()
+
+
+DIGIT_CLASSES = tuple(map(str, range(10)))
+
+
+def _digits(root: Path | None) -> LabelledData:
+    images, labels = _digits_read(root)
+    return split_data(images.div(16), labels, DIGIT_CLASSES, "digits")
+
+
+def _digits_rows(root: Path | None) -> Found:
+    images, labels = _digits_read(root)
+    pixels = images.mul(255 / 16).round().to(torch.uint8)
+    return Found("digits", TensorPart({"image": pixels}, labels), (Column("image", "image"),), DIGIT_CLASSES)
 
 
 FASHION_CLASSES = (
@@ -106,6 +150,21 @@ FASHION_PLACES = (
 
 
 def _fashion_mnist(root: Path | None) -> LabelledData:
+    (train, train_labels), (test, test_labels) = (
+        (images.float().div_(255), labels) for images, labels in _fashion_read(root)
+    )
+    return LabelledData(train, train_labels, test, test_labels, FASHION_CLASSES, "fashion-mnist")
+
+
+def _fashion_rows(root: Path | None) -> Found:
+    (train, train_labels), (test, test_labels) = _fashion_read(root)
+    rows = TensorPart({"image": torch.cat([train, test])}, torch.cat([train_labels, test_labels]))
+    held = torch.arange(len(rows)) >= len(train)
+    return Found("fashion-mnist", rows, (Column("image", "image"),), FASHION_CLASSES, held)
+
+
+def _fashion_read(root: Path | None) -> list[tuple[UInt8[Tensor, "n 1 h w"], Int64[Tensor, "n"]]]:
+    """Images and classes of the training rows, and of the test rows."""
     below = ("", "raw", "FashionMNIST/raw", "fashion-mnist")
     places = [root / part for part in below] if root else [Path(place).expanduser() for place in FASHION_PLACES]
     for place in places:
@@ -125,8 +184,8 @@ def _fashion_mnist(root: Path | None) -> LabelledData:
                 f"{images_path} holds {tuple(images.shape)} and {labels_path} {tuple(labels.shape)}: "
                 "wanted (n, height, width) and (n,); get the four files anew"
             )
-        parts += [images.unsqueeze(1).float().div_(255), labels.long()]
-    return LabelledData(parts[0], parts[1], parts[2], parts[3], FASHION_CLASSES, "fashion-mnist")
+        parts.append((images.unsqueeze(1), labels.long()))
+    return parts
 
 
 def read_idx(path: Path) -> UInt8[Tensor, "..."]:
@@ -150,11 +209,23 @@ def read_idx(path: Path) -> UInt8[Tensor, "..."]:
     return torch.frombuffer(data, dtype=torch.uint8).reshape(shape)
 
 
+def _wordnet(root: Path | None) -> Found:
+    places = (str(root), str(root / "dict")) if root else WORDNET_PLACES
+    folder = find("wordnet", places, WORDNET_FILES, SOURCES["wordnet"].get)
+    return Found("wordnet", *wordnet_rows(folder), WORDNET_CLASSES)
+
+
+def _emoji(root: Path | None) -> Found:
+    places = (str(root), str(root / "NotoColorEmoji.ttf")) if root else EMOJI_PLACES
+    return Found("emoji", *emoji_rows(find("emoji", places, (), SOURCES["emoji"].get)))
+
+
 SOURCES: dict[str, Source] = {
     "digits": Source(
         title="1,797 handwritten digits, 8×8 grey pixels, 10 classes",
         licence="CC BY 4.0 (UCI, Alpaydin & Kaynak 1998)",
         get='inside scikit-learn: pip install "nearfar[cli]"',
+        rows=_digits_rows,
         load=_digits,
     ),
     "fashion-mnist": Source(
@@ -162,6 +233,19 @@ SOURCES: dict[str, Source] = {
         licence="MIT (Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747)",
         get="apt-get install dataset-fashion-mnist (Debian, Ubuntu), or put "
         + ", ".join(f"{name}.gz" for name in FASHION_FILES) + " in a folder and pass it as root= (--root)",
+        rows=_fashion_rows,
         load=_fashion_mnist,
+    ),
+    "wordnet": Source(
+        title="117,659 glosses of English words with the word, in 45 classes: text pairs",
+        licence="WordNet 3.0 licence (Princeton University 2006)",
+        get="apt-get install wordnet-base (Debian, Ubuntu), or pass the folder of data.noun as root= (--root)",
+        rows=_wordnet,
+    ),
+    "emoji": Source(
+        title="some 1,400 emoji, 64×64 colour pixels, with their names: image–text pairs",
+        licence="SIL Open Font Licence 1.1 (Noto Color Emoji, Google)",
+        get="apt-get install fonts-noto-color-emoji (Debian, Ubuntu), or pass NotoColorEmoji.ttf as root= (--root)",
+        rows=_emoji,
     ),
 }  # fmt: skip

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,6 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from nearfar.data.labelled import TEST_FRACTION, LabelledData, class_ids, require, stratified_split
+from nearfar.data.records import csv_header, csv_lines, no_name_twice, to_number
 
 LABEL_COLUMNS = ("label", "target", "class", "y")
 
@@ -61,47 +60,23 @@ def read_table(
 
 def _read_csv(path: Path, label: str | None, skip_bad: bool) -> tuple[Float64[Tensor, "n d"], list[str], list[str]]:
     """Features, label texts and what is wrong with the rows left out."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        try:
-            lines = _lines(path, file)
-            _, header = next(lines, (0, []))
-            header = [name.strip() for name in header]
-            if not header:
-                raise ValueError(f"{path} is empty: a line of column names and rows below it are wanted")
-            if all(_number(name) is not None for name in header):
-                raise ValueError(f"{path}:1: the first line holds numbers only: put a line of column names above it")
-            at = _label_position(path, header, label)
-            rows, labels, wrong, numeric = [], [], [], [False] * len(header)
-            for line, cells in lines:
-                numbers = [_number(cell) for cell in cells]
-                for i, number in enumerate(numbers if len(cells) == len(header) else []):
-                    numeric[i] |= number is not None
-                problem = _problem(header, cells, numbers, at)
-                if problem:
-                    wrong.append(f"{path}:{line}: {problem}")
-                else:
-                    labels.append(cells[at].strip())
-                    rows.append(numbers[:at] + numbers[at + 1 :])
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}): save it so") from error
+    lines = csv_lines(path)
+    header = csv_header(path, lines)
+    at = _label_position(path, header, label)
+    rows, labels, wrong, numeric = [], [], [], [False] * len(header)
+    for line, cells in lines:
+        numbers = [to_number(cell) for cell in cells]
+        for i, number in enumerate(numbers if len(cells) == len(header) else []):
+            numeric[i] |= number is not None
+        problem = _problem(header, cells, numbers, at)
+        if problem:
+            wrong.append(f"{path}:{line}: {problem}")
+        else:
+            labels.append(cells[at].strip())
+            rows.append(numbers[:at] + numbers[at + 1 :])
     text = [name for i, name in enumerate(header) if i != at and not numeric[i]]
     _check(path, text if any(numeric) else [], wrong, skip_bad)  # no number anywhere: the rows say why
     return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(header) - 1), labels, wrong
-
-
-def _lines(path: Path, file) -> Iterator[tuple[int, list[str]]]:
-    """The line each record starts on, and its cells; empty lines are passed over."""
-    first = file.readline()
-    file.seek(0)
-    delimiter = max(",;\t", key=first.count)
-    reader, line = csv.reader(file, delimiter=delimiter, strict=True), 1
-    try:
-        for cells in reader:
-            if cells:
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{path}:{line}: cannot be read as CSV ({error}): close its quotation marks") from error
 
 
 def _problem(header: list[str], cells: list[str], numbers: list[float | None], at: int) -> str:
@@ -112,14 +87,6 @@ def _problem(header: list[str], cells: list[str], numbers: list[float | None], a
         return f"has no label in column {header[at]!r}"
     bad = next((i for i, number in enumerate(numbers) if number is None and i != at), None)
     return "" if bad is None else f"column {header[bad]!r} holds {cells[bad]!r}, wanted a finite number"
-
-
-def _number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _read_parquet(path: Path, label: str | None, skip_bad: bool) -> tuple[Float64[Tensor, "n d"], list[str], list[str]]:
@@ -156,9 +123,7 @@ def _read_parquet(path: Path, label: str | None, skip_bad: bool) -> tuple[Float6
 
 def _label_position(path: Path, header: list[str], label: str | None) -> int:
     """Where the label's column is, by its name or by the usual names."""
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise ValueError(f"{path} has two columns called {twice!r}: rename one")
+    no_name_twice(path, header)
     if len(header) < 2:
         raise ValueError(f"{path} has one column, {header[0]!r}: a label and at least one feature are wanted")
     if label is None:

@@ -1,11 +1,17 @@
-"""Small networks to start from, chosen by the shape of the data: one literal table, ``ENCODERS``."""
+"""Networks by name, chosen by the kind and the shape of the data: one literal table, ``ENCODERS``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
+
+from nearfar.encoders.resnet import resnet_small
+from nearfar.encoders.series import series_cnn
+from nearfar.encoders.transformer import text_small
+from nearfar.types import Kind
 
 
 def small_cnn(in_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -55,11 +61,31 @@ def mlp(in_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     )  # fmt: skip
 
 
-ENCODERS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {"small-cnn": small_cnn, "mlp": mlp}
+@dataclass(frozen=True)
+class Encoder:
+    """A network that can be had by name: a row of ``ENCODERS``."""
+
+    title: str
+    """What it is, in a line."""
+    kinds: tuple[Kind, ...]
+    """What it reads."""
+    build: Callable[..., nn.Module]
+    """Called with the shape of one input and the number of outputs; its options have defaults."""
+    width: int | None = None
+    """Outputs as a tower, where nobody asks for a number; None: the features that it pools."""
+
+
+ENCODERS: dict[str, Encoder] = {
+    "small-cnn": Encoder("3×3 convolutions of stride 2 and a linear layer, for 8 to 32 px", ("image",), small_cnn, 128),
+    "resnet-small": Encoder("residual network with a 3×3 stem, for 28 to 96 px", ("image",), resnet_small),
+    "mlp": Encoder("two hidden layers of 256", ("vector", "image", "series"), mlp, 128),
+    "series-cnn": Encoder("residual 1-D convolutions", ("series",), series_cnn),
+    "text-small": Encoder("small transformer and a tokenizer, from scratch", ("text",), text_small),
+}
 
 
 def default_encoder(in_shape: tuple[int, ...]) -> str:
-    """The name of the network for inputs of this shape: convolutions for images, a perceptron for all else.
+    """The name of the classifier for inputs of this shape: convolutions for images, a perceptron for all else.
 
     Example:
         >>> default_encoder((1, 28, 28)), default_encoder((13,))

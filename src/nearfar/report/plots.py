@@ -8,8 +8,7 @@ from typing import Any
 
 from nearfar.report.format import Number, bounded, interval, percent
 from nearfar.report.palette import DASHES, colours, shown_first
-
-Figure = dict[str, Any]
+from nearfar.report.plotted import Figure, spell
 
 
 def curves(result: dict[str, Any], axis: str) -> Figure:
@@ -26,7 +25,8 @@ def curves(result: dict[str, Any], axis: str) -> Figure:
     for arm in result["arms"]:
         colour, curve = colours(result["arms"])[arm["name"]], arm["curve"]
         shared = {
-            "legendgroup": arm["name"], "visible": arm["name"] in first, "showlegend": False, "meta": arm["name"],
+            "legendgroup": arm["name"], "visible": arm["name"] in first, "showlegend": False,
+            "meta": {"box": arm["name"]},
         }  # fmt: skip
         x = curve[axis]
         band = go.Scatter(
@@ -34,8 +34,8 @@ def curves(result: dict[str, Any], axis: str) -> Figure:
             line={"width": 0}, hoverinfo="skip", **shared,
         )  # fmt: skip
         line = go.Scatter(
-            x=x, y=curve["mean"], mode="lines", name=arm["title"], line={"color": colour, "dash": DASHES[arm["kind"]]},
-            hovertemplate="%{y:.1%} after %{x:,.4~g}<extra>" + arm["name"] + "</extra>", **shared,
+            x=x, y=curve["mean"], mode="lines", name=spell(arm["title"]), line={"color": colour, "dash": DASHES[arm["kind"]]},
+            hovertemplate="%{y:.1%} after %{x:,.4~g}<extra>" + spell(arm["name"]) + "</extra>", **shared,
         )  # fmt: skip
         figure.add_traces([band, line])
     for k, target in enumerate(result["targets"]):
@@ -97,7 +97,7 @@ def forest(result: dict[str, Any], k: int) -> Figure:
             "tickvals": [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50], "ticksuffix": "×",
         },
         yaxis={
-            "tickvals": list(range(len(arms))), "ticktext": [arm["name"] for arm in arms],
+            "tickvals": list(range(len(arms))), "ticktext": [spell(arm["name"]) for arm in arms],
             "range": [-0.6, len(arms) - 0.4],
         },
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},

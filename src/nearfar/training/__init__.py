@@ -1,1 +1,1 @@
-"""Training: the loop that ``compare`` runs."""
+"""Training: from a configuration to a run folder, and the one loop that comparisons run too."""

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -50,21 +51,31 @@ def shuffled_batches(rows: int, batch_size: int, generator: torch.Generator) -> 
 
 
 def fit(
-    loss: Callable[[Tensor], Tensor],
+    loss: Callable[[Any], Tensor],
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[Tensor],
+    batches: Iterable[Any],
     *,
     steps: int,
-    every: int,
+    every: int | Callable[[int], bool],
+    start: int = 0,
+    seconds: float = 0.0,
+    before: Callable[[int], None] | None = None,
+    backward: Callable[[Tensor], None] = Tensor.backward,
+    update: Callable[[], None] | None = None,
 ) -> Iterator[Pause]:
     """Trains, and yields every few steps and after the last one.
 
     Args:
         loss: Of a batch, as ``batches`` gives it.
         optimizer: Of the parameters to train.
-        batches: At least ``steps`` of them.
+        batches: Those of the steps to come, at least as many.
         steps: Optimiser steps in all.
-        every: Steps between two pauses.
+        every: Steps between two pauses; or says of a step whether a pause follows it.
+        start: Steps made already, by an earlier process.
+        seconds: Time that they took.
+        before: Called with the number of the step that begins.
+        backward: How gradients are made of the loss.
+        update: How a step is made of the gradients; by default ``optimizer.step``.
 
     Yields:
         A ``Pause``. The clock stands until the next one is asked for; an accelerator has then finished its work.
@@ -79,19 +90,22 @@ def fit(
         [2, 4, 5]
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    seconds, begun = 0.0, time.perf_counter()
-    for step, batch in zip(range(1, steps + 1), batches):
+    pause = every if callable(every) else lambda step: step % every == 0
+    begun = time.perf_counter()
+    for step, batch in zip(range(start + 1, steps + 1), batches):
+        if before is not None:
+            before(step)
         optimizer.zero_grad()
         try:
             value = loss(batch)
         except ValueError as error:  # losses refuse NaN embeddings; if the weights are to blame, say so
-            if all(bool(p.isfinite().all()) for p in parameters):
-                raise
+            if all(bool((p.abs() < torch.finfo(p.dtype).max ** 0.5).all()) for p in parameters):
+                raise  # else what they multiply overflows
             clock = seconds + time.perf_counter() - begun
             raise Diverged("the weights are no longer finite", step, clock) from error
-        value.backward()
-        optimizer.step()
-        if step % every and step < steps:
+        backward(value)
+        (update or optimizer.step)()
+        if not pause(step) and step < steps:
             continue
         last = value.item()  # waits for the device too
         seconds += time.perf_counter() - begun

@@ -1,4 +1,4 @@
-"""The machine that a comparison ran on: seconds mean nothing without it."""
+"""The machine that something ran on: seconds mean nothing without it."""
 
 from __future__ import annotations
 

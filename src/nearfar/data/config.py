@@ -1,0 +1,53 @@
+"""Which data, and how they are read: one frozen dataclass. The string under a field is its ``--help``. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A data set: where it is, which column is what, and how it is split.
+
+    Example:
+        >>> DataConfig("pairs.csv", text="question", positive="answer").positive
+        'answer'
+    """
+
+    data: str = "digits"
+    """A data set by name (see: nearfar list data); a folder of images, by class or not; a .csv, .tsv, .jsonl or
+    .parquet file; WebDataset shards such as "shards-{000..003}.tar"; or a data set on the Hugging Face Hub."""
+    root: str | None = None
+    """Where the files of a named data set are, if not in the usual places."""
+    image: str | None = None
+    """The column of image paths (relative to the file) or images; by default the one with a usual name."""
+    text: str | None = None
+    """The column of texts; by default the one with a usual name, such as text, caption, anchor or query."""
+    positive: str | None = None
+    """The column of what belongs to the text or image of its row; by default the one with a usual name."""
+    negative: tuple[str, ...] = ()
+    """The columns of what does not belong to it; by default those with usual names."""
+    label: str | None = None
+    """The column of classes; by default the one with a usual name. An empty cell is an unknown class."""
+    id: str | None = None
+    """The column of identities: rows of one identity are never each other's negatives, and whole identities are held
+    out. By default the one with a usual name, if its values repeat. For a folder: "label", if sub-folders are identities."""
+    size: int | tuple[int, int] | None = None
+    """Height and width that images are read at; by default the commonest, with a longer side of 64 at most."""
+    skip_bad: bool = False
+    """Leave out rows and images that cannot be read, and count them, instead of stopping at the first."""
+    test_fraction: float | None = None
+    """The part of the rows held out, where the data have no split of their own; by default a third, at most 5,000."""
+    split_seed: int = 0
+    """Seed of that split."""
+    streaming: bool = False
+    """Read rows in order and never count them: for data larger than the disk or the memory."""
+
+    def __post_init__(self) -> None:
+        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
+            raise ValueError(f"test_fraction is {self.test_fraction}: pass a number between 0 and 1, both excluded")
+        if self.split_seed < 0:
+            raise ValueError(f"split_seed is {self.split_seed}: wanted 0 or more")
+        sides = (self.size,) if isinstance(self.size, int) else self.size or ()
+        if any(side < 1 for side in sides):
+            raise ValueError(f"size is {self.size}: pass a height and a width of at least one pixel")

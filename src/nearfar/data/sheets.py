@@ -1,0 +1,302 @@
+"""What a file, a folder or a Hub data set holds, row by row: nothing is decoded, and no column has a meaning yet."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nearfar.data.images import TEST_FOLDERS, split_folders, subfolders
+from nearfar.data.labelled import require
+from nearfar.data.pixels import SUFFIXES
+from nearfar.data.records import CSV_SUFFIXES, JSON_SUFFIXES, records
+
+PARQUET_SUFFIXES = (".parquet", ".pq")
+TEST_NAMES = (*TEST_FOLDERS, "dev")
+TABLE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES)
+# A table beside images says what belongs to them, as Hugging Face's image folders have it.
+METADATA = tuple(f"metadata{suffix}" for suffix in TABLE_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows by column."""
+
+    name: str
+    table: Any
+    """A ``datasets.Dataset``: ``table[rows]`` gives ``{column: cells}``; images are paths or ``{"bytes", "path"}``."""
+    where: Callable[[int], str]
+    """What to call a row in a message."""
+    base: Path | None = None
+    """What image paths are relative to."""
+    split: Sequence[str] | None = None
+    """The part that the data themselves put each row in."""
+    bad: tuple[str, ...] = ()
+    """Records that could not be read and were left out."""
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of columns that hold numbers of classes."""
+
+    def cells(self, column: str) -> list[Any]:
+        """All cells of a column."""
+        return self.table[column][:]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Rows of files, one after another, called by file and line."""
+
+    paths: tuple[Path, ...]
+    starts: tuple[int, ...]
+    lines: tuple[Sequence[int], ...]
+
+    def __call__(self, row: int) -> str:
+        """Where a row is."""
+        at = bisect_right(self.starts, row) - 1
+        return f"{self.paths[at]}:{self.lines[at][row - self.starts[at]]}"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Rows called by what some of their cells hold."""
+
+    table: Any
+    pattern: str
+
+    def __call__(self, row: int) -> str:
+        """Where a row is."""
+        return self.pattern.format(**self.table[row], row=row + 1)
+
+
+def library(why: str = "reading data to train on") -> Any:
+    """Hugging Face ``datasets``, or an error that says how to install it."""
+    return require("datasets", why, "train")
+
+
+def from_records(paths: Sequence[Path], name: str, skip_bad: bool, split: Sequence[str] = ()) -> Sheet:
+    """Reads CSV, TSV and JSONL files.
+
+    Args:
+        paths: The files, of one kind of rows.
+        name: What to call the data.
+        skip_bad: Leave out records that cannot be read, and list them.
+        split: The part that each file is.
+
+    Raises:
+        ValueError: If a file or a record cannot be read; the message names file and line.
+    """
+    rows: list[dict[str, Any]] = []
+    lines: list[list[int]] = []
+    starts, parts, bad = [], [], []
+    for i, path in enumerate(paths):
+        starts.append(len(rows))
+        lines.append([])
+        for line, record in records(path):
+            if isinstance(record, str):
+                bad.append(f"{path}:{line}: {record}")
+                if not skip_bad:
+                    raise ValueError(f"{bad[-1]}: mend it, or leave such records out with skip_bad=True (--skip-bad)")
+            else:
+                lines[-1].append(line)
+                rows.append(record)
+        parts += [split[i] if split else ""] * (len(rows) - starts[-1])
+    if not rows:
+        raise ValueError(f"{paths[0]} holds no row that can be read" + (f"; the first: {bad[0]}" if bad else ""))
+    where = Lines(tuple(paths), tuple(starts), tuple(lines))
+    return Sheet(name, _table(rows, where), where, paths[0].parent, parts if split else None, tuple(bad))
+
+
+def _table(rows: list[dict[str, Any]], where: Callable[[int], str]) -> Any:
+    arrow = require("pyarrow", "reading tables", "train")
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        try:
+            columns[name] = arrow.array(values)
+        except arrow.ArrowException as error:
+            first = next(type(value) for value in values if value is not None)
+            at = next((i for i, value in enumerate(values) if value is not None and type(value) is not first), 0)
+            raise ValueError(
+                f"{where(at)}: column {name!r} holds {values[at]!r}, where the first row that has it holds a "
+                f"{first.__name__}: a column wants values of one kind ({error})"
+            ) from error
+    return library().Dataset(arrow.table(columns))
+
+
+def from_parquet(paths: Sequence[Path], name: str, split: Sequence[str] = ()) -> Sheet:
+    """Reads Parquet files, which are kept in memory-mapped form in the cache of ``datasets``."""
+    parts = {}
+    for i, path in enumerate(paths):
+        parts.setdefault(split[i] if split else "train", []).append(str(path))
+    return _from_parts(load("parquet", data_files=parts), name, paths[0].parent, bool(split))
+
+
+def from_shards(paths: Sequence[Path], name: str) -> Sheet:
+    """Reads WebDataset shards: tar files in which files of one name make a row, their endings its columns."""
+    sheet = _from_parts(load("webdataset", data_files={"train": [str(path) for path in paths]}), name, None, False)
+    keys = sheet.table.select_columns(["__url__", "__key__"])
+    return Sheet(name, sheet.table, Cells(keys, "{__url__}: {__key__}"), class_names=sheet.class_names)
+
+
+def from_hub(name: str) -> Sheet:
+    """Reads a data set of the Hugging Face Hub, ``owner/name`` or ``owner/name:configuration``, or a folder laid out as one."""
+    if Path(name).is_dir():
+        return _from_parts(load(name), Path(name).name, None, True)
+    path, _, configuration = name.partition(":")
+    try:
+        found = load(path, *([configuration] if configuration else []))
+    except ValueError as error:
+        raise ValueError(f"{name} is no path here, and the Hugging Face Hub did not give it: {error}") from error
+    return _from_parts(found, name, None, True)
+
+
+def load(*arguments: Any, **options: Any) -> Any:
+    """``datasets.load_dataset``, quietly; what goes wrong there is a ``ValueError`` that says where."""
+    datasets = library()
+    shown = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(*arguments, **options)
+    except Exception as error:  # of a dozen kinds, by what is below
+        cause = error.__cause__ or error
+        files = [file for part in options.get("data_files", {}).values() for file in part]
+        what = f"{files[0]}{' …' if len(files) > 1 else ''}" if files else arguments[0]
+        raise ValueError(f"{what} cannot be read ({type(cause).__name__}: {cause})") from error
+    finally:
+        if not shown:
+            datasets.enable_progress_bars()
+
+
+def _from_parts(parts: Any, name: str, base: Path | None, own: bool) -> Sheet:
+    """The training part and the test part of a ``DatasetDict``, one below the other."""
+    train = "train" if "train" in parts else next(iter(parts))
+    test = next((part for part in TEST_NAMES if part in parts and part != train), None) if own else None
+    chosen = [train] + ([test] if test else [])
+    split = [part for part in chosen for _ in range(len(parts[part]))] if test else None
+    table = undecoded(library().concatenate_datasets([parts[part] for part in chosen]))
+    return Sheet(name, table, Numbered(name), base, split, class_names=names_of_classes(table.features))
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Rows called by their number."""
+
+    name: str
+
+    def __call__(self, row: int) -> str:
+        """Where a row is."""
+        return f"{self.name}: row {row + 1}"
+
+
+def names_of_classes(features: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]]:
+    """The names behind columns of class numbers."""
+    return {name: tuple(f.names) for name, f in (features or {}).items() if isinstance(f, library().ClassLabel)}
+
+
+def undecoded(table: Any) -> Any:
+    """The same with images as they are stored, and the members of a nested column as columns."""
+    datasets = library()
+    features = dict(table.features or {})
+    for name, feature in features.items():
+        if isinstance(feature, datasets.Image):
+            table = table.cast_column(name, datasets.Image(decode=False))
+    nested = [name for name, f in features.items() if isinstance(f, dict)]
+    if nested and isinstance(table, datasets.Dataset):
+        members = table.select_columns(nested).flatten()
+        table = datasets.concatenate_datasets([table.remove_columns(nested), members], axis=1)
+    return table
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the members of nested cells as cells of their own, as in ``undecoded``; images stay whole."""
+    found: dict[str, Any] = {}
+    for name, cell in row.items():
+        if isinstance(cell, dict) and not cell.keys() & {"bytes", "path"}:
+            found |= {f"{name}.{inner}": value for inner, value in cell.items()}
+        else:
+            found[name] = cell
+    return found
+
+
+def from_images(folder: Path, name: str) -> Sheet:
+    """Lists the images of a folder: ``folder/class/*.png``, with ``train`` and ``test`` above the classes or not, or flat."""
+    train, test = _parts(folder)
+    paths, labels, split = [], [], []
+    for part, place in (("train", train), ("test", test)):
+        for path, label in _listed(place) if place else ():
+            paths.append(str(path))
+            labels.append(label)
+            split.append(part)
+    if not paths:
+        raise ValueError(
+            f"{folder} holds no image: files ending in {', '.join(SUFFIXES)} are wanted in it, or in a sub-folder a class"
+        )
+    columns: dict[str, list[Any]] = {"image": paths}
+    if any(label is not None for label in labels):
+        columns["label"] = labels
+    table = library().Dataset.from_dict(columns)
+    return Sheet(name, table, Cells(table.select_columns(["image"]), "{image}"), None, split if test else None)
+
+
+def _parts(folder: Path) -> tuple[Path, Path | None]:
+    """The training folder and the test folder, which here may hold images without classes."""
+    names = {path.name for path in subfolders(folder)}
+    test = next((name for name in TEST_FOLDERS if name in names), None)
+    if test is not None and "train" in names and names <= {"train", *TEST_FOLDERS}:
+        return folder / "train", folder / test
+    return split_folders(folder)
+
+
+def _listed(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """Image files with the sub-folder they are in; None for those in no sub-folder."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path, None
+    for below in subfolders(folder):
+        for path in sorted(below.rglob("*")):
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                yield path, below.name
+
+
+def expand_shards(pattern: str) -> list[Path]:
+    """The tar files of a pattern: a path, a glob, or numbers in braces such as ``shards-{000..003}.tar``.
+
+    Raises:
+        ValueError: If one of the numbered shards is missing, or there is none.
+
+    Example:
+        >>> expand_shards("none-{0..1}.tar")
+        Traceback (most recent call last):
+        ValueError: none-0.tar is missing: none-{0..1}.tar names 2 shards
+    """
+    names = [pattern]
+    while match := re.search(r"\{(\d+)\.\.(\d+)\}", names[0]):
+        first, last = match.groups()
+        span = [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
+        names = [re.sub(r"\{\d+\.\.\d+\}", number, name, count=1) for name in names for number in span]
+    found = [Path(name).expanduser() for name in names]
+    if len(found) == 1 and not found[0].exists():
+        anchor = Path(found[0].anchor) if found[0].is_absolute() else Path()
+        found = sorted(anchor.glob(str(found[0].relative_to(anchor))))
+        if not found:
+            raise ValueError(f"no file is called {pattern}: wanted tar shards")
+    for path in found:
+        if not path.exists():
+            raise ValueError(f"{path} is missing: {pattern} names {len(found)} shards")
+    return found
+
+
+def files_of(folder: Path) -> tuple[list[Path], list[str]]:
+    """The tables in a folder, and the part that each is by its name: ``train.csv``, ``test-00000-of-00001.parquet``."""
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in TABLE_SUFFIXES]
+    parts = []
+    for path in paths:
+        word = re.split(r"[^a-z]", path.stem.lower())[0]
+        parts.append(word if word == "train" or word in TEST_NAMES else "")
+    if "train" not in parts:
+        return paths, []
+    test = next((name for name in TEST_NAMES if name in parts), "")
+    kept = [(path, part) for path, part in zip(paths, parts) if part and part in ("train", test)]
+    return [path for path, _ in kept], [part for _, part in kept]

@@ -1,0 +1,1 @@
+"""What embeddings look like: alignment, uniformity, spectrum, collapse."""

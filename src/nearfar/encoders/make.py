@@ -1,0 +1,198 @@
+"""The embedder for a data set: which towers, and what they must know of the data before training."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar.data.corpus import Corpus, RawBatch, Stream
+from nearfar.data.parts import TablePart
+from nearfar.encoders.backbones import ENCODERS
+from nearfar.encoders.embedder import Embedder
+from nearfar.encoders.tokenizer import train_tokenizer
+from nearfar.encoders.towers import Tower, build_tower
+from nearfar.names import unknown
+from nearfar.types import Kind
+
+KINDS: tuple[Kind, ...] = ("image", "text", "vector", "series")
+# Rows that are looked at before training. Means of images are known to a thousandth from a thousand; a vocabulary wants more.
+ROWS, TEXT_ROWS = 1_024, 20_000
+SHARED = 256
+
+
+def make_embedder(
+    corpus: Corpus,
+    model: str | Mapping[str, str] | None = None,
+    dim: int | None = None,
+    pretrained: bool = False,
+    *,
+    seed: int = 0,
+    vocabulary: int = 8192,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Embedder:
+    """Makes an embedder with a tower for each kind of input that a corpus has.
+
+    A text tower from scratch learns its tokenizer from the corpus' texts; other towers learn mean and standard deviation
+    of channels or columns.
+
+    Args:
+        corpus: What it is to read; only training rows are looked at.
+        model: A network by name (``ENCODERS``, ``timm:NAME``, ``hf:PATH_OR_NAME``, ``module:factory``) for the kind
+            that it reads; of several kinds ``{"image": …, "text": …}``, or the same as ``"image=…,text=…"``. Kinds
+            without a name get the default: see ``default_tower``.
+        dim: Width of the shared space. By default none for one tower, whose features are the embeddings, and 256 for
+            several.
+        pretrained: Start timm's networks from their weights; ``hf:`` models always do.
+        seed: Of the initial weights, and of the rows that are looked at.
+        vocabulary: Tokens of a text tower from scratch at most.
+        options: More options of a network, by kind: see its function.
+
+    Raises:
+        ValueError: If a network is not known, does not suit, or there is nothing for it to read.
+
+    Example:
+        >>> from nearfar.data.corpus import Column, TensorPart
+        >>> part = TensorPart({"pixels": torch.randint(256, (64, 1, 28, 28), dtype=torch.uint8)})
+        >>> corpus = Corpus("noise", (Column("pixels", "image"),), part, None, size=(28, 28), channels=1)
+        >>> embedder = make_embedder(corpus)
+        >>> embedder.kinds, embedder.towers["image"].spec["name"], embedder.dim
+        (('image',), 'resnet-small', 256)
+    """
+    kinds: list[Kind] = [kind for kind in KINDS if any(column.kind == kind for column in corpus.columns)]
+    if not kinds:
+        raise ValueError(f"{corpus.name} has no column to read")
+    names = _names(model, kinds)
+    more = {kind: dict(given) for kind, given in (options or {}).items()}
+    for kind in more:
+        if kind not in kinds:
+            raise ValueError(unknown("input in the data of the kind", kind, kinds))
+    towers = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for kind in kinds:
+            if kind == "text":
+                name = names.get(kind, "text-small")
+                towers.append(_text_tower(corpus, name, vocabulary, seed, more.get(kind, {}), pretrained))
+            else:
+                towers.append(_array_tower(corpus, kind, names.get(kind), seed, more.get(kind, {}), pretrained))
+        return Embedder(towers, dim or (SHARED if len(towers) > 1 else None))
+
+
+def default_tower(kind: Kind, shape: tuple[int, ...]) -> str:
+    """The network for a kind of input that nobody named.
+
+    Example:
+        >>> default_tower("image", (1, 8, 8)), default_tower("image", (3, 64, 64)), default_tower("series", (1, 100))
+        ('small-cnn', 'resnet-small', 'series-cnn')
+    """
+    if kind == "image":  # below 20 px a residual network has shrunk them to nothing before its last stage
+        return "small-cnn" if max(shape[1:]) < 20 else "resnet-small"
+    return {"vector": "mlp", "series": "series-cnn", "text": "text-small"}[kind]
+
+
+def _names(model: str | Mapping[str, str] | None, kinds: list[Kind]) -> dict[str, str]:
+    """The named networks by kind."""
+    if model is None:
+        return {}
+    if isinstance(model, str) and ":" not in model.partition("=")[0] and "=" in model:
+        parts = [part.partition("=") for part in re.split(r",(?=\s*\w+\s*=)", model)]
+        model = {kind.strip(): name.strip() for kind, _, name in parts}
+    if isinstance(model, str):
+        prefix = model.partition(":")[0]
+        reads = {"hf": ("text",), "timm": ("image",)}.get(prefix) if ":" in model else None
+        if reads is None and model in ENCODERS:
+            reads = ENCODERS[model].kinds
+        if reads is None and ":" not in model:
+            raise ValueError(unknown("network", model, [*ENCODERS, "timm:NAME", "hf:NAME", "module:factory"]))
+        suited = [kind for kind in kinds if reads is None or kind in reads]
+        if not suited:
+            raise ValueError(f"{model} reads {' or '.join(reads or ())} inputs; the data have {', '.join(kinds)}")
+        if reads is None and len(kinds) > 1:
+            raise ValueError(f"{model} could be for {' or '.join(kinds)}: say which, as in {kinds[0]}={model}")
+        return {suited[0]: model}
+    for kind in model:
+        if kind not in kinds:
+            raise ValueError(unknown("input in the data of the kind", kind, kinds))
+    return dict(model)
+
+
+def _array_tower(
+    corpus: Corpus, kind: Kind, name: str | None, seed: int, options: dict[str, Any], pretrained: bool
+) -> Tower:
+    columns = [column.name for column in corpus.columns if column.kind == kind]
+    rows = [batch.columns[column] for batch in _sample(corpus, kind, ROWS, seed) for column in columns]
+    held = [raw for raw in rows if isinstance(raw, Tensor) and len(raw)]
+    if not held:
+        raise ValueError(f"{corpus.name} has no {kind} to read in {', '.join(columns)}")
+    values = torch.cat(held)
+    shape = tuple(values.shape[1:])
+    name = name or default_tower(kind, shape)
+    outputs = options.pop("outputs", ENCODERS[name].width if name in ENCODERS else (None if "timm:" in name else 128))
+    if name in ENCODERS:
+        options = _with_defaults(ENCODERS[name].build, options)
+    spec = {"name": name, "shape": list(shape), "outputs": outputs, "options": options}
+    if kind == "image":
+        values = values.float() / (255 if values.dtype == torch.uint8 else 1)
+    std, mean = torch.std_mean(values.float(), [axis for axis in range(values.ndim) if axis != 1], correction=0)
+    std = torch.where(std > 1e-6, std, torch.ones_like(std))  # a constant column says nothing: it becomes zero
+    return build_tower(kind, spec, mean=mean, std=std, pretrained=pretrained, allow_code=True)
+
+
+def _text_tower(
+    corpus: Corpus, name: str, vocabulary: int, seed: int, options: dict[str, Any], pretrained: bool
+) -> Tower:
+    if name.startswith("hf:"):
+        from nearfar.encoders.pretrained import read_transformer
+
+        return read_transformer(name, options.pop("max_length", None))
+    if name not in ENCODERS:  # the message of what is wrong with it
+        return build_tower("text", {"name": name}, allow_code=True)
+    columns = [column.name for column in corpus.columns if column.kind == "text"]
+    texts = [
+        text for batch in _sample(corpus, "text", TEXT_ROWS, seed) for column in columns for text in batch.columns[column]
+        if isinstance(text, str)
+    ]  # fmt: skip
+    if not any(text.strip() for text in texts):
+        raise ValueError(f"{corpus.name} has no text to learn a tokenizer from in {', '.join(columns)}")
+    tokenizer = train_tokenizer(texts, vocabulary)
+    lengths = sorted(len(encoded.ids) for encoded in tokenizer.encode_batch(texts[:5_000]))
+    longest = lengths[min(len(lengths) * 99 // 100, len(lengths) - 1)]
+    # Room for texts somewhat longer than nearly all; attention to what is never there costs nothing.
+    length = options.pop("max_length", min(max(-(-longest // 16) * 16, 32), 256))
+    outputs = options.pop("outputs", None)
+    options = _with_defaults(ENCODERS[name].build, {"vocabulary": tokenizer.get_vocab_size(), **options})
+    spec = {"name": name, "max_length": length, "outputs": outputs, "options": options}
+    return build_tower("text", spec, tokenizer=tokenizer)
+
+
+def _with_defaults(build: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The options of a network, defaults written out: what is saved today is then read by a version that has others."""
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    for name in given:
+        if name not in known:
+            raise ValueError(unknown(f"option of {build.__name__}", name, known))
+    return known | given
+
+
+def _sample(corpus: Corpus, kind: Kind, rows: int, seed: int) -> Iterator[RawBatch]:
+    """Training rows, at most so many, drawn without replacement, in their order; of a table only this kind is decoded."""
+    part = corpus.train
+    if isinstance(part, Stream):
+        for _, batch in zip(range(0, rows, 256), part.batches(256, seed=seed)):
+            yield batch
+        return
+    if isinstance(part, TablePart):
+        part = replace(part, fields=tuple(field for field in part.fields if field.column.kind == kind))
+    drawn = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
+    for chunk in drawn.split(256):
+        yield part.fetch(chunk.tolist())

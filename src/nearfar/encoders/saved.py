@@ -1,0 +1,122 @@
+"""An embedder's folder: ``config.json``, ``model.safetensors``, ``tokenizer.json``; written whole, read without code."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar.data.labelled import require
+from nearfar.encoders.embedder import Embedder
+from nearfar.encoders.tokenizer import read_tokenizer
+from nearfar.encoders.towers import TextTower, Tower, build_tower, fingerprint
+from nearfar.report.files import read_json, write_json, write_text
+
+FORMAT, VERSION = "nearfar-embedder", 1
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+
+
+def save(embedder: Embedder, folder: Path) -> None:
+    """See ``Embedder.save``. The configuration goes last: without it the folder is no embedder yet."""
+    safetensors = require("safetensors.torch", "saving an embedder", "train")
+    folder.mkdir(parents=True, exist_ok=True)
+    specs = {}
+    for kind in embedder.kinds:
+        tower = embedder.tower(kind)
+        specs[kind] = dict(tower.spec)
+        if isinstance(tower, TextTower):
+            text = tower.tokenizer.to_str()
+            write_text(folder / TOKENIZER, text)
+            specs[kind]["tokenizer"] = fingerprint(text)
+    # Weights may lie channels last, and two names may share one tensor: safetensors wants neither.
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in embedder.state_dict().items()}
+    beside = folder / f".{WEIGHTS}.{os.getpid()}"
+    try:
+        safetensors.save_file(state, beside, metadata={"format": "pt"})
+        beside.replace(folder / WEIGHTS)
+    finally:
+        beside.unlink(missing_ok=True)
+    write_json(folder / CONFIG, {
+        "format": FORMAT, "version": VERSION, "nearfar": version("nearfar"),
+        "dim": embedder.dim if len(embedder.projections) else None, "towers": specs,
+    })  # fmt: skip
+
+
+def load(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool = False) -> Embedder:
+    """See ``Embedder.load``."""
+    folder = find(folder)
+    config = _config(folder / CONFIG)
+    try:
+        towers = [_tower(folder, kind, dict(spec), allow_code) for kind, spec in config["towers"].items()]
+        embedder = Embedder(towers, config["dim"])
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{folder / CONFIG} does not describe an embedder: {what}") from error
+    state = _weights(folder / WEIGHTS)
+    wanted = embedder.state_dict()
+    missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    shapes = [name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape]
+    if missing or surplus or shapes:
+        faults = {"lacks": missing, "has besides": surplus, "has in another shape": sorted(shapes)}
+        told = "; ".join(f"{what} {', '.join(names[:3])}" for what, names in faults.items() if names)
+        raise ValueError(f"{folder / WEIGHTS} does not belong to {CONFIG} beside it: it {told}. Save the embedder anew")
+    embedder.load_state_dict(state)
+    return embedder.to(device).eval()
+
+
+def find(path: Path) -> Path:
+    """The embedder's folder: the path, or ``model`` in it, which is where a training run keeps it.
+
+    Raises:
+        ValueError: If neither is one.
+    """
+    for folder in (path, path / "model"):
+        if (folder / CONFIG).is_file():
+            return folder
+    if not path.is_dir():
+        raise ValueError(f"there is no folder {path}: pass one that Embedder.save wrote, or a training run's")
+    raise ValueError(f"{path} holds no embedder: there is no {CONFIG} in it, nor in {path / 'model'}")
+
+
+def _config(path: Path) -> dict[str, Any]:
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ValueError(f'{path} is not an embedder\'s: wanted "format": "{FORMAT}"')
+    if config.get("version") != VERSION:
+        raise ValueError(
+            f"{path} has version {config.get('version')!r}, and this nearfar {version('nearfar')} reads {VERSION}: it was "
+            f"written by nearfar {config.get('nearfar', 'unknown')}; install that, or save it anew"
+        )
+    for key in ("towers", "dim"):
+        if key not in config:
+            raise ValueError(f"{path} lacks {key!r}: was it written in full?")
+    return config
+
+
+def _tower(folder: Path, kind: Any, spec: dict[str, Any], allow_code: bool) -> Tower:
+    if "name" not in spec:
+        raise ValueError(f"{folder / CONFIG} lacks the name of the {kind} tower's network")
+    tokenizer = None
+    if kind == "text":
+        path = folder / TOKENIZER
+        if not path.is_file():
+            raise ValueError(f"{folder} lacks {TOKENIZER}, which the text tower needs")
+        text = path.read_text(encoding="utf-8")
+        tokenizer = read_tokenizer(text, str(path))
+        if spec.pop("tokenizer", None) != fingerprint(text):
+            raise ValueError(f"{path} does not belong to {CONFIG} beside it: save the embedder anew")
+    return build_tower(kind, spec, tokenizer=tokenizer, allow_code=allow_code)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    safetensors = require("safetensors.torch", "loading an embedder", "train")
+    if not path.is_file():
+        raise ValueError(f"{path.parent} lacks {path.name}")
+    try:
+        return safetensors.load_file(path)
+    except Exception as error:  # safetensors has an error class of its own, below Exception
+        raise ValueError(f"{path} cannot be read ({error}): was it written in full?") from error

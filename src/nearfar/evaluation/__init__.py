@@ -1,0 +1,1 @@
+"""How good embeddings are: neighbours, retrieval, verification, clusters, probes. Pure functions on tensors."""

@@ -1,0 +1,289 @@
+"""``nf.evaluate``: everything that embeddings, with what is known of them, allow to be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nearfar.evaluation.clustering import clustering
+from nearfar.evaluation.evaluation import Evaluation, Measure
+from nearfar.evaluation.inputs import as_ids, as_rows
+from nearfar.evaluation.intervals import bootstrap_interval, share_interval
+from nearfar.evaluation.knn import knn_predict
+from nearfar.evaluation.neighbours import Metric
+from nearfar.evaluation.probe import linear_probe
+from nearfar.evaluation.retrieval import Relevant, Retrieval, pair_retrieval, relevance_retrieval, retrieval
+from nearfar.evaluation.similarity import correlation_interval, sts
+from nearfar.evaluation.verification import calibrate, pair_scores, roc
+from nearfar.evaluation.zeroshot import zero_shot
+from nearfar.losses.arguments import choice
+
+QUERIES = 10_000
+"""Rows that query at most: the 95% interval of a share is then ±1 point at the widest."""
+TASKS = ("knn", "probe", "retrieval", "verification", "clustering", "zero-shot", "similarity")
+FARS = (1e-1, 1e-2, 1e-3, 1e-4)
+"""False acceptance rates at which true ones are told, as far down as there are impostors to measure them by."""
+
+
+def evaluate(
+    embeddings: Float[Tensor, "n d"],
+    labels: Int64[Tensor, "n"] | None = None,
+    *,
+    pairs: Float[Tensor, "n d"] | None = None,
+    scores: Float[Tensor, "n"] | None = None,
+    ids: Int64[Tensor, "n"] | None = None,
+    gallery: tuple[Float[Tensor, "m d"], Int64[Tensor, "m"]] | Float[Tensor, "m d"] | None = None,
+    relevant: Sequence[Relevant] | None = None,
+    train: tuple[Float[Tensor, "t d"], Int64[Tensor, "t"]] | None = None,
+    prototypes: Float[Tensor, "classes d"] | None = None,
+    tasks: Sequence[str] | None = None,
+    k: int = 20,
+    ks: Sequence[int] = (1, 5, 10),
+    metric: Metric = "cosine",
+    queries: int | None = QUERIES,
+    seed: int = 0,
+) -> Evaluation:
+    """Measures what the inputs allow.
+
+    ========================================  =================================================================
+    given                                     measured
+    ========================================  =================================================================
+    ``labels``                                kNN vote and retrieval among the other rows, verification, clusters
+    ``labels``, ``train=(rows, labels)``      kNN vote and linear probe that learn from those
+    ``labels``, ``gallery=(rows, labels)``    retrieval from the gallery
+    ``labels``, ``prototypes``                zero-shot classification
+    ``pairs``                                 retrieval of each row's partner, both ways
+    ``pairs``, ``scores``                     Spearman's and Pearson's correlation of cosines with the scores (STS)
+    ``gallery=rows``, ``relevant``            retrieval by lists
+    ========================================  =================================================================
+
+    Args:
+        embeddings: ``(n, d)``, of rows that were not trained on.
+        labels: Their classes or identities; negative: unknown, left out.
+        pairs: Their partners ``(n, d)``: row i belongs to row i, such as captions of images.
+        scores: How alike row i and its partner are judged to be; then ``pairs`` are not retrieved.
+        ids: Rows of one id are the same thing: for ``pairs`` with several partners of one row.
+        gallery: Keys with their classes, or with ``relevant=`` alone, to retrieve from in place of the other rows.
+        relevant: For each row, the gallery's rows that are relevant, or row to grade.
+        train: Rows to learn classifiers from, and their classes.
+        prototypes: An embedding a class, of its prompts (:func:`nearfar.evaluation.zeroshot.prompt_prototypes`).
+        tasks: Only these of ``"knn"``, ``"probe"``, ``"retrieval"``, ``"verification"``, ``"clustering"``,
+            ``"zero-shot"``, ``"similarity"``.
+        k: Neighbours that vote.
+        ks: Cut-offs of retrieval.
+        metric: How rows are compared.
+        queries: Rows that query, at most, drawn with the seed; ``None``: all.
+        seed: Of draws.
+
+    Returns:
+        ``Evaluation``: ``print`` it, look up ``result["recall@1"]``, or take ``.to_dict()``.
+
+    Raises:
+        TypeError: If an input is no tensor.
+        ValueError: If there is nothing to measure with, or an input is not as said.
+
+    Example:
+        >>> import torch, nearfar as nf
+        >>> z = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+        >>> nf.evaluate(z, torch.tensor([0, 0, 1, 1]), ks=(1,))["recall@1"]
+        1.0
+    """
+    embeddings = as_rows("embeddings", embeddings)
+    for task in tasks or ():
+        choice("tasks", task, TASKS)
+    _fits(labels, pairs, scores, ids, gallery, relevant, train, prototypes)
+    work = _Work(frozenset(tasks or TASKS), tuple(ks), metric, queries, seed)
+    if labels is not None:
+        labels = as_ids("labels", labels, len(embeddings)).to(embeddings.device)
+        known = labels >= 0
+        if not bool(known.any()):
+            raise ValueError(f"none of {len(labels)} rows has a label (0 or more)")
+        if not bool(known.all()):
+            work.notes.append(f"{int((~known).sum()):,} rows without a label were left out")
+        z, y = embeddings[known], labels[known]
+        work.knn(z, y, train, k)
+        if train is not None:
+            work.probe(z, y, train)
+        work.label_retrieval(z, y, gallery)
+        work.verification(z, y)
+        work.clustering(z, y)
+        if prototypes is not None:
+            work.zero_shot(z, y, prototypes)
+    if relevant is not None and "retrieval" in work.tasks:
+        assert isinstance(gallery, Tensor)
+        found = relevance_retrieval(embeddings, gallery, relevant, ks=ks, metric=metric)
+        work.add_retrieval("retrieval", found, lists=True)
+    if pairs is not None and scores is not None:
+        work.similarity(embeddings, pairs, scores)
+    elif pairs is not None and "retrieval" in work.tasks:
+        for task, found in zip(
+            ("first→second", "second→first"), pair_retrieval(embeddings, pairs, ids, ks=ks, metric=metric)
+        ):
+            work.add_retrieval(task, found, lists=False)
+    if not work.measures:
+        raise ValueError(
+            "nothing could be measured: " + "; ".join(work.notes or ["no task that was asked for fits what was given"])
+        )
+    return Evaluation(tuple(work.measures), len(embeddings), embeddings.shape[1], metric, tuple(work.notes))
+
+
+def _fits(
+    labels: Any, pairs: Any, scores: Any, ids: Any, gallery: Any, relevant: Any, train: Any, prototypes: Any
+) -> None:
+    """Refuse what could only be ignored."""
+    if labels is None and pairs is None and relevant is None:
+        raise ValueError("nothing is known of the rows: pass labels, pairs= with the partner of each row, or relevant=")
+    needs = (
+        ("scores", scores, "pairs", pairs), ("ids", ids, "pairs", pairs), ("relevant", relevant, "gallery", gallery),
+        ("train", train, "labels", labels), ("prototypes", prototypes, "labels", labels),
+    )  # fmt: skip
+    for name, given, other, there in needs:
+        if given is not None and there is None:
+            raise ValueError(f"{name}= was given without {other}: it says something of {other} only")
+    if gallery is not None:
+        alone = isinstance(gallery, Tensor)
+        if alone and relevant is None:
+            raise ValueError(
+                "gallery= has no classes: pass (rows, labels), or relevant= with the relevant rows of each query"
+            )
+        if not alone and (relevant is not None or labels is None):
+            raise ValueError("gallery=(rows, labels) is searched by labels: pass labels, and no relevant=")
+
+
+@dataclass
+class _Work:
+    """Collects measures and notes, a method a task."""
+
+    tasks: frozenset[str]
+    ks: tuple[int, ...]
+    metric: Metric
+    queries: int | None
+    seed: int
+    measures: list[Measure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(
+        self, task: str, name: str, value: float, chance: float | None = None,
+        interval: tuple[float, float] | tuple[None, None] = (None, None),
+    ) -> None:  # fmt: skip
+        self.measures.append(Measure(task, name, value, chance, *interval))
+
+    def share(self, task: str, name: str, right: Tensor, chance: float | None) -> None:
+        """A share of rows."""
+        interval = share_interval(int(right.sum()), len(right))
+        self.add(task, name, float(right.double().mean()), chance, interval)
+
+    def drawn(self, task: str, rows: Tensor) -> Tensor | None:
+        """Which rows query, if not all."""
+        if self.queries is None or len(rows) <= self.queries:
+            return None
+        self.notes.append(f"{task}: {self.queries:,} of {len(rows):,} rows, drawn with seed {self.seed}, query")
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(len(rows), generator=generator)[: self.queries].sort().values.to(rows.device)
+
+    def add_retrieval(self, task: str, found: Retrieval, *, lists: bool) -> None:
+        """By lists, the share found says something; where whole classes are relevant, it does not."""
+        if found.left_out:
+            self.notes.append(f"{task}: {found.left_out:,} rows without a relevant key were left out")
+        if found.depth < found.keys:
+            self.notes.append(f"{task}: the first {found.depth:,} of {found.keys:,} places were looked at; no map")
+        last = f"ndcg@{max(self.ks)}"
+        for name, value in found.scores.items():
+            if (name.startswith("found") and not lists) or (name.startswith("ndcg") and name != last):
+                continue
+            values = found.per_query[name]
+            share = name.startswith("recall")
+            interval = (
+                share_interval(int(values.sum()), len(values)) if share else bootstrap_interval(values, self.seed)
+            )
+            self.add(task, name, value, found.chance.get(name), interval)
+
+    def knn(self, z: Tensor, y: Tensor, train: tuple[Tensor, Tensor] | None, k: int) -> None:
+        if "knn" not in self.tasks or (train is None and len(z) < 2):
+            return
+        rows = self.drawn("knn", z)
+        queries, truth = (z, y) if rows is None else (z[rows], y[rows])
+        if train is None:
+            everyone = torch.arange(len(z), device=z.device) if rows is None else rows
+            predicted = knn_predict(queries, z, y, k, exclude=everyone, metric=self.metric)
+        else:
+            predicted = knn_predict(queries, *train, k, metric=self.metric)
+        self.share("knn", "accuracy", predicted == truth, _majority(truth))
+
+    def probe(self, z: Tensor, y: Tensor, train: tuple[Tensor, Tensor]) -> None:
+        if "probe" in self.tasks:
+            found = linear_probe(*train, z, y, seed=self.seed)
+            self.share("probe", "accuracy", found.predicted == y, _majority(y))
+            self.add(
+                "probe", "class mean", sum(found.per_class.values()) / len(found.per_class), 1 / len(found.per_class)
+            )
+
+    def label_retrieval(self, z: Tensor, y: Tensor, gallery: Any) -> None:
+        if "retrieval" not in self.tasks or isinstance(gallery, Tensor):
+            return
+        if gallery is None and int(y.unique(return_counts=True)[1].max()) < 2:
+            self.notes.append("retrieval: no two rows share a class")
+            return
+        rows = self.drawn("retrieval", z)
+        found = retrieval(z, y, *(gallery or (None, None)), ks=self.ks, metric=self.metric, rows=rows)
+        self.add_retrieval("retrieval", found, lists=False)
+
+    def verification(self, z: Tensor, y: Tensor) -> None:
+        counts = y.unique(return_counts=True)[1]
+        if "verification" not in self.tasks:
+            return
+        if len(counts) < 2 or int(counts.max()) < 2:
+            self.notes.append("verification: it needs two classes, and two rows of one")
+            return
+        pairs = pair_scores(z, y, metric=self.metric, seed=self.seed)
+        if pairs.drawn:
+            self.notes.append(
+                f"verification: {len(pairs.genuine):,} of {pairs.genuine_pairs:,} genuine and {len(pairs.impostor):,} of "
+                f"{pairs.impostor_pairs:,} impostor pairs"
+            )
+        curve = roc(pairs.genuine, pairs.impostor)
+        self.add("verification", "auc", curve.auc, 0.5)
+        self.add("verification", "eer", curve.eer, 0.5)
+        for far in FARS:
+            if far * curve.impostor >= 10:  # of fewer, the rate would rest on single pairs
+                self.add("verification", f"tar@far={far:g}", curve.tar_at(far), far)
+        if int((counts > 1).sum()) >= 4:
+            found = calibrate(z, y, metric=self.metric, seed=self.seed)
+            self.notes.append(
+                f"verification: threshold {found.threshold:.4f}, chosen at equal errors on {found.calibrated_on:,} classes, makes "
+                f"FAR {found.far:.2%} and FRR {found.frr:.2%} on the {found.tested_on:,} others"
+            )
+
+    def clustering(self, z: Tensor, y: Tensor) -> None:
+        if "clustering" not in self.tasks or len(y.unique()) < 2:
+            return
+        try:
+            found = clustering(z, y, seeds=(self.seed,), normalize=self.metric == "cosine")
+        except ImportError as error:
+            self.notes.append(f"clustering was left out: {error}")
+            return
+        chance: dict[str, Callable[[], float]] = {"ari": lambda: 0.0, "purity": lambda: _majority(y)}
+        for name, (value, _) in found.items():
+            self.add("clustering", name, value, chance[name]() if name in chance else None)
+
+    def zero_shot(self, z: Tensor, y: Tensor, prototypes: Tensor) -> None:
+        if "zero-shot" in self.tasks:
+            found = zero_shot(z, y, prototypes)
+            for k, value in found.accuracy.items():
+                interval = share_interval(round(value * found.rows), found.rows)
+                self.add("zero-shot", f"top-{k}", value, k / len(prototypes), interval)
+
+    def similarity(self, first: Tensor, second: Tensor, scores: Tensor) -> None:
+        if "similarity" in self.tasks:
+            for name, value in sts(first, second, scores).items():
+                self.add("similarity", name, value, 0.0, correlation_interval(value, len(scores)))
+
+
+def _majority(labels: Tensor) -> float:
+    """What always naming the largest class would reach."""
+    return float(labels.unique(return_counts=True)[1].max()) / len(labels)

@@ -1,0 +1,1 @@
+"""Embed a data set, store the vectors, search and verify with them."""

@@ -1,0 +1,138 @@
+"""``nearfar evaluate``: a run's held-out rows, or a file of embeddings, measured and written down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nearfar.data.corpus import Corpus, Part
+from nearfar.diagnostics.collapse import collapse
+from nearfar.diagnostics.geometry import geometry
+from nearfar.evaluation.config import EvaluateConfig
+from nearfar.evaluation.evaluate import evaluate
+from nearfar.evaluation.evaluation import Evaluation
+from nearfar.evaluation.zeroshot import prompt_prototypes
+from nearfar.index.held_out import CHUNK, HeldOut, embed_held_out
+from nearfar.index.run import Run, open_run
+from nearfar.index.vectors import read_labels, read_vectors
+from nearfar.report.files import write_json
+
+
+def run(config: EvaluateConfig) -> int:
+    """Measures, prints the table, and writes the figures."""
+    if config.run is None:
+        found, told = _of_file(config)
+        out = None if config.out is None else Path(config.out)
+    else:
+        found, told = _of_run(config)
+        out = Path(config.out or Path(config.run).expanduser() / "evaluation.json")
+    print(found)
+    print("geometry: " + ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in told["geometry"].items()))
+    for finding in told["findings"]:
+        print(f"warning: {finding}")
+    if out is not None:
+        write_json(out.expanduser(), found.to_dict() | told)
+        print(out)
+    return 0
+
+
+def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
+    assert config.run is not None
+    opened = open_run(config.run, config.device, allow_code=config.allow_code)
+    held = embed_held_out(opened, config.rows, data=config.data, seed=config.seed)
+    z, pairs = held.embeddings[0], held.embeddings[1] if len(held.columns) > 1 else None
+    labels = held.labels if held.known else held.groups if pairs is None else None
+    named = held.known and held.labels is not None
+    if labels is None and pairs is None:
+        raise ValueError(
+            f"{held.corpus.name} has neither classes, ids nor pairs, so nothing says what belongs together: pass --data with "
+            "labelled rows"
+        )
+    found = evaluate(
+        z,
+        labels,
+        pairs=pairs,
+        ids=held.groups if pairs is not None and held.groups is not None and bool((held.groups >= 0).all()) else None,
+        train=_training_rows(opened, held, config) if named and held.tested and _wanted("probe", config) else None,
+        prototypes=_prototypes(opened, held.corpus, config) if named and held.columns[0].kind == "image" else None,
+        **_options(config),
+    )
+    told = _geometry(z, labels, pairs) | {
+        "data": held.corpus.name,
+        "part": "test" if held.tested else "train",
+        "inputs": [column.name for column in held.columns],
+        "model": opened.model,
+        "weights": opened.weights,
+    }
+    return found, told
+
+
+def _of_file(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
+    assert config.embeddings is not None
+    names: dict[str, int] = {}  # of classes, the same in both files
+    z, labels = read_vectors(config.embeddings, config.labels, names)
+    if config.labels is not None and Path(config.labels).expanduser().is_file():
+        labels = read_labels(config.labels, len(z), names)
+    pairs = None if config.pairs is None else read_vectors(config.pairs, None, {})[0]
+    train = None
+    if config.train is not None:
+        rows, classes = read_vectors(
+            config.train, None if config.labels is None or Path(config.labels).is_file() else config.labels, names
+        )
+        if classes is None:
+            raise ValueError(f"{config.train} holds no classes: a classifier cannot be learned from it")
+        train = rows, classes
+    if labels is None and pairs is None:
+        raise ValueError(f"{config.embeddings} holds no classes: pass --labels, or --pairs")
+    found = evaluate(z, labels, pairs=pairs, train=train, **_options(config))
+    return found, _geometry(z, labels, pairs) | {"data": Path(config.embeddings).name}
+
+
+def _options(config: EvaluateConfig) -> dict[str, Any]:
+    return {
+        "tasks": config.tasks or None, "k": config.k, "ks": config.ks, "metric": config.metric, "queries": config.rows,
+        "seed": config.seed,
+    }  # fmt: skip
+
+
+def _wanted(task: str, config: EvaluateConfig) -> bool:
+    return not config.tasks or task in config.tasks
+
+
+def _geometry(z: Tensor, labels: Tensor | None, pairs: Tensor | None) -> dict[str, Any]:
+    if len(z) < 2:
+        return {"geometry": {}, "findings": []}
+    findings = [str(finding) for finding in collapse(z, labels)]
+    return {"geometry": geometry(z, labels, pairs), "findings": findings}
+
+
+def _training_rows(
+    opened: Run, held: HeldOut, config: EvaluateConfig
+) -> tuple[Float[Tensor, "t d"], Int64[Tensor, "t"]] | None:
+    """Rows to learn a classifier from; None, if their classes are others (held-out identities), or are not known."""
+    part, column = held.corpus.train, held.columns[0]
+    if not isinstance(part, Part) or part.labels is None or held.labels is None:
+        return None
+    if not bool(torch.isin(held.labels[held.labels >= 0], part.labels).any()):
+        return None
+    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(config.seed))[: config.rows]
+    rows, labels = [], []
+    for chunk in order.sort().values.split(CHUNK):
+        batch = part.fetch(chunk.tolist())
+        if len(batch) and batch.labels is not None:
+            rows.append(opened.embed(column.kind, batch.columns[column.name]))
+            labels.append(batch.labels)
+    return torch.cat(rows), torch.cat(labels)
+
+
+def _prototypes(opened: Run, corpus: Corpus, config: EvaluateConfig) -> Float[Tensor, "classes d"] | None:
+    """What the texts of the classes' names say, where the model reads texts too."""
+    if "text" not in opened.embedder.kinds or not corpus.class_names or not _wanted("zero-shot", config):
+        return None
+    texts = [template.replace("{}", name) for name in corpus.class_names for template in config.templates]
+    z = torch.cat([opened.embed("text", texts[at : at + CHUNK]) for at in range(0, len(texts), CHUNK)])
+    return prompt_prototypes(z.view(len(corpus.class_names), len(config.templates), -1))

@@ -1,0 +1,158 @@
+"""What the page of a training run is made of: its files, and held-out rows embedded anew."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from nearfar.data.corpus import Part
+from nearfar.evaluation.evaluation import Evaluation
+from nearfar.index.held_out import HeldOut, embed_held_out
+from nearfar.index.measured import (
+    confusion,
+    embedding_map,
+    gallery,
+    histogram,
+    measure,
+    page_evaluation,
+    singular_values,
+    verification,
+)
+from nearfar.index.run import open_run, read_config
+from nearfar.report.files import read_json
+from nearfar.report.run_schema import Events, RunFacts
+from nearfar.training.events import read_events
+
+ROWS = 1_000
+"""Held-out rows on the page: its pictures are then some 3 MB."""
+
+
+def run_facts(
+    path: str | Path,
+    *,
+    rows: int = ROWS,
+    map: Literal["pca", "umap"] = "pca",
+    device: str | None = None,
+    allow_code: bool = False,
+    seed: int = 0,
+) -> RunFacts:
+    """Gathers what is known of a training run, finished or not.
+
+    Where the data or the model are gone, the page still has what the run wrote down, and says what is missing.
+
+    Args:
+        path: The run folder.
+        rows: Held-out rows to embed at most; 0: none.
+        map: How the map is made.
+        device: Where to embed; None: a GPU if there is one.
+        allow_code: Whether an encoder that was given as ``module:factory`` may be imported and called.
+        seed: Of the draw of rows.
+
+    Returns:
+        Facts as ``report.run_schema`` has them: plain numbers, texts and lists.
+
+    Raises:
+        ValueError: If the folder holds no training run, or a file of it is damaged; the message names it.
+    """
+    path = Path(path).expanduser()
+    if not (path / "config.yaml").is_file():
+        raise ValueError(f"{path} holds no training run (no config.yaml): pass the folder that nearfar train made")
+    if rows < 0:
+        raise ValueError(f"rows is {rows}: wanted 0 or more")
+    facts: RunFacts = {"name": path.resolve().name, "config": plain(read_config(path)), "events": read_diary(path)}
+    if (path / "environment.json").is_file():
+        facts["environment"] = plain(read_json(path / "environment.json"))
+    weights = _evaluated(path, facts)
+    if rows:
+        try:
+            run = open_run(path, device, allow_code=allow_code)
+            if weights not in (None, run.weights) and "evaluation" in facts:
+                old = "The model has been trained on since: run nearfar evaluate again."
+                facts["evaluation"]["about"] = f"{facts['evaluation'].get('about', '')} {old}".strip()
+            held = embed_held_out(run, rows, seed=seed)
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            told = f"Held-out rows could not be embedded for this page, so it has no pictures of them: {error}"
+            facts["events"]["warnings"] = [*facts["events"].get("warnings", ()), {"message": told}]
+        else:
+            _add(facts, held, map)
+    return facts
+
+
+def _add(facts: RunFacts, held: HeldOut, map: Literal["pca", "umap"]) -> None:
+    corpus = held.corpus
+    train: Any = len(corpus.train) if isinstance(corpus.train, Part) else None
+    facts["data"] = {
+        "name": corpus.name, "rows": {"train": train, "test": len(corpus.test) if corpus.test is not None else 0},
+        "inputs": {column.name: column.kind for column in corpus.columns}, "classes": len(corpus.class_names),
+        "size": list(corpus.size) if corpus.size else None, "left out": len(corpus.bad),
+    }  # fmt: skip
+    if corpus.class_names:
+        facts["class_names"] = list(corpus.class_names)
+    if "evaluation" not in facts and (found := measure(held)) is not None:
+        which = "held-out" if held.tested else "training"
+        sides = [column.name for column in held.columns] if len(held.columns) > 1 else []
+        facts["evaluation"] = page_evaluation(
+            found, f"Measured for this page on {len(held.rows):,} {which} rows.", sides
+        )
+    steps = facts.get("events", {}).get("steps", [])
+    temperature = steps[-1].get("temperature") if steps else None
+    if len(held.rows) > 1:
+        facts["map"] = embedding_map(held, map)
+        facts["gallery"] = gallery(held)
+        facts["spectrum"] = singular_values(held.embeddings[0])
+        for key, made in (
+            ("histogram", histogram(held, temperature)), ("confusion", confusion(held)), ("roc", verification(held)),
+        ):  # fmt: skip
+            if made is not None:
+                facts[key] = made
+
+
+def read_diary(path: Path) -> Events:
+    """What a run wrote down while training, sorted by kind.
+
+    Raises:
+        ValueError: If a line cannot be read; the message names file and line.
+    """
+    lists: dict[str, list[Any]] = {"step": [], "look": [], "warning": []}
+    end = None
+    for line in read_events(path / "events.jsonl"):
+        told = {name: plain(value) for name, value in line.items() if name != "event"}
+        if line.get("event") in lists:
+            lists[line["event"]].append(told)
+        elif line.get("event") == "end":
+            end = str(told.get("reason", "done"))
+    events: Events = {"steps": lists["step"], "looks": lists["look"], "warnings": lists["warning"]}
+    if end is not None:
+        events["end"] = end
+    return events
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON has it: what is not finite is None, what is no number, text, list or mapping is its text.
+
+    Example:
+        >>> plain({"a": (1, float("nan")), 2: Path("x")})
+        {'a': [1, None], '2': 'x'}
+    """
+    if isinstance(value, dict):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _evaluated(path: Path, facts: RunFacts) -> str | None:
+    """Adds what ``nearfar evaluate`` wrote; of which weights it is, if that is known."""
+    file = path / "evaluation.json"
+    if not file.is_file():
+        return None
+    told = read_json(file)
+    try:
+        found, inputs = Evaluation.from_dict(told), [str(name) for name in told.get("inputs", ())]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({error!r}): make it again with nearfar evaluate") from error
+    facts["evaluation"] = page_evaluation(found, "Measured by nearfar evaluate.", inputs if len(inputs) == 2 else [])
+    return told.get("weights")

@@ -1,0 +1,192 @@
+"""A trained model and the data it came from: what embedding, searching and verifying start with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+
+from nearfar.data.config import DataConfig
+from nearfar.data.corpus import Column, Corpus
+from nearfar.data.labelled import require
+from nearfar.data.open import open_corpus
+from nearfar.data.pixels import BROKEN, SUFFIXES, decode_image, unreadable
+from nearfar.encoders.embedder import Embedder
+from nearfar.encoders.load import load
+from nearfar.encoders.saved import CONFIG, WEIGHTS, find
+from nearfar.encoders.towers import ArrayTower
+from nearfar.types import Kind
+
+
+@dataclass(frozen=True)
+class Run:
+    """An embedder in evaluation mode, and where it was read.
+
+    Attributes:
+        path: As it was given.
+        embedder: On the device that was asked for.
+        weights: A fingerprint: two runs with the same one give the same embeddings.
+        config: What ``config.yaml`` of a training run holds; empty for a model folder.
+    """
+
+    path: Path
+    embedder: Embedder
+    weights: str
+    config: Mapping[str, Any]
+
+    @property
+    def model(self) -> str:
+        """The encoder in words: a network a kind."""
+        towers = (self.embedder.tower(kind) for kind in self.embedder.kinds)
+        return ", ".join(f"{tower.kind}: {tower.spec['name']}" for tower in towers)
+
+    def data_config(self) -> DataConfig:
+        """The data it was trained on.
+
+        Raises:
+            ValueError: If it is a model folder, which does not know.
+        """
+        if "data" not in self.config:
+            raise ValueError(f"{self.path} does not say which data it was trained on: name the data")
+        known = {field.name for field in fields(DataConfig)}
+        given: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in self.config.items() if name in known
+        }
+        return DataConfig(**given)
+
+    def open_data(self, data: str | None = None, **options: Any) -> Corpus:
+        """Opens data as this model reads them.
+
+        Args:
+            data: By default those it was trained on, read the same way.
+            options: Fields of ``DataConfig`` that are to be otherwise; None: as they are.
+        """
+        own = self.config.get("data")
+        config = self.data_config() if data is None or data == own else DataConfig(data)
+        if "image" in self.embedder.kinds and config.size is None:
+            tower = self.embedder.tower("image")
+            assert isinstance(tower, ArrayTower)
+            config = replace(config, size=(tower.shape[1], tower.shape[2]))
+        return open_corpus(replace(config, **{name: value for name, value in options.items() if value is not None}))
+
+    def columns(self, corpus: Corpus, names: tuple[str, ...] = ()) -> list[Column]:
+        """The inputs of a data set that the model reads: those named, or all but negatives.
+
+        Raises:
+            ValueError: If there is none, or one that was named is not there or not read.
+        """
+        known = {column.name: column for column in corpus.columns}
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{corpus.name} has no input {name!r}: its inputs are {', '.join(known)}")
+            if known[name].kind not in self.embedder.kinds:
+                raise ValueError(
+                    f"{name!r} holds {known[name].kind}s, and the model reads {', '.join(self.embedder.kinds)}"
+                )
+        chosen = [known[name] for name in names] or [column for column in known.values() if column.role != "negative"]
+        read = [column for column in chosen if column.kind in self.embedder.kinds]
+        if not read:
+            held = ", ".join(dict.fromkeys(column.kind for column in chosen))
+            raise ValueError(f"{corpus.name} holds {held}, and the model reads {', '.join(self.embedder.kinds)}")
+        return read
+
+    @torch.no_grad()
+    def embed(self, kind: Kind, raw: Any) -> Float32[Tensor, "b dim"]:
+        """Embeddings of a column as it was read, of length 1, on the CPU."""
+        tower = self.embedder.tower(kind)
+        if kind == "image" and isinstance(tower, ArrayTower):
+            raw = fit_images(raw, tower.shape)
+        return self.embedder.embed(raw, kind=kind, batch_size=max(1, len(raw)))
+
+    def embed_image(self, path: str | Path) -> Float32[Tensor, "1 dim"]:
+        """The embedding of an image file, read as the data are.
+
+        Raises:
+            ValueError: If it cannot be read, or the model reads no images.
+        """
+        tower = self.embedder.tower("image")
+        assert isinstance(tower, ArrayTower)
+        channels, height, width = tower.shape
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no image {path}")
+        try:
+            pixels = decode_image(Path(path), (height, width), channels)
+        except BROKEN as error:
+            raise ValueError(unreadable(path, error)) from error
+        return self.embed("image", pixels[None])
+
+
+def open_run(path: str | Path, device: str | None = None, *, allow_code: bool = False) -> Run:
+    """Reads the model of a training run, or a model folder.
+
+    Args:
+        path: The folder.
+        device: Where to compute; None: a GPU if there is one.
+        allow_code: Whether an encoder that was given as ``module:factory`` may be imported and called.
+
+    Raises:
+        ValueError: If there is no model.
+    """
+    path = Path(path).expanduser()
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {device!r} cannot be used here ({str(error).partition(chr(10))[0]}): pass cpu"
+        ) from error
+    embedder = load(path, place, allow_code=allow_code)
+    folder = find(path)
+    digest = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return Run(path, embedder, digest.hexdigest()[:16], read_config(path))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What the ``config.yaml`` of a run folder holds; nothing where there is none.
+
+    Raises:
+        ValueError: If it is no YAML mapping.
+    """
+    file = path / "config.yaml"
+    if not file.is_file():
+        return {}
+    yaml = require("yaml", "reading a run's configuration", "train")
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} holds a {type(config).__name__}: wanted options, one a line")
+    return config
+
+
+def is_image(query: str) -> bool:
+    """Whether a query is an image: a file that ends as images do."""
+    return query.lower().endswith(SUFFIXES) and Path(query).expanduser().is_file()
+
+
+def fit_images(images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"], shape: tuple[int, ...]) -> Tensor:
+    """Images of other data at the channels and the size that a tower reads; as they are where they fit.
+
+    Grey is the luma of ITU-R BT.601, as Pillow's.
+    """
+    if tuple(images.shape[1:]) == tuple(shape):
+        return images
+    channels, height, width = shape
+    pixels = images.float()
+    if channels != pixels.shape[1]:
+        luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        pixels = (pixels * luma).sum(1, keepdim=True) if pixels.shape[1] == 3 else pixels
+        pixels = pixels.expand(-1, channels, -1, -1)
+    if pixels.shape[2:] != (height, width):
+        pixels = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
+    return pixels.round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else pixels

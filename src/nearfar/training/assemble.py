@@ -1,0 +1,101 @@
+"""From names in a configuration to what they stand for: the method, its columns, the views."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from torch import nn
+
+from nearfar.data.corpus import Column, Corpus, Stream
+from nearfar.data.views import make_view
+from nearfar.methods.base import Method, Setting, View
+from nearfar.methods.table import METHODS, Holds, choose_method
+from nearfar.training.config import TrainConfig
+
+
+def what_it_holds(corpus: Corpus) -> Holds:
+    """What a method may ask of the data."""
+    kinds = tuple(column.kind for column in corpus.columns if column.role != "negative")
+    labelled = bool(corpus.class_names) or getattr(corpus.train, "labels", None) is not None
+    return Holds(kinds, labelled, any(column.role == "negative" for column in corpus.columns))
+
+
+def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool) -> TrainConfig:
+    """The configuration with the method, and every default that depends on the data.
+
+    Raises:
+        ValueError: If the data lack what the method needs, or too few rows are left to train on.
+    """
+    method = choose_method(config.method, what_it_holds(corpus))
+    rows = None if isinstance(corpus.train, Stream) else len(corpus.train)
+    if rows is not None and rows < 2:
+        raise ValueError(f"{corpus.name} has {rows} rows to train on: wanted two at least")
+    config = config.resolved(rows=rows, method=method, classes=len(corpus.class_names), accelerated=accelerated)
+    known = watched_metrics(corpus, used_columns(method, corpus))
+    if config.metric is not None and config.metric not in known:
+        raise ValueError(f"metric is {config.metric!r}, and looks at these data give {', '.join(known) or 'none'}")
+    if config.patience is not None and not known:
+        raise ValueError("patience needs a metric, and data without labels or a second column give none: leave it out")
+    return config
+
+
+def watched_metrics(corpus: Corpus, columns: tuple[Column, ...]) -> tuple[str, ...]:
+    """What a look measures."""
+    if len([column for column in columns if column.role != "negative"]) > 1:
+        return ("mrr", "recall@1")
+    return ("knn", "recall@1") if what_it_holds(corpus).labels else ()
+
+
+def used_columns(method: str, corpus: Corpus) -> tuple[Column, ...]:
+    """Those that the method reads: only they need a tower."""
+    needs = METHODS[method].needs
+    if needs == "pairs" or (needs == "labels or triplets" and what_it_holds(corpus).negatives):
+        negatives = method in ("pairs", "triplet")
+        return tuple(column for column in corpus.columns if column.role != "negative" or negatives)
+    return corpus.columns[:1]
+
+
+def make_method(
+    config: TrainConfig, corpus: Corpus, columns: tuple[Column, ...], embedder: Any, view: View | None, gather: bool
+) -> Method:
+    """The method around an embedder."""
+    assert config.method is not None
+    module, _, name = METHODS[config.method].home.partition(":")
+    setting = Setting(config.method, columns, config, len(corpus.class_names), view, gather)
+    return getattr(importlib.import_module(module), name)(embedder, embedder.dim, setting)
+
+
+STRONG = ("simclr", "moco", "barlow", "vicreg", "supcon")
+"""Methods that live by strong views of images."""
+
+
+def make_view_of(config: TrainConfig, corpus: Corpus, embedder: Any) -> nn.Module | None:
+    """What draws a view of the anchor; None: it goes in as it is.
+
+    Raises:
+        ValueError: If the method needs views, and the recipe draws none; or there is no such recipe for the kind.
+    """
+    assert config.method is not None
+    kind, needs = corpus.columns[0].kind, METHODS[config.method].needs
+    recipe = config.views or _usual_view(config.method, kind)
+    if recipe in ("none", "dropout"):  # dropout is the encoder's own
+        if needs == "views":
+            raise ValueError(
+                f"method {config.method!r} contrasts views, and none are drawn: pass views=, such as simclr"
+            )
+        return None
+    tower = embedder.towers[kind]
+    statistics = {name: getattr(tower, name, None) for name in ("mean", "std")}
+    return make_view(kind, recipe, corpus.size, corpus.channels, **statistics)
+
+
+def _usual_view(method: str, kind: str) -> str:
+    needs = METHODS[method].needs
+    if needs == "pairs":
+        return "none"
+    if kind == "image":
+        return "simclr" if method in STRONG else "light"
+    if kind == "vector":
+        return "mask" if needs == "views" else "none"
+    return {"series": "crop", "text": "dropout"}[kind]

@@ -1,0 +1,29 @@
+"""``nearfar train``: trains, and says what came out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from nearfar.training.config import TrainConfig
+from nearfar.training.devices import is_first
+from nearfar.training.loop import Diverged
+from nearfar.training.train import Interrupted, train
+
+
+def run(config: TrainConfig) -> int:
+    """Trains or resumes; the exit code is 130 if it was interrupted and can be resumed, 1 if it diverged."""
+    try:
+        done = train(config)
+    except Interrupted as stopped:
+        print(f"Interrupted. Go on with: nearfar train --resume {shlex.quote(str(stopped.run.path))}", file=sys.stderr)
+        return 130
+    except Diverged as error:
+        print(f"nearfar: {error}", file=sys.stderr)
+        return 1
+    if not is_first():
+        return 0
+    for name, value in done.metrics.items():
+        print(f"{name} {value:.4f}")
+    print(f"Encoder: {done.path / 'model'}")
+    return 0

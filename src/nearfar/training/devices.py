@@ -1,0 +1,146 @@
+"""Where training runs: Lightning Fabric, which knows devices, precision, ranks, torchrun and SLURM."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearfar.data.labelled import require
+from nearfar.training.config import TrainConfig
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def make_fabric(config: TrainConfig) -> Any:
+    """A launched ``Fabric``: with several devices, this process is one of the ranks when it returns.
+
+    Args:
+        config: Its device, devices, strategy, num_nodes and precision.
+
+    Raises:
+        ImportError: If Fabric is not installed.
+        ValueError: If there is no such device here; the message says what there is.
+    """
+    require("lightning_fabric", "training", "train")
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it uses is in environment.json
+    devices, nodes = _started(config)
+    strategy = config.strategy
+    if strategy == "auto" and devices * nodes > 1:
+        strategy = "ddp"
+    try:
+        fabric = Fabric(
+            accelerator=config.device,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=_ddp(config) if strategy == "ddp" else strategy,
+            precision=PRECISIONS[config.precision],  # pyright: ignore[reportArgumentType]
+        )
+    except (RuntimeError, ValueError) as error:
+        gist = str(error).partition("\n")[0]
+        raise ValueError(f"device {config.device!r}, {devices} of them, cannot be used here: {gist}") from error
+    except Exception as error:  # Fabric's own, for a device that is not there
+        if type(error).__name__ != "MisconfigurationException":
+            raise
+        raise ValueError(f"device {config.device!r}, {devices} of them, cannot be used here: {error}") from error
+    if config.precision == "16" and fabric.device.type == "cpu":
+        raise ValueError("precision 16 needs a GPU: on a CPU pass bf16, or 32")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    fabric.launch()
+    return fabric
+
+
+def _ddp(config: TrainConfig) -> Any:
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    return DDPStrategy(broadcast_buffers=True, gradient_as_bucket_view=True)
+
+
+def _started(config: TrainConfig) -> tuple[int, int]:
+    """Processes a machine, and machines: what was asked for, or what torchrun or SLURM started."""
+    here = os.environ.get("LOCAL_WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
+    world = os.environ.get("WORLD_SIZE")
+    if (
+        here is None
+        and "SLURM_NTASKS" in os.environ
+        and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    ):
+        here, world = os.environ.get("SLURM_NTASKS_PER_NODE", "1"), os.environ["SLURM_NTASKS"]
+    if here is None or world is None:
+        return config.devices, config.num_nodes
+    return int(here), max(1, int(world) // int(here))
+
+
+def is_first() -> bool:
+    """Whether this process is the one, or the first rank, that speaks."""
+    distributed = torch.distributed
+    return not distributed.is_available() or not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def make_loggers(name: str, folder: str) -> Any:
+    """A logger by name, with ``log_metrics(metrics, step)``; None for ``"none"``.
+
+    Raises:
+        ImportError: If its package is not installed; the message says the remedy.
+    """
+    if name == "none":
+        return None
+    if name in ("tensorboard", "csv"):
+        loggers = require("lightning_fabric.loggers", "logging", "train")
+        if name == "csv":
+            return loggers.CSVLogger(folder, name="csv", version="")
+        for package in ("tensorboard", "tensorboardX"):
+            if importlib.util.find_spec(package) is not None:
+                return loggers.TensorBoardLogger(folder, name="tensorboard", version="")
+        raise ImportError("logger 'tensorboard' needs tensorboard: pip install tensorboard")
+    package, kind = {"wandb": ("wandb", "WandbLogger"), "mlflow": ("mlflow", "MLFlowLogger")}[name]
+    try:
+        importlib.import_module(package)
+        loggers = importlib.import_module("lightning.pytorch.loggers")
+    except ImportError as error:
+        raise ImportError(f"logger {name!r} needs {package} and lightning: pip install {package} lightning") from error
+    return getattr(loggers, kind)(save_dir=folder)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Sets every default generator by the step, so that what a step draws does not depend on what was drawn before.
+
+    So a run that goes on from a step needs no random state of the run before, and a look in between changes nothing.
+    """
+    start = mixed(seed, step, rank)
+    torch.manual_seed(start)
+    random.seed(start)
+    np.random.seed(start % 2**32)  # noqa: NPY002 (what models draw from)
+
+
+def mixed(*numbers: int) -> int:
+    """One seed of several numbers, as unlike its neighbours' as any.
+
+    Example:
+        >>> mixed(0, 1, 2) == mixed(0, 1, 2) != mixed(0, 2, 1)
+        True
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def average_gradients(parameters: Sequence[Tensor], fabric: Any) -> None:
+    """Over the ranks, what no wrapper averages."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if fabric.world_size == 1 or not gradients:
+        return
+    flat = torch.cat([g.flatten() for g in gradients])
+    flat = fabric.all_reduce(flat, reduce_op="mean")
+    assert isinstance(flat, Tensor)
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
+        gradient.copy_(mean.view_as(gradient))

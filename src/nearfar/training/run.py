@@ -1,0 +1,124 @@
+"""A run is a folder: what was asked, what happened, checkpoints, and the encoder that came out.
+
+``config.yaml``, ``environment.json``, ``events.jsonl``, ``checkpoints/``, ``model/``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nearfar.report.files import read_json, write_json, write_text
+from nearfar.training.config import TrainConfig
+from nearfar.training.events import free_folder, read_events
+from nearfar.training.options import read_yaml
+
+
+class Run:
+    """A training run, finished or not, by its folder.
+
+    Args:
+        path: Of the folder.
+
+    Attributes:
+        path: Of the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, out: str | None, data: str) -> Run:
+        """Makes a new folder: ``out``, or the first free ``runs/train-DATA-N``.
+
+        Raises:
+            ValueError: If ``out`` holds a run already, or is a file.
+        """
+        if out is None:
+            return cls(free_folder("train", data))
+        path = Path(out).expanduser()
+        if path.is_file():
+            raise ValueError(f"{path} is a file: pass a folder as out= (--out)")
+        if (path / "config.yaml").exists() or (path / "config.json").exists():
+            raise ValueError(
+                f"{path} holds a run already: go on with it by resume= (--resume {path}), or pass another out="
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """A folder that is there already.
+
+        Raises:
+            ValueError: If it does not hold a training run.
+        """
+        run = cls(Path(path).expanduser())
+        if not (run.path / "config.yaml").is_file():
+            raise ValueError(
+                f"{run.path} holds no training run (no config.yaml): pass the folder that nearfar train made"
+            )
+        return run
+
+    def begin(self, config: TrainConfig, environment: dict[str, Any]) -> None:
+        """Writes down what was asked; the configuration comes last, and makes the folder a run."""
+        import yaml
+
+        write_json(self.path / "environment.json", environment)
+        write_text(self.path / "config.yaml", yaml.safe_dump(config.saved(), sort_keys=False, allow_unicode=True))
+
+    @property
+    def config(self) -> TrainConfig:
+        """As resolved: every default filled in."""
+        return TrainConfig.of(**read_yaml(self.path / "config.yaml"))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The machine, the data and the model."""
+        return read_json(self.path / "environment.json")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
+        """What happened, in order; of one kind, if asked for: step, look, warning, end."""
+        return (e for e in read_events(self.path / "events.jsonl") if kind is None or e["event"] == kind)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the last look."""
+        last: dict[str, float] = {}
+        for event in self.events("look"):
+            last = event["metrics"]
+        return last
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end."""
+        return any("failed" not in event for event in self.events("end"))
+
+    def embedder(self, device: str = "cpu") -> Any:
+        """What was trained: the best by the metric that was watched, else the last."""
+        from nearfar.encoders.embedder import Embedder
+
+        return Embedder.load(self.path / "model", device)
+
+    def save_model(self, embedder: Any) -> None:
+        """Writes ``model/``; a reader finds the old weights or the new ones."""
+        beside, final = self.path / f".model-{os.getpid()}", self.path / "model"
+        shutil.rmtree(beside, ignore_errors=True)
+        embedder.save(beside)
+        final.mkdir(exist_ok=True)
+        for path in sorted(beside.iterdir(), key=lambda path: path.suffix == ".json"):
+            path.replace(final / path.name)
+        beside.rmdir()
+
+    def __repr__(self) -> str:
+        """Where it is, and how good it was last."""
+        seen = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
+        return f"<Run {self.path}{': ' if seen else ''}{seen}>"

@@ -1,0 +1,228 @@
+"""A run at work: trains, and in the pauses writes down, looks at held-out rows, and saves."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nearfar.data.corpus import Stream
+from nearfar.methods.table import METHODS
+from nearfar.training.checkpoint import last_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
+from nearfar.training.devices import make_loggers
+from nearfar.training.events import EventLog
+from nearfar.training.looks import Look, collapse_warnings, look, watched_rows
+from nearfar.training.loop import Diverged, Pause
+from nearfar.training.progress import Progress
+from nearfar.training.run import Run
+from nearfar.training.trainer import Trainer
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stopped by Ctrl-C (or SIGTERM) after a checkpoint was written. ``run`` can be resumed."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(f"interrupted: go on with resume={str(run.path)!r} (nearfar train --resume {run.path})")
+        self.run = run
+
+
+@dataclass
+class Best:
+    """The best look so far, by the metric that is watched."""
+
+    step: int = 0
+    value: float | None = None
+    stale: int = 0  # looks since
+
+
+class Session:
+    """A run at work in this process: what happens in the pauses."""
+
+    def __init__(self, run: Run, trainer: Trainer, resume: bool, show: bool) -> None:
+        self.run, self.trainer, self.config, self.fabric = run, trainer, trainer.config, trainer.fabric
+        self.first, self.seconds, self.best = 0, 0.0, Best()
+        self.reason: str | None = None  # why the run is over
+        last = last_checkpoint(run.checkpoints) if resume else None
+        if last is not None:
+            parts, facts = read_checkpoint(last)
+            trainer.load(parts, facts)
+            self.first, self.seconds, self.best = facts["step"], facts["seconds"], Best(**facts["best"])
+            self.reason = facts["reason"]
+        self.main = self.fabric.is_global_zero
+        assert self.config.steps is not None
+        self.progress = Progress(show and self.main, self.config.steps, self.first, self.config.batch_size)
+        self.log: EventLog | None = None
+        self.logger = None
+        if self.main:
+            self.log = EventLog(run.path / "events.jsonl", until=self.first)
+            self.logger = make_loggers(self.config.logger, str(run.path))
+            if run.checkpoints.exists():
+                prune_checkpoints(run.checkpoints, {self.first, self.best.step})
+        self.watched = watched_rows(trainer.corpus, self.config.eval_rows, self.config.seed)
+        self.stopped = False
+        self.told = 0  # of the rows that were left out
+        self.saved_at = time.monotonic()
+
+    def __enter__(self) -> Session:
+        self._handlers: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._stop)
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.progress.__exit__(*error)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self.log is not None:
+            self.log.close()
+        if self.logger is not None:
+            self.logger.finalize("success" if error[0] is None else "failed")
+
+    def _stop(self, number: int, frame: Any) -> None:
+        if self.stopped:  # asked twice: at once, without a checkpoint
+            raise KeyboardInterrupt
+        self.stopped = True
+
+    def _due(self, step: int) -> bool:
+        """Whether there is a pause after a step."""
+        config = self.config
+        assert config.log_every is not None
+        assert config.eval_every is not None
+        assert config.checkpoint_every is not None
+        alone = self.fabric.world_size == 1
+        return (
+            (alone and self.stopped)
+            or step % config.log_every == 0
+            or step % config.eval_every == 0
+            or step % config.checkpoint_every == 0
+        )
+
+    def go(self) -> None:
+        """From where it stands to the end."""
+        config = self.config
+        assert config.steps is not None
+        if self.reason is not None:  # killed between its last checkpoint and its last word, or not at all
+            return self._finish(self.first, self.seconds)
+        for line in self.trainer.corpus.bad:
+            self.progress.say(f"left out: {line}")
+        if self.first == 0 and self.main:
+            self.run.save_model(self.trainer.kept)  # so that a run can be loaded from its first moment
+        try:
+            for pause in self.trainer.fit(self.first, self.seconds, self._due):
+                if self._pause(pause, config.steps):
+                    break
+        except (
+            Exception
+        ) as error:  # a loss that is not finite, a row that cannot be read: the diary says why it ends here
+            at = {"step": error.step, "seconds": error.seconds} if isinstance(error, Diverged) else {}
+            self._write("end", **at, reason=str(error), failed=True)
+            raise
+
+    def _pause(self, pause: Pause, steps: int) -> bool:
+        """Writes down, looks, saves; True: enough."""
+        config = self.config
+        assert config.eval_every is not None
+        assert config.checkpoint_every is not None
+        self._step_event(pause)
+        self._tell_bad(pause.step)
+        stop, overdue = self._agreed(self.stopped, time.monotonic() - self.saved_at > config.checkpoint_seconds)
+        last, better = pause.step == steps, False
+        if last or pause.step % config.eval_every == 0:
+            better = self._look(pause)
+            last = last or (config.patience is not None and self.best.stale >= config.patience)
+        if last:
+            stale = f"no better look for {config.patience} looks"
+            self.reason = "all steps were made" if pause.step == steps else stale
+            self._save(pause)
+            self._finish(pause.step, pause.seconds)
+        elif better or stop or overdue or pause.step % config.checkpoint_every == 0:
+            self._save(pause)
+        if stop and not last:
+            raise Interrupted(self.run)
+        return last
+
+    def _finish(self, step: int, seconds: float) -> None:
+        if self.main and self.best.value is None:
+            self.run.save_model(self.trainer.kept)
+        self._write("end", step=step, seconds=seconds, reason=self.reason, best=self.best.step or step)
+
+    def _step_event(self, pause: Pause) -> None:
+        trainer, config = self.trainer, self.config
+        train = trainer.corpus.train
+        rows = None if isinstance(train, Stream) else len(train)
+        terms = {name: float(term) for name, term in trainer.terms.items()}
+        seen = pause.step * config.batch_size
+        self._write(
+            "step", step=pause.step, epoch=seen / rows if rows else None, seconds=pause.seconds, rows=seen,
+            loss=pause.loss, terms=terms, rate=trainer.rate, temperature=trainer.method.temperature,
+        )  # fmt: skip
+        self.progress.step(pause.step, pause.loss)
+        if self.logger is not None:
+            self.logger.log_metrics({"loss": pause.loss, "rate": trainer.rate} | terms, step=pause.step)
+
+    def _tell_bad(self, step: int) -> None:
+        """Each row that was left out, once."""
+        for line in list(self.trainer.bad)[self.told :]:
+            self._write("warning", step=step, message=f"left out: {line}")
+            self.progress.say(f"left out: {line}")
+        self.told = len(self.trainer.bad)
+
+    def _look(self, pause: Pause) -> bool:
+        """Looks at held-out rows; True: better than ever."""
+        if self.watched is None:
+            return False
+        trainer = self.trainer
+        part, rows = self.watched
+        setting = trainer.method.setting
+        seen: Look = look(trainer.kept, setting.columns, part, rows, self.fabric.device)
+        seen = self.fabric.broadcast(seen) if self.fabric.world_size > 1 else seen
+        trainer.bad.update(dict.fromkeys(seen.bad))
+        self._tell_bad(pause.step)
+        self._write("look", step=pause.step, seconds=pause.seconds, metrics=seen.metrics, geometry=seen.geometry)
+        figures = " · ".join(f"{name} {value:.3f}" for name, value in (seen.metrics | seen.geometry).items())
+        self.progress.say(f"step {pause.step} · loss {pause.loss:.3f} · {figures}")
+        if self.logger is not None:
+            self.logger.log_metrics(seen.metrics | seen.geometry, step=pause.step)
+        chance = trainer.method.chance(self.config.batch_size)
+        dim = trainer.method.embedder.dim
+        assert isinstance(dim, int)
+        classes = setting.classes if METHODS[setting.name].needs == "labels" else None
+        for message in collapse_warnings(seen.geometry, pause.loss, chance, dim, classes):
+            self._write("warning", step=pause.step, message=message)
+            self.progress.say(f"warning: {message}")
+        name = self.config.metric or next(iter(seen.metrics), None)
+        if name is None or name not in seen.metrics:
+            return False
+        value = seen.metrics[name]
+        if self.best.value is not None and value <= self.best.value:
+            self.best.stale += 1
+            return False
+        self.best = Best(pause.step, value)
+        if self.main:
+            self.run.save_model(trainer.kept)
+        return True
+
+    def _save(self, pause: Pause) -> None:
+        parts, rest = self.trainer.state()
+        if self.main:
+            facts = rest | {"seconds": pause.seconds, "best": vars(self.best), "reason": self.reason}
+            write_checkpoint(self.run.checkpoints, pause.step, parts, facts)
+            prune_checkpoints(self.run.checkpoints, {pause.step, self.best.step})
+        self.saved_at = time.monotonic()
+
+    def _agreed(self, *flags: bool) -> list[bool]:
+        """What any rank says, so that all do the same."""
+        if self.fabric.world_size == 1:
+            return list(flags)
+        said = torch.tensor(flags, dtype=torch.float32, device=self.fabric.device)
+        return [bool(flag) for flag in self.fabric.all_reduce(said, reduce_op="sum").tolist()]
+
+    def _write(self, event: str, **facts: Any) -> None:
+        if self.log is not None:
+            self.log.write(event, **facts)

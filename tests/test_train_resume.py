@@ -1,0 +1,149 @@
+"""Interrupted, killed, resumed: the run is the one that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import nearfar as nf
+from nearfar.training.checkpoint import last_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
+from train_cases import ENVIRONMENT, differences, images, run_case, tensors_of, texts
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from kill import survive  # noqa: E402
+
+CASES = Path(__file__).parent / "train_cases.py"
+
+
+def program(case: str, folder: Path, what: str, **options) -> list[str]:
+    return [sys.executable, str(CASES), case, str(folder), what, json.dumps(options)]
+
+
+@pytest.mark.parametrize("case", ["moco", "pairs"])
+def test_killed_and_resumed_is_uninterrupted(case, tmp_path):
+    whole = run_case(case, str(tmp_path / "whole"))
+    draw = random.Random(3)
+    folder = tmp_path / "killed"
+    moments = [draw.uniform(0, 0.3), draw.uniform(0, 0.3)]
+    kills, _ = survive(case, program(case, folder, "begin"), program(case, folder, "resume"), folder, moments)
+    assert kills, "every kill came too late"
+    assert not any(each.unreadable for each in kills)
+    assert differences(whole, nf.Run(folder)) == []
+    names = " ".join(tensors_of(whole))
+    for what in ("method.safetensors:network", "ema.safetensors:", "optimizer.safetensors:", "model.safetensors:"):
+        assert what in names
+    if case == "moco":
+        assert "method.safetensors:queue.slots" in names
+        assert "method.safetensors:slow.module" in names
+
+
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path):
+    table = tmp_path / "pairs.csv"
+    part = texts(columns=2).train
+    rows = zip(part.data["text"], part.data["other"], strict=True)
+    table.write_text("text,positive\n" + "".join(f"{a},{b}\n" for a, b in rows), encoding="utf-8")
+    options = [
+        "--data",
+        "pairs.csv",
+        "--batch-size",
+        "8",
+        "--steps",
+        "400",
+        "--checkpoint-every",
+        "1000",
+        "--threads",
+        "1",
+    ]
+    train = [sys.executable, "-m", "nearfar.cli", "train"]
+    common = {"env": ENVIRONMENT, "cwd": tmp_path, "text": True}
+    process = subprocess.Popen(
+        [*train, *options, "--eval-every", "100", "--out", "run"], **common, stderr=subprocess.PIPE
+    )
+    log = tmp_path / "run" / "events.jsonl"
+    try:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (log.exists() and log.read_text().count("\n") > 3):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert "nearfar train --resume run" in said
+    last = last_checkpoint(tmp_path / "run" / "checkpoints")
+    steps = [e["step"] for e in nf.Run(tmp_path / "run").events("step")]
+    assert last is not None
+    assert int(last.name[5:]) == steps[-1] < 400  # nothing is lost
+    done = subprocess.run([*train, "--resume", "run", "--lr", "0.5"], **common, capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert "lr was 0.001 when run was begun and is 0.5 now" in done.stderr
+
+
+def test_a_look_in_between_changes_nothing(tmp_path):
+    """What a step draws depends on the step alone."""
+    often = run_case("pairs", str(tmp_path / "often"), eval_every=2, ema=None)
+    seldom = run_case("pairs", str(tmp_path / "seldom"), eval_every=24, ema=None)
+    losses = [[event["loss"] for event in run.events("step")] for run in (often, seldom)]
+    assert losses[0] == losses[1]
+
+
+def test_killed_before_its_last_word(tmp_path):
+    """The last checkpoint is written, the event that says so is not; an early stop does not go on either."""
+    for number, options in enumerate(({"steps": 6}, {"steps": 24, "patience": 1, "eval_every": 2})):
+        run = run_case("pairs", str(tmp_path / str(number)), **options)
+        log = run.path / "events.jsonl"
+        whole = log.read_text()
+        (end,) = run.events("end")
+        log.write_text(whole[: whole.rindex('{"event": "end"')] + '{"event": "en')
+        assert not run.finished
+        run_case("pairs", resume=str(run.path))
+        assert log.read_text() == whole
+        assert end["reason"] == ("no better look for 1 looks" if number else "all steps were made")
+
+
+def test_resumed_with_other_data_is_refused(tmp_path):
+    run_case("pairs", str(tmp_path / "run"), steps=4)
+    with pytest.raises(ValueError, match="begun with other data"):
+        nf.train(corpus=images(), resume=str(tmp_path / "run"), show=False)
+    with pytest.raises(ValueError, match="holds no training run"):
+        nf.train(resume=str(tmp_path), show=False)
+    with pytest.raises(ValueError, match="holds a run already"):
+        run_case("pairs", str(tmp_path / "run"))
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path):
+    shared = torch.arange(6.0)
+    parts = {
+        "model": {
+            "a": shared,
+            "tied": shared,
+            "view": shared[:2],
+            "empty": torch.zeros(0),
+            "turned": torch.ones(2, 3).T,
+        }
+    }
+    write_checkpoint(tmp_path, 12, parts, {"rate": 0.1})
+    write_checkpoint(tmp_path, 7, parts, {})
+    (tmp_path / ".new-1").mkdir()  # what a killed process leaves
+    last = last_checkpoint(tmp_path)
+    assert last is not None
+    assert last.name == "step-00000012"
+    found, facts = read_checkpoint(last)
+    assert facts["rate"] == 0.1
+    for name, tensor in parts["model"].items():
+        assert torch.equal(found["model"][name], tensor)
+    prune_checkpoints(tmp_path, {12})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000012"]
+    (last / "model.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(ValueError, match="step-00000012 cannot be read"):
+        read_checkpoint(last)
