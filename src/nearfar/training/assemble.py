@@ -66,10 +66,6 @@ def make_method(
     return getattr(importlib.import_module(module), name)(embedder, embedder.dim, setting)
 
 
-STRONG = ("simclr", "moco", "barlow", "vicreg", "supcon")
-"""Methods that live by strong views of images."""
-
-
 def make_view_of(config: TrainConfig, corpus: Corpus, embedder: Any) -> nn.Module | None:
     """What draws a view of the anchor; None: it goes in as it is.
 
@@ -95,7 +91,9 @@ def _usual_view(method: str, kind: str) -> str:
     if needs == "pairs":
         return "none"
     if kind == "image":
-        return "simclr" if method in STRONG else "light"
+        return (
+            "simclr" if needs == "views" else "light"
+        )  # where labels say what belongs together, strong views only slow it
     if kind == "vector":
         return "mask" if needs == "views" else "none"
     return {"series": "crop", "text": "dropout"}[kind]
