@@ -127,25 +127,28 @@ def mean_weights(keep: Tensor, weights: Tensor | None, dtype: torch.dtype, ranks
     """Weights of a mean over the queries of all ranks that are kept; all 0 where none is."""
     kept = keep.to(dtype) if weights is None else weights * keep
     total = ranks.total(kept.sum())
-    return kept / total.masked_fill(total == 0, 1.0)
+    return kept / torch.where(total == 0, 1.0, total)
 
 
 def averaged(
     values: Callable[[], Tensor],
-    keep: Tensor,
+    keep: Tensor | None,
     weights: Tensor | None,
     stats: Callable[[], dict[str, Tensor]],
     ranks: Ranks = ALONE,
 ) -> Outcome:
-    """The mean of values by query over the queries of all ranks that are kept."""
+    """The mean of values by query over the queries of all ranks that are kept (``None``: all are)."""
 
     def per_query() -> Tensor:
         found = values()
-        return torch.where(keep, found, torch.zeros_like(found))
+        return found if keep is None else torch.where(keep, found, 0.0)
 
     def value() -> Tensor:
         found = per_query()
-        return ranks.total((found * mean_weights(keep, weights, found.dtype, ranks)).sum())
+        if keep is None and weights is None and ranks.alone and len(found):
+            return found.mean()
+        kept = torch.ones_like(found) if keep is None else keep
+        return ranks.total((found * mean_weights(kept, weights, found.dtype, ranks)).sum())
 
     return Outcome(value, per_query, stats)
 

@@ -16,7 +16,7 @@ from nearfar.pairs import Pairs
 from nearfar.scores import Scores, normalize
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.gather import meet
-from nearfar.scores.similarity import some_scores
+from nearfar.scores.similarity import picked_scores
 from nearfar.types import Backend, Similarity
 
 
@@ -74,7 +74,7 @@ class Classified:
 
     def own(self, similarity: Similarity = "dot") -> Tensor:
         """Score of each row with its own class."""
-        return some_scores(self.z, self.table[self.labels], similarity)
+        return picked_scores(self.z, self.table, self.labels, similarity)
 
 
 class ClassLoss(Loss):

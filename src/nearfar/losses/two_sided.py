@@ -128,14 +128,12 @@ def siglip_loss(
     scores = batch.scores
     scale = batch.number(scale_of(temperature, logit_scale, scores.query_rows))
     shift = batch.number(bias if logit_bias is None else logit_bias)
-    n = len(scores.queries)
 
     def values() -> Tensor:
         found = scores.reduce(SIGLIP, {"scale": scale, "bias": shift})
         return found["near"] + found["far"]
 
-    keep = torch.ones(n, dtype=torch.bool, device=scores.queries.device)
-    return batch.averaged(values, keep, query_stats(scores))
+    return batch.averaged(values, None, query_stats(scores))
 
 
 # ---- modules -------------------------------------------------------------------------------------------------------

@@ -69,17 +69,16 @@ def multi_similarity_loss(
         if epsilon is None:
             found = scores.reduce(MULTI_SIMILARITY, numbers)
         else:
-            lowest, has_positive, _ = scores.hardest("positives", "min")
-            highest, has_negative, _ = scores.hardest("negatives", "max")
+            lowest, has_positive = scores.extreme("positives", "min")
+            highest, has_negative = scores.extreme("negatives", "max")
             bounds = {
-                "floor": (lowest.detach() - epsilon).masked_fill(~has_positive, torch.inf),
-                "ceiling": (highest.detach() + epsilon).masked_fill(~has_negative, -torch.inf),
+                "floor": (lowest - epsilon).masked_fill(~has_positive, torch.inf),
+                "ceiling": (highest + epsilon).masked_fill(~has_negative, -torch.inf),
             }
             found = scores.reduce(MINED, numbers, bounds)
         return softplus(found["near"]) / alpha + softplus(found["far"]) / beta
 
-    keep = torch.ones(len(scores.queries), dtype=torch.bool, device=scores.queries.device)
-    return batch.averaged(values, keep, query_stats(scores))
+    return batch.averaged(values, None, query_stats(scores))
 
 
 # The weights in brackets carry no gradient: [1 + m − s]₊ and [s + m]₊

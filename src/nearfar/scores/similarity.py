@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.scores.autograd import in_transform
@@ -83,26 +83,70 @@ def some_scores(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], similarity
     return square if similarity == "sqeuclidean" else root(square)
 
 
+def picked_scores(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], index: Int[Tensor, " n"], similarity: Similarity
+) -> Float[Tensor, " n"]:
+    """Score of each row of ``x`` with the row of ``y`` that its index names, by the definition."""
+    if torch.compiler.is_compiling() or in_transform():
+        return some_scores(x, y[index], similarity)
+    return _Picked.apply(x, y, index, similarity)  # pyright: ignore[reportReturnType]
+
+
+class _Picked(torch.autograd.Function):
+    """One node in place of eight, and no row of zeros for each row that is not picked."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, index: Tensor, similarity: Similarity) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        scores = some_scores(x, y.index_select(0, index), similarity)
+        ctx.similarity = similarity
+        ctx.save_for_backward(x, y, index, scores)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, y, index, scores = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # to be differentiated again: everything from the rows
+            found = some_scores(x, y.index_select(0, index), ctx.similarity)
+            wanted = [side for side, need in zip((x, y), needs) if need]
+            rest = iter(torch.autograd.grad(found, wanted, gradients[0], create_graph=True))
+            return *(next(rest) if need else None for need in needs[:2]), None, None
+        weight, picked = gradients[0][:, None], y.index_select(0, index)
+        if ctx.similarity == "dot":
+            dx, dpicked = picked * weight if needs[0] else None, x * weight if needs[1] else None
+        else:
+            scores = None if ctx.similarity == "sqeuclidean" else scores[:, None]
+            dx = (x - picked).mul_(weights_of(weight.clone(), scores, ctx.similarity))
+            dpicked = dx.neg() if needs[1] else None
+        return dx, None if dpicked is None else torch.zeros_like(y).index_add_(0, index, dpicked), None, None
+
+
 def tile_scores(
     x: Float[Tensor, "b d"],
     y: Float[Tensor, "c d"],
     similarity: Similarity,
     out: Tensor | None = None,
     y2: Float[Tensor, " c"] | None = None,
+    itself: bool = False,
 ) -> Float[Tensor, "b c"]:
     """Scores of a tile by one matrix product, without gradient; close rows of a distance are done again directly.
 
-    ``out`` is memory that may be used; ``y2``, the keys' squared lengths if they are known.
+    ``out`` is memory that may be used; ``y2``, the keys' squared lengths if they are known; ``itself``: whether the rows are
+    paired with themselves, so that the diagonal is 0.
     """
     if similarity == "dot":
         return mm(x, y.T, out)
     x2, y2 = x.square().sum(1, keepdim=True), y.square().sum(1) if y2 is None else y2
     square = mm(x, y.T, out).mul_(-2).add_(x2).add_(y2)
+    if itself:
+        square.fill_diagonal_(torch.inf)  # far, for now
     i, j = _close(square, x2, y2)
     if len(i) > square.numel() // 16:
         square.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_())
     elif len(i):
         square[i, j] = (x[i] - y[j]).square_().sum(1)
+    if itself:
+        square.fill_diagonal_(0.0)
     return square if similarity == "sqeuclidean" else square.sqrt_()
 
 
@@ -135,8 +179,7 @@ def pull_back(
         if dy is not None:
             add_mm(dy, gradient.T, x)
         return
-    # ∂d/∂x = (x − y)/d and ∂d²/∂x = 2(x − y): a weighted graph Laplacian either way
-    weight = gradient.mul_(2) if similarity == "sqeuclidean" else _over(gradient, scores)
+    weight = weights_of(gradient, scores, similarity)  # of a graph Laplacian
     if dx is not None:
         add_mm(dx.addcmul_(weight.sum(1, keepdim=True), x), weight, y, -1)
     if dy is not None:
@@ -145,6 +188,14 @@ def pull_back(
         else:
             y_weight += weight.sum(0)
         add_mm(dy, weight.T, x, -1)
+
+
+def weights_of(gradient: Float[Tensor, "b c"], scores: Tensor | None, similarity: Similarity) -> Float[Tensor, "b c"]:
+    """What multiplies ``x − y`` in a distance's gradient: ``∂d/∂x = (x − y)/d`` and ``∂d²/∂x = 2(x − y)``. In place."""
+    if similarity == "sqeuclidean":
+        return gradient.mul_(2)
+    assert scores is not None
+    return _over(gradient, scores)
 
 
 def _over(gradient: Tensor, scores: Tensor) -> Tensor:

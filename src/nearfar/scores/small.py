@@ -15,7 +15,8 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once
-from nearfar.scores.matmul import add_mm, mm
+from nearfar.scores.matmul import mm
+from nearfar.scores.sides import Sides, Wanted
 from nearfar.scores.softmax import in_range, within_range
 
 _FEW = 256 * 256  # up to here a second matrix costs less than more operations do
@@ -67,7 +68,7 @@ class _MeanSoftmax(torch.autograd.Function):
         ask: Ask,
         differentiable: bool,
     ) -> Tensor:
-        wanted = ctx.needs_input_grad[:4] if differentiable else (False,) * 4
+        wanted = ctx.needs_input_grad[:4] if differentiable else (False, False, False, False)
         with full_precision(x):
             value, gradients = _forward(x, y, scale, offsets, weights, ask, wanted)
         if any(wanted):
@@ -81,8 +82,7 @@ class _MeanSoftmax(torch.autograd.Function):
         with torch.no_grad():
             rows, dscale, doffsets = [None if gradient is None else gradient * gradients[0] for gradient in saved]
         assert rows is not None
-        sides = (rows, None) if y is None else (rows[: len(x)], rows[len(x) :])
-        found = [side if wanted else None for side, wanted in zip(sides, ctx.wanted)]
+        found = Sides(rows, None, len(x), y is None).parts(rows, ctx.wanted)
         return *(once(gradient, x, y) for gradient in (*found, dscale, doffsets)), None, None, None
 
 
@@ -93,41 +93,24 @@ def _forward(
     offsets: Tensor | None,
     weights: Tensor | None,
     ask: Ask,
-    wanted: tuple[bool, ...],
+    wanted: Wanted,
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    n = len(x)
-    rows = x if y is None else torch.cat([x, y])  # both sides at once: half the operations
-    inverse = None
-    if ask.unit:
-        inverse = torch.linalg.vector_norm(rows, dim=1, keepdim=True).reciprocal_()
-        inverse.nan_to_num_(nan=torch.nan, posinf=0.0)  # a row of zeros
-        rows = rows * inverse
-    queries, keys = (rows, rows) if y is None else (rows[:n], rows[n:])
-    number = float(scale)
-    scaled = queries * number
-    scores = mm(scaled, keys.T)
+    sides, number = Sides.of(x, y, ask.unit), float(scale)
+    scaled = sides.queries * number
+    scores = mm(scaled, sides.keys.T)
     if offsets is not None:
         scores += offsets
     large = scores.numel() > _FEW
-    large = large and (in_range(number, offsets) if ask.unit else within_range(scaled, keys, offsets))
+    large = large and (in_range(number, offsets) if ask.unit else within_range(scaled, sides.keys, offsets))
     value, slope = _mean(scores, weights, ask, large, number)
     if not any(wanted):
         return value, ()
-    gradient = torch.zeros_like(rows)
-    if wanted[0] or wanted[2]:
-        add_mm(gradient[:n], slope + slope.T if y is None else slope, keys)
-    if wanted[1]:  # frozen keys, such as a queue's, spare a product
-        add_mm(gradient[n:], slope.T, queries)
-    dscale = None
-    if wanted[2]:  # ⟨∂/∂x, x⟩ = scale · ∂/∂scale, and twice that where x is on both sides
-        assert isinstance(scale, Tensor)
-        along = torch.sum(gradient[:n] * queries) / number
-        dscale = (along / 2 if y is None else along).reshape(scale.shape)
-    doffsets = slope.sum(0) / number if wanted[3] else None
-    if inverse is not None:  # what changes a row's length alone is lost
-        along = (gradient * rows).sum(1, keepdim=True)
-        gradient.addcmul_(rows, along, value=-1).mul_(inverse)
-    return value, (gradient, dscale, doffsets)
+    gradient, dscale, doffsets = sides.pull(slope, wanted, number)
+    return value, (
+        gradient,
+        dscale.view(scale.shape) if isinstance(scale, Tensor) and dscale is not None else None,
+        doffsets,
+    )
 
 
 def _mean(scores: Tensor, weights: Tensor | None, ask: Ask, large: bool, scale: float) -> tuple[Tensor, Tensor]:
