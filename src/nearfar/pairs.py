@@ -313,8 +313,9 @@ class Pairs:
             size = n if torch.compiler.is_compiling() else max(1, 2**20 // max(m, 1))
             strips = [self._count(slice(i, min(i + size, n)), over, dtype) for i in range(0, n, max(size, 1))]
             return torch.cat(strips) if strips else torch.zeros(0, dtype=dtype, device=self.device)
-        candidates = torch.full((n,), m, dtype=dtype, device=self.device)
-        if self.itself is not None:
+        square = self.own == 0 and n == m
+        candidates = torch.full((n,), m - square, dtype=dtype, device=self.device)
+        if self.itself is not None and not square:
             candidates[self.itself[0]] -= 1
         if over == "candidates":
             return candidates
@@ -331,9 +332,11 @@ class Pairs:
         query, key = self.ids
         ordered, _ = key.sort()
         positives = torch.searchsorted(ordered, query, right=True) - torch.searchsorted(ordered, query)
-        if self.itself is not None:
+        if query is key and self.own == 0:
+            positives -= 1
+        elif self.itself is not None:
             i, j = self.itself
-            positives[i] -= 1 if query is key and self.own == 0 else (query[i] == key[j]).long()
+            positives[i] -= (query[i] == key[j]).long()
         return positives.to(dtype)
 
     def _count(self, i: slice, over: Rule, dtype: torch.dtype) -> Float[Tensor, " b"]:

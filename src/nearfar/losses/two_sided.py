@@ -67,7 +67,7 @@ def clip_loss(
             columns, far, others = ranks.log_scatter(columns), ranks.scatter(far * others), ranks.scatter(others)
             far = far / others.masked_fill(others == 0, 1.0)
         sides = [(rows - near, positives > 0), (columns - far, others > 0)]
-        return [(torch.where(keep, side, torch.zeros_like(side)), keep) for side, keep in sides]
+        return [(torch.where(keep, side, 0.0), keep) for side, keep in sides]
 
     def value() -> Tensor:
         if scores.plan == "small" and ranks.alone:

@@ -41,15 +41,23 @@ class Edges:
     def of(cls, pairs: Pairs, dtype: torch.dtype) -> Edges:
         """The list of a relation."""
         (n, m), ids = pairs.shape, pairs.ids
-        if ids is None or pairs.rows is not None or (pairs.layout is None and n * m <= _FEW):
+        if ids is None or pairs.rows is not None:
             return cls._of_masks(pairs, dtype)
         ignored = None
         if pairs.itself is not None:
             queries, keys = pairs.itself
             first, many = queries.start * m + keys.start, queries.stop - queries.start
             ignored = torch.arange(first, first + many * (m + 1), m + 1, device=pairs.device)
-        found = _of_views(pairs) if pairs.layout is not None and pairs.own in (None, 0) else _of_ids(pairs)
-        return cls(pairs.shape, *found, None, ignored)
+        if pairs.layout is not None and pairs.own in (None, 0):
+            row, column = _of_views(pairs)
+        elif n * m <= _FEW:
+            positive = ids[0][:, None] == ids[1]
+            if pairs.own is not None:
+                positive.diagonal(pairs.own).fill_(False)
+            row, column = positive.nonzero(as_tuple=True)
+        else:
+            row, column = _of_ids(pairs)
+        return cls(pairs.shape, row, column, None, ignored)
 
     @classmethod
     def _of_masks(cls, pairs: Pairs, dtype: torch.dtype) -> Edges:

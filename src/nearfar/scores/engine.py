@@ -144,12 +144,17 @@ class Scores:
         return "small" if one_tile else "cuda" if at_hand(device) else "tiled"
 
     @property
-    def _holds(self) -> bool:
+    def holds(self) -> bool:
         """Whether all scores are made once and kept: where the loss is no mean softmax, and the matrix fits the cache."""
         n, m = self.pairs.shape
         usual = self.backend is None and self.precision is None and self.query_rows.device.type == "cpu"
         one_number = not isinstance(self.scale, Tensor) or self.scale.numel() == 1
         return usual and one_number and 0 < n * m <= _KEPT and not torch.compiler.is_compiling() and not in_transform()
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether all scores were made already, so that those of the positives cost nothing."""
+        return torch.is_grad_enabled() in self._kept
 
     @property
     def _held(self) -> held.Held:
@@ -211,7 +216,7 @@ class Scores:
 
     def logsumexp(self, over: Rule = "candidates") -> Float[Tensor, " n"]:
         """``log Σ_j e^{s_ij}`` over a rule; −∞ where nothing counts."""
-        if self._holds:
+        if self.holds:
             scores, power = self.power_of or (self, 1.0)
             with full_precision(self.query_rows):
                 return scores._held.logsumexp(over, power)
@@ -225,6 +230,10 @@ class Scores:
 
     def logsumexp_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
         """``log Σ_j e^{s_ij}`` and, without offsets, ``log Σ_i e^{s_ij}``: the candidates from both sides, in one pass."""
+        if self.holds:
+            with full_precision(self.query_rows):
+                rows, columns = self._held.logsumexp("candidates"), self._held.logsumexp_by_key()
+            return rows, columns if self.offsets is None else columns - self.offsets
         if self.plan == "dense" or self.similarity != "dot":
             return self.logsumexp(), self.T.logsumexp()
         if self.plan == "cuda":
@@ -236,7 +245,7 @@ class Scores:
 
     def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
         """``Σ_i w_i · log Σ_j e^{s_ij}`` with constant weights, and the log-sum-exps (maybe without gradient)."""
-        if self.plan == "dense" or self.symmetric or self.similarity != "dot":
+        if self.plan == "dense" or self.holds or self.symmetric or self.similarity != "dot":
             rows = self.logsumexp()
             return (weights * torch.where(weights == 0, torch.zeros_like(rows), rows)).sum(), rows
         if self.plan == "cuda":
@@ -272,7 +281,7 @@ class Scores:
 
     def mean_positive(self) -> Float[Tensor, " n"]:
         """Mean score of each query's positives, weighted where the relation has weights; 0 for a query without any."""
-        if self._kept or self.similarity != "dot" or not positives.can_be_summed(self.pairs):
+        if self.at_hand or self.similarity != "dot" or not positives.can_be_summed(self.pairs):
             return self.reduce({"value": mean_over("positives")})["value"]
         total = positives.sum_of_positives(self.queries, self.keys, self.offsets, self.pairs)
         count = self.count("positives")
@@ -280,6 +289,14 @@ class Scores:
 
     def mean_positive_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
         """Mean score of each query's positives and, without offsets, of each key's."""
+        if (
+            self.at_hand
+        ):  # one gradient of the scores, before it is brought to the rows: less is lost where parts cancel
+            total, weight = self._held.sum_by_key()
+            mean = total / weight.masked_fill(weight == 0, 1.0)
+            return self.mean_positive(), mean if self.offsets is None else mean - self.offsets.masked_fill(
+                weight == 0, 0.0
+            )
         return self.mean_positive(), self.T.mean_positive()
 
     def count(self, over: Rule) -> Float[Tensor, " n"]:
@@ -301,17 +318,19 @@ class Scores:
             exists, index = self._hardest(over, which)
         value = picked_scores(queries, keys, index, self.similarity)
         value = value if self.offsets is None else value + self.offsets[index]
+        if self.holds and bool(exists.all()):
+            return value, exists, index
         return value.masked_fill(~exists, 0.0), exists, index
 
-    def extreme(self, over: Rule, which: Literal["max", "min"]) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
-        """The value of :meth:`hardest` without its gradient, and whether there is any; ±∞ or 0 where there is none."""
-        if self._holds:
+    def extreme(self, over: Rule, which: Literal["max", "min"]) -> Float[Tensor, " n"]:
+        """The value of :meth:`hardest` without its gradient; −∞ for a highest and ∞ for a lowest score where there is none."""
+        if self.holds:
             return self._held.extreme(over, which)
         value, exists, _ = self.hardest(over, which)
-        return value.detach(), exists
+        return value.detach().masked_fill(~exists, -torch.inf if which == "max" else torch.inf)
 
     def _hardest(self, over: Rule, which: Literal["max", "min"]) -> tuple[Tensor, Tensor]:
-        if self._holds:
+        if self.holds:
             return self._held.hardest(over, which)
         scores, order, key_order = self._by_class() if over == "positives" else (self, None, None)
         plan = None if self.plan == "dense" else scores._reduce_plan({}, size=768 if order is None else 256)
@@ -356,7 +375,7 @@ class Scores:
         """
         parameters, statistics, key_statistics = parameters or {}, statistics or {}, key_statistics or {}
         lowered = lower(stage)
-        if self._holds:
+        if self.holds:
             with full_precision(self.query_rows):
                 return raise_means(stage, self._held.reduce(lowered, parameters, statistics, key_statistics))
         n, m = self.pairs.shape

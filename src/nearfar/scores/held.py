@@ -65,6 +65,19 @@ class Held:
             return self._of_edges(Reduction("logsumexp", over), near, self._near({}, {}, {}))
         return _LogSumExp.apply(self.scores, self.edges.left_out(over), power)  # pyright: ignore[reportReturnType]
 
+    def logsumexp_by_key(self) -> Float[Tensor, " m"]:
+        """``log Σ_i e^{s_ij}`` over the candidates of each key."""
+        left, (n, m) = self.edges.ignored, self.edges.shape
+        left = None if left is None else left % m * n + left.div(m, rounding_mode="floor")
+        return _LogSumExp.apply(self.scores.T, left, 1.0)  # pyright: ignore[reportReturnType]
+
+    def sum_by_key(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+        """The weighted sum of each key's positive scores, and the sum of their weights."""
+        near, edges = self.near[:, 0], self.edges
+        weight = torch.ones_like(near).detach() if edges.weight is None else edges.weight
+        found = (_add_up(values, edges.column, edges.shape[1]) for values in (near * weight, weight))
+        return next(found), next(found)
+
     def reduce(
         self,
         stage: Mapping[str, Reduction],
@@ -143,16 +156,11 @@ class Held:
         else:  # a maximum with its place costs ten times one without: the lowest of equals counts most
             backward = torch.arange(m, 0, -1, dtype=seen.dtype, device=seen.device)
             index = m - torch.eq(seen, best[:, None], out=seen).mul_(backward).amax(1).long()
-        return self._any(best, which), index.clamp_(max=m - 1)
+        return best != (-torch.inf if which == "max" else torch.inf), index.clamp_(max=m - 1)
 
-    def extreme(self, over: Rule, which: Literal["max", "min"]) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
-        """The highest or lowest score of each query over a rule, without gradient, and whether there is any."""
-        best, _ = self._best(over, which)
-        return best, self._any(best, which)
-
-    @staticmethod
-    def _any(best: Tensor, which: Literal["max", "min"]) -> Tensor:
-        return best != (-torch.inf if which == "max" else torch.inf)
+    def extreme(self, over: Rule, which: Literal["max", "min"]) -> Float[Tensor, " n"]:
+        """The highest or lowest score of each query over a rule, without gradient; −∞ or ∞ where there is none."""
+        return self._best(over, which)[0]
 
     def _best(self, over: Rule, which: Literal["max", "min"]) -> tuple[Tensor, Tensor]:
         """What is extreme of each query, ±∞ where there is none; and where it was sought, in memory that may be used."""
@@ -224,31 +232,24 @@ class _Hold(torch.autograd.Function):
             scores = scores + offsets
         ctx.set_materialize_grads(False)
         ctx.edges, ctx.number, ctx.similarity = edges, number, similarity
-        ctx.save_for_backward(x, y, scale if isinstance(scale, Tensor) else None, sides.both, sides.inverse, distances)
-        return scores, scores.view(-1).index_select(0, edges.place)[:, None]
+        ctx.save_for_backward(x, y, scale if isinstance(scale, Tensor) else None, *sides[:3], distances)
+        near = scores.view(-1).index_select(0, edges.place) if len(edges.row) else scores.new_zeros(0)
+        return scores, near[:, None]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, y, scale, both, inverse, distances = ctx.saved_tensors
+        x, y, scale, *sides, distances = ctx.saved_tensors
         of_scores, of_near = gradients
         if of_scores is None and of_near is None:
             return (None,) * 7
         with torch.no_grad():
-            if of_scores is None:
-                slope = both.new_zeros(ctx.edges.shape)
-            else:
-                slope = (
-                    of_scores * ctx.number
-                    if ctx.number != 1.0
-                    else of_scores.clone(memory_format=torch.contiguous_format)
-                )
-            if of_near is not None:
-                of_near = of_near[:, 0] * ctx.number if ctx.number != 1.0 else of_near[:, 0]
-                slope.view(-1).index_add_(0, ctx.edges.place, of_near)
-            sides, wanted = Sides(both, inverse, len(x), y is None), ctx.needs_input_grad[:4]
-            gradient, dscale, doffsets = sides.pull(slope, wanted, ctx.number, ctx.similarity, distances)
-            dscale = None if dscale is None else dscale.view(scale.shape)
-            found = *sides.parts(gradient, wanted), dscale, doffsets
+            slope = x.new_zeros(ctx.edges.shape) if of_scores is None else of_scores
+            if of_near is not None and len(of_near):
+                slope = slope.clone(memory_format=torch.contiguous_format) if of_scores is not None else slope
+                slope.view(-1).index_add_(0, ctx.edges.place, of_near[:, 0])
+            sides, wanted = Sides(*sides, own=y is None), ctx.needs_input_grad[:4]
+            dx, dy, dscale, doffsets = sides.pull(slope, wanted, ctx.number, ctx.similarity, distances)
+            found = dx, dy, None if dscale is None else dscale.view(scale.shape), doffsets
         return *(once(gradient, x, y, scale) for gradient in found), None, None, None
 
 
@@ -263,7 +264,7 @@ class _LogSumExp(torch.autograd.Function):
             -torch.inf,
         )
         high = e.amax(1, keepdim=True)
-        high.masked_fill_(high == -torch.inf, 0.0)
+        high.clamp_(min=torch.finfo(high.dtype).min)  # of rows with nothing left
         total = e.sub_(high).mul_(_LOG2E).exp2_().sum(1, keepdim=True)
         ctx.power = power
         ctx.save_for_backward(values, e, total)
@@ -273,7 +274,7 @@ class _LogSumExp(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         values, e, total = ctx.saved_tensors
         with torch.no_grad():
-            share = gradients[0][:, None] / total.masked_fill(total == 0, 1.0)
+            share = gradients[0][:, None] / total.clamp(min=torch.finfo(total.dtype).tiny)
             slope = e * (share if ctx.power == 1.0 else share * ctx.power)
         return once(slope, values), None, None
 
@@ -300,8 +301,8 @@ class _EdgesLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, row: Tensor, n: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         high = values.new_full((n,), -torch.inf).scatter_reduce_(0, row, values, "amax")
-        high.masked_fill_(high == -torch.inf, 0.0)
-        e = (values - high[row]).exp_()
+        high.clamp_(min=torch.finfo(high.dtype).min)
+        e = (values - high.index_select(0, row)).exp_()
         total = values.new_zeros(n).index_add_(0, row, e)
         ctx.save_for_backward(values, e, total, row)
         return total.log().add_(high)
@@ -310,5 +311,5 @@ class _EdgesLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         values, e, total, row = ctx.saved_tensors
         with torch.no_grad():
-            slope = e * (gradients[0] / total.masked_fill(total == 0, 1.0))[row]
+            slope = e * (gradients[0] / total.clamp(min=torch.finfo(total.dtype).tiny)).index_select(0, row)
         return once(slope, values), None, None

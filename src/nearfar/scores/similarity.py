@@ -97,7 +97,9 @@ class _Picked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, index: Tensor, similarity: Similarity) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        scores = some_scores(x, y.index_select(0, index), similarity)
+        picked = y.index_select(0, index)
+        scores = (x * picked if similarity == "dot" else (x - picked).square_()).sum(1)
+        scores = scores.sqrt_() if similarity == "euclidean" else scores
         ctx.similarity = similarity
         ctx.save_for_backward(x, y, index, scores)
         return scores
@@ -115,8 +117,9 @@ class _Picked(torch.autograd.Function):
         if ctx.similarity == "dot":
             dx, dpicked = picked * weight if needs[0] else None, x * weight if needs[1] else None
         else:
-            scores = None if ctx.similarity == "sqeuclidean" else scores[:, None]
-            dx = (x - picked).mul_(weights_of(weight.clone(), scores, ctx.similarity))
+            far = scores[:, None]
+            weight = 2 * weight if ctx.similarity == "sqeuclidean" else (weight / far).masked_fill_(far == 0, 0.0)
+            dx = (x - picked).mul_(weight)
             dpicked = dx.neg() if needs[1] else None
         return dx, None if dpicked is None else torch.zeros_like(y).index_add_(0, index, dpicked), None, None
 
@@ -136,18 +139,40 @@ def tile_scores(
     """
     if similarity == "dot":
         return mm(x, y.T, out)
-    x2, y2 = x.square().sum(1, keepdim=True), y.square().sum(1) if y2 is None else y2
-    square = mm(x, y.T, out).mul_(-2).add_(x2).add_(y2)
+    square, _ = tile_squares(x, y, out, y2, itself)
+    return square if similarity == "sqeuclidean" else square.sqrt_()
+
+
+def tile_squares(
+    x: Float[Tensor, "b d"],
+    y: Float[Tensor, "c d"],
+    out: Tensor | None = None,
+    y2: Float[Tensor, " c"] | None = None,
+    itself: bool = False,
+) -> tuple[Float[Tensor, "b c"], bool]:
+    """Squared distances of a tile, and whether any rows may be so close that they were done again directly."""
+    x2 = x.square().sum(1, keepdim=True)
+    y2 = x2[:, 0] if itself else y.square().sum(1) if y2 is None else y2
+    square = mm(x * -2, y.T, out).add_(x2).add_(y2)
     if itself:
         square.fill_diagonal_(torch.inf)  # far, for now
-    i, j = _close(square, x2, y2)
-    if len(i) > square.numel() // 16:
-        square.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_())
-    elif len(i):
-        square[i, j] = (x[i] - y[j]).square_().sum(1)
+    close = not _all_far(square, x2, y2)
+    if close:
+        i, j = _close(square, x2, y2)
+        if len(i) > square.numel() // 16:
+            square.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_())
+        elif len(i):
+            square[i, j] = (x[i] - y[j]).square_().sum(1)
     if itself:
         square.fill_diagonal_(0.0)
-    return square if similarity == "sqeuclidean" else square.sqrt_()
+    return square, close or itself
+
+
+def _all_far(square: Tensor, x2: Tensor, y2: Tensor) -> bool:
+    """Whether one look at the lowest shows that no rows are close."""
+    if square.device.type != "cpu" or in_transform() or not square.numel():
+        return False
+    return float(square.amin()) > CLOSE * (float(x2.amax()) + float(y2.amax()))
 
 
 def _close(square: Tensor, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,6 +180,8 @@ def _close(square: Tensor, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
     close = square - CLOSE * y2
     torch.le(close, CLOSE * x2, out=close)
     columns = (close.amax(0) if len(close) else close.sum(0)).nonzero()[:, 0]
+    if not len(columns):
+        return columns, columns
     i, j = close[:, columns].nonzero(as_tuple=True)
     return i, columns[j]
 
@@ -195,10 +222,10 @@ def weights_of(gradient: Float[Tensor, "b c"], scores: Tensor | None, similarity
     if similarity == "sqeuclidean":
         return gradient.mul_(2)
     assert scores is not None
-    return _over(gradient, scores)
+    return over(gradient, scores)
 
 
-def _over(gradient: Tensor, scores: Tensor) -> Tensor:
+def over(gradient: Tensor, scores: Tensor) -> Tensor:
     """``gradient / scores`` in place, 0 where the score is 0: by arithmetic, for a mask costs more than a division."""
     zero = torch.empty_like(scores)
     gradient.mul_(torch.gt(scores, 0, out=zero))

@@ -73,17 +73,14 @@ class _MeanSoftmax(torch.autograd.Function):
             value, gradients = _forward(x, y, scale, offsets, weights, ask, wanted)
         if any(wanted):
             ctx.save_for_backward(x, y, *gradients)
-            ctx.wanted = wanted
         return value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, y, *saved = ctx.saved_tensors
         with torch.no_grad():
-            rows, dscale, doffsets = [None if gradient is None else gradient * gradients[0] for gradient in saved]
-        assert rows is not None
-        found = Sides(rows, None, len(x), y is None).parts(rows, ctx.wanted)
-        return *(once(gradient, x, y) for gradient in (*found, dscale, doffsets)), None, None, None
+            found = [None if gradient is None else gradient * gradients[0] for gradient in saved]
+        return *(once(gradient, x, y) for gradient in found), None, None, None
 
 
 def _forward(
@@ -102,25 +99,22 @@ def _forward(
         scores += offsets
     large = scores.numel() > _FEW
     large = large and (in_range(number, offsets) if ask.unit else within_range(scaled, sides.keys, offsets))
-    value, slope = _mean(scores, weights, ask, large, number)
+    value, slope = _mean(scores, weights, ask, large)
     if not any(wanted):
         return value, ()
-    gradient, dscale, doffsets = sides.pull(slope, wanted, number)
-    return value, (
-        gradient,
-        dscale.view(scale.shape) if isinstance(scale, Tensor) and dscale is not None else None,
-        doffsets,
-    )
+    dx, dy, dscale, doffsets = sides.pull(slope, wanted, number)
+    dscale = dscale.view(scale.shape) if isinstance(scale, Tensor) and dscale is not None else None
+    return value, (dx, dy, dscale, doffsets)
 
 
-def _mean(scores: Tensor, weights: Tensor | None, ask: Ask, large: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """The mean, and its gradient by the products of rows; uses the scores up."""
+def _mean(scores: Tensor, weights: Tensor | None, ask: Ask, large: bool) -> tuple[Tensor, Tensor]:
+    """The mean, and its gradient by the scores, which it uses up."""
     positives = _Diagonals(ask.pairs) if _Diagonals.suit(ask.pairs) else _Mask(ask.pairs, scores.dtype)
     dims = (1, 0) if ask.both_ways else (1,)
     shares = [positives.shares(weights, dim, len(dims)) for dim in dims]
-    value, slope = (_by_exponentials if large else _by_logarithms)(scores, positives, shares, dims, scale)
+    value, slope = (_by_exponentials if large else _by_logarithms)(scores, positives, shares, dims)
     for (_, each), dim in zip(shares, dims):
-        positives.subtract(slope, each, dim, scale)
+        positives.subtract(slope, each, dim)
     return value, slope
 
 
@@ -129,7 +123,6 @@ def _by_logarithms(
     positives: _Mask | _Diagonals,
     shares: list[tuple[Share, Share]],
     dims: tuple[int, ...],
-    scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Σ of the positives' log-probabilities: the fewest operations, and safe for scores of any size."""
     scores = positives.without_ignored(scores, torch.finfo(scores.dtype).min / 2)
@@ -138,7 +131,7 @@ def _by_logarithms(
         logs = scores.log_softmax(dim)
         part = positives.total(logs, each, dim)
         value = part if value is None else value + part
-        part = logs.exp_().mul_(share.unsqueeze(dim) * scale if isinstance(share, Tensor) else share * scale)
+        part = logs.exp_().mul_(share.unsqueeze(dim) if isinstance(share, Tensor) else share)
         slope = part if slope is None else slope.add_(part)
     assert value is not None
     assert slope is not None
@@ -150,7 +143,6 @@ def _by_exponentials(
     positives: _Mask | _Diagonals,
     shares: list[tuple[Share, Share]],
     dims: tuple[int, ...],
-    scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Without a second matrix, for scores that can be exponentiated as they are."""
     value = -torch.stack([positives.total(scores, each, dim) for (_, each), dim in zip(shares, dims)]).sum()
@@ -161,7 +153,7 @@ def _by_exponentials(
         if positives.may_be_empty:
             total.masked_fill_(total == 0, 1.0)
         value = value + _weighted(share, total.log())
-        factors.append((share * scale / total).unsqueeze(dim))
+        factors.append((share / total).unsqueeze(dim))
     return value, slope.mul_(factors[0] if len(factors) == 1 else factors[0] + factors[1])
 
 
@@ -210,8 +202,8 @@ class _Mask:
             scores.diagonal(self.own).fill_(value)
         return scores if self.ignored is None else scores.masked_fill_(self.ignored, value)
 
-    def subtract(self, slope: Tensor, each: Share, dim: int, scale: float) -> None:
-        slope.sub_(each, alpha=scale)
+    def subtract(self, slope: Tensor, each: Share, dim: int) -> None:
+        slope.sub_(each)
 
 
 class _Diagonals:
@@ -246,10 +238,10 @@ class _Diagonals:
     def without_ignored(self, scores: Tensor, value: float) -> Tensor:
         return scores.fill_diagonal_(value) if self.itself else scores
 
-    def subtract(self, slope: Tensor, each: Share, dim: int, scale: float) -> None:
+    def subtract(self, slope: Tensor, each: Share, dim: int) -> None:
         for offset in self.offsets:
             along = self._along(each, offset, dim)
-            slope.diagonal(offset).sub_(along, alpha=scale)
+            slope.diagonal(offset).sub_(along)
 
     def _along(self, each: Share, offset: int, dim: int) -> Share:
         """The share of the queries that a diagonal meets, in rows (1) or in columns (0)."""
