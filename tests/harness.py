@@ -112,8 +112,10 @@ def assert_same(actual: Outcome, wanted: Outcome, note: str = "", rtol: float = 
 
 
 def backends_of(name: str) -> tuple[str | None, ...]:
-    """The plans to run; losses without pairs have one."""
-    return ("dense", "tiled", "strip") if name in PAIRWISE else (None,)
+    """The plans to run; ``None`` is what a small batch gets by itself, and all that losses without pairs have."""
+    if KINDS[name] == "classes":
+        return "dense", "tiled", None
+    return ("dense", "tiled", "strip", None) if name in PAIRWISE else (None,)
 
 
 def parametrize_backends(cases: Iterable[Case]) -> list[tuple[Case, str | None]]:

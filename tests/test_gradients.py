@@ -55,7 +55,7 @@ def test_circles_gradient_is_that_of_fixed_weights(backend):
 
 
 @pytest.mark.parametrize("name", LEARNABLE)
-@pytest.mark.parametrize("backend", ["dense", "tiled", "strip"])
+@pytest.mark.parametrize("backend", ["dense", "tiled", "strip", None])
 def test_what_is_learned_has_the_loops_gradient(name, backend):
     """The temperature is held as the logarithm of the scale 1/τ; SigLIP's bias as it is."""
     problem = case(name).problem(N, D)
@@ -113,7 +113,7 @@ def test_dense_plan_can_be_differentiated_twice(name, options):
     assert gradgradcheck(lambda *x: loss(*x, **smooth.keywords), smooth.tensors, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["tiled", "strip"])
+@pytest.mark.parametrize("backend", ["tiled", "strip", None])
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_a_second_derivative_is_right_or_refused(name, backend):
     """A plan that does not record its gradient says so and names the one that does; it never gives another number."""

@@ -22,10 +22,13 @@ from ranks import by_query, whole
 pytestmark = pytest.mark.usefixtures("unchecked")
 SCRIPT = Path(__file__).with_name("ranks.py")
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-6}
-"""Of the largest entry. In float32 what is found is held against float64; where one process's matrix of scores in float32 is
-itself farther off than this, twice its error is allowed, as for every plan (`test_precision.py`)."""
-UNLUCKY = {"CLIPLoss labels": 2e-6}
-"""Whose logits reach 14.3, a last bit of which is 1e-6: rows 1.1, 1.3 or 3.3 times as long give 4e-7, as one process does."""
+"""Of the largest entry. In float32 what is found is held against float64."""
+CANCELLING = (
+    "AlignUniformLoss", "MutualInformationLoss dv", "HardNegativeLoss", "DebiasedLoss", "SigLIPLoss", "SpectralLoss"
+)  # fmt: skip
+"""And rings: what is found is the small difference of two large numbers (alignment and uniformity, logarithms of two estimates,
+the gradient of a temperature or a bias from positives and negatives). Where one process's matrix of scores in float32 is itself
+farther off than the bound, twice its error is allowed, as for every plan (`test_precision.py`)."""
 REFUSED = [
     ("pairs as a matrix", "ValueError", "by id or label only"),
     ("pairs of several parts", "ValueError", "by id or label only"),
@@ -79,8 +82,8 @@ def assert_equal(found: Any, name: str, dtype: torch.dtype) -> None:
     for a, b, c in zip(grouped(found), grouped(wanted), grouped(dense)):
         assert a.dtype == dtype
         bound = BOUNDS[dtype] * float(b.abs().max())
-        if dtype == torch.float32:
-            bound = max(bound, 2 * float((c - b).abs().max()), UNLUCKY.get(name, 0) * float(b.abs().max()))
+        if dtype == torch.float32 and (name.startswith(CANCELLING) or name.endswith(", ring")):
+            bound = max(bound, 2 * float((c - b).abs().max()))
         torch.testing.assert_close(a.double(), b, rtol=0, atol=bound)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 import nearfar as nf
+from nearfar.pairs import Pairs
+from nearfar.scores import hinge_tiles
+from nearfar.scores.triplets import TripletPlan, triplets
 from problems import draw
 
 N, D, MARGIN = 531, 4, 0.3  # two strips of 256 anchors and a ragged third
@@ -57,3 +62,38 @@ def test_several_strips_are_one_batch(classes, mining, distance, soft):
     torch.testing.assert_close(value, wanted, rtol=1e-9, atol=1e-12)
     gradient, other = (torch.autograd.grad(v, z)[0] for v in (value, wanted))
     torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-9 * other.abs().max().item())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("distance", ["euclidean", "sqeuclidean", "cosine"])
+@pytest.mark.parametrize("rows", [(7, 5), (256, 512)], ids=str)
+def test_tiles_of_hinges_are_one_batch(distance, rows, monkeypatch):
+    """Ties, two equal rows, and a class of one; a learned margin as well."""
+    for name, value in zip(("LARGE", "ROWS", "COLUMNS"), (0, *rows)):
+        monkeypatch.setattr(hinge_tiles, name, value)
+    labels = torch.cat([torch.tensor([99]), torch.randint(20, (91,), generator=torch.Generator().manual_seed(0))])
+    z = (2 * draw(92, D, seed=1)).round() / 4
+    z[5] = z[40]
+    z, margin = z.requires_grad_(), torch.tensor(MARGIN, dtype=z.dtype, requires_grad=True)
+    value = nf.TripletLoss(mining="all", distance=distance, backend="tiled")(z, labels=labels, margin=margin)
+    wanted = reference(z, labels, "all", distance, False)
+    torch.testing.assert_close(value, wanted, rtol=1e-9, atol=1e-12)
+    (own, slope), (other,) = torch.autograd.grad(value, (z, margin)), torch.autograd.grad(wanted, z)
+    torch.testing.assert_close(own, other, rtol=1e-8, atol=1e-9 * other.abs().max().item())
+    assert float(slope) == pytest.approx(1.0)  # every hinge that counts is open
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_tiles_of_hinges_between_two_sides(monkeypatch):
+    """Queries and keys of their own: neither the same rows nor as many, and own samples on another diagonal."""
+    ids, x, y = torch.arange(40) % 9, draw(40, D, seed=2), draw(30, D, seed=3)
+    pairs = Pairs.from_ids(ids, ids[10:])
+    for pair in (pairs, replace(pairs, own=-10)):
+        found = []
+        for large in (0, 2**30):
+            monkeypatch.setattr(hinge_tiles, "LARGE", large)
+            sides = [side.clone().requires_grad_() for side in (x, y)]
+            plan = TripletPlan(pair, "euclidean", 1.0, "all", False, False, 8)
+            total, active, _ = triplets(*sides, torch.tensor(MARGIN, dtype=x.dtype), plan)
+            found.append((total, active, *torch.autograd.grad(total, sides)))
+        torch.testing.assert_close(*found, rtol=1e-9, atol=1e-10)

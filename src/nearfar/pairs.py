@@ -6,7 +6,7 @@ rule over integer ids (or a matrix that the user already holds), evaluated a til
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -50,6 +50,7 @@ class Pairs:
     rows: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None = None
     own: int | None = None  # the key that is the first query's own sample, the next one the next query's: no partners
     layout: int | None = None  # how many views of each sample stand behind one another (1: aligned), if that is all
+    _counted: dict[torch.dtype, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     # ---- constructors -----------------------------------------------------------------------------------------------
 
@@ -312,8 +313,9 @@ class Pairs:
             size = n if torch.compiler.is_compiling() else max(1, 2**20 // max(m, 1))
             strips = [self._count(slice(i, min(i + size, n)), over, dtype) for i in range(0, n, max(size, 1))]
             return torch.cat(strips) if strips else torch.zeros(0, dtype=dtype, device=self.device)
-        candidates = torch.full((n,), m, dtype=dtype, device=self.device)
-        if self.itself is not None:
+        square = self.own == 0 and n == m
+        candidates = torch.full((n,), m - square, dtype=dtype, device=self.device)
+        if self.itself is not None and not square:
             candidates[self.itself[0]] -= 1
         if over == "candidates":
             return candidates
@@ -321,14 +323,21 @@ class Pairs:
             own = 0 if self.own is None else 1
             positives = torch.full((n,), self.layout - own, dtype=dtype, device=self.device)
         else:
-            query, key = self.ids
-            ordered, _ = key.sort()
-            positives = torch.searchsorted(ordered, query, right=True) - torch.searchsorted(ordered, query)
-            if self.itself is not None:
-                i, j = self.itself
-                positives[i] -= 1 if query is key and self.own == 0 else (query[i] == key[j]).long()
-            positives = positives.to(dtype)
+            positives = self._counted[dtype] if dtype in self._counted else self._count_ids(dtype)
+            self._counted[dtype] = positives
         return positives if over == "positives" else candidates - positives
+
+    def _count_ids(self, dtype: torch.dtype) -> Float[Tensor, " n"]:
+        assert self.ids is not None
+        query, key = self.ids
+        ordered, _ = key.sort()
+        positives = torch.searchsorted(ordered, query, right=True) - torch.searchsorted(ordered, query)
+        if query is key and self.own == 0:
+            positives -= 1
+        elif self.itself is not None:
+            i, j = self.itself
+            positives[i] -= (query[i] == key[j]).long()
+        return positives.to(dtype)
 
     def _count(self, i: slice, over: Rule, dtype: torch.dtype) -> Float[Tensor, " b"]:
         positive, ignored, weight = self.relation(i, slice(0, self.shape[1]))

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nearfar.losses.arguments import Options, check_names, nearest
+from nearfar.losses.arguments import Options, check_names, nearest, tracing
 from nearfar.scores import Scores
 from nearfar.scores.gather import ALONE, Ranks
 
@@ -120,6 +120,11 @@ class Loss(nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items() if not isinstance(value, Tensor))
 
 
+def all_of(keep: Tensor) -> bool:
+    """Whether nothing is left out, where a look costs less than the operations that it spares."""
+    return keep.device.type == "cpu" and not tracing() and bool(keep.all())
+
+
 # ---- means ----------------------------------------------------------------------------------------------------------
 
 
@@ -127,25 +132,29 @@ def mean_weights(keep: Tensor, weights: Tensor | None, dtype: torch.dtype, ranks
     """Weights of a mean over the queries of all ranks that are kept; all 0 where none is."""
     kept = keep.to(dtype) if weights is None else weights * keep
     total = ranks.total(kept.sum())
-    return kept / total.masked_fill(total == 0, 1.0)
+    return kept / total.clamp(min=torch.finfo(dtype).tiny)
 
 
 def averaged(
     values: Callable[[], Tensor],
-    keep: Tensor,
+    keep: Tensor | None,
     weights: Tensor | None,
     stats: Callable[[], dict[str, Tensor]],
     ranks: Ranks = ALONE,
 ) -> Outcome:
-    """The mean of values by query over the queries of all ranks that are kept."""
+    """The mean of values by query over the queries of all ranks that are kept (``None``: all are)."""
 
     def per_query() -> Tensor:
         found = values()
-        return torch.where(keep, found, torch.zeros_like(found))
+        return found if keep is None else torch.where(keep, found, 0.0)
 
     def value() -> Tensor:
+        if weights is None and ranks.alone and (keep is None or all_of(keep)):
+            found = values()
+            return found.mean() if len(found) else found.sum()
         found = per_query()
-        return ranks.total((found * mean_weights(keep, weights, found.dtype, ranks)).sum())
+        kept = torch.ones_like(found) if keep is None else keep
+        return ranks.total((found * mean_weights(kept, weights, found.dtype, ranks)).sum())
 
     return Outcome(value, per_query, stats)
 

@@ -49,8 +49,10 @@ class Batch:
         scale = scale_of(temperature, logit_scale, self.scores.query_rows)
         return self.number(scale) if isinstance(scale, Tensor) and not self.ranks.alone else scale
 
-    def averaged(self, values: Callable[[], Tensor], keep: Tensor, stats: Callable[[], dict[str, Tensor]]) -> Outcome:
-        """The mean of values by query over the queries that are kept."""
+    def averaged(
+        self, values: Callable[[], Tensor], keep: Tensor | None, stats: Callable[[], dict[str, Tensor]]
+    ) -> Outcome:
+        """The mean of values by query over the queries that are kept (``None``: all)."""
         return averaged(values, keep, self.weights, stats, self.ranks)
 
 

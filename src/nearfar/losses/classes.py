@@ -13,11 +13,13 @@ from typing_extensions import override
 from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, parameter, working_dtype
 from nearfar.losses.base import Loss, Outcome, averaged
 from nearfar.pairs import Pairs
-from nearfar.scores import Scores, normalize
+from nearfar.scores import Scores, Stage, normalize, sum_over
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.gather import meet
-from nearfar.scores.similarity import some_scores
+from nearfar.scores.similarity import picked_scores
 from nearfar.types import Backend, Similarity
+
+OWN: Stage = {"value": sum_over("positives")}
 
 
 class Classified:
@@ -50,6 +52,7 @@ class Classified:
             prepare = normalize if options.get("normalize", normalized) else (lambda rows: rows)
             self.ranks = meet(len(z), options.get("gather"), z.device)
             self.z, self.table = prepare(z.to(dtype)), prepare(self.ranks.shared(table.to(dtype)))
+        self._scores: dict[Similarity, Scores] = {}
         self.known = labels >= 0
         self.labels = labels.clamp(min=0).long()
         self.weights = None if weights is None else weights.to(dtype)
@@ -67,14 +70,16 @@ class Classified:
 
     def scores(self, similarity: Similarity = "dot") -> Scores:
         """Rows asking the classes."""
-        classes = torch.arange(len(self.table), device=self.z.device)
-        return Scores(
-            self.z, self.table, Pairs.from_ids(self.labels, classes), similarity, backend=self.backend
-        )  # fmt: skip
+        if similarity not in self._scores:
+            pairs = Pairs.from_ids(self.labels, torch.arange(len(self.table), device=self.z.device))
+            self._scores[similarity] = Scores(self.z, self.table, pairs, similarity, backend=self.backend)
+        return self._scores[similarity]
 
     def own(self, similarity: Similarity = "dot") -> Tensor:
         """Score of each row with its own class."""
-        return some_scores(self.z, self.table[self.labels], similarity)
+        if similarity in self._scores and self._scores[similarity].at_hand:
+            return self._scores[similarity].reduce(OWN)["value"]
+        return picked_scores(self.z, self.table, self.labels, similarity)
 
 
 class ClassLoss(Loss):

@@ -109,7 +109,7 @@ def mutual_information_loss(
             repulsion = repulsion.masked_fill(far == 0, -1e30)
             found = scores.reduce(INFONCE, statistics={"repulsion": repulsion})["value"]
             return -ranks.total((found + near * torch.log1p(far)).sum()) / total
-        joint = ranks.total(scores.reduce(SCORE)["value"].sum()) / total
+        joint = ranks.total(scores.reduce(SCORE)["value"].sum(dtype=torch.float64)) / total
         return _donsker_varadhan(joint, repulsion, far, log_ema, seen, ranks)
 
     counted = query_stats(scores)
@@ -119,14 +119,15 @@ def mutual_information_loss(
 def _donsker_varadhan(
     joint: Tensor, repulsion: Tensor, far: Tensor, log_ema: Tensor | None, seen: dict[str, Tensor], ranks: Ranks
 ) -> Tensor:
-    negatives = ranks.total(far.sum())
-    repulsion = torch.where(far > 0, repulsion, torch.full_like(repulsion, -1e30))
+    # in float64: the two terms cancel
+    negatives, dtype = ranks.total(far.sum(dtype=torch.float64)), repulsion.dtype
+    repulsion = torch.where(far > 0, repulsion, torch.full_like(repulsion, -1e30)).double()
     marginal = ranks.log_total(repulsion.logsumexp(0)) - negatives.clamp(min=1).log()
-    seen["log_marginal"] = marginal.detach()
+    seen["log_marginal"] = marginal.detach().to(dtype)
     if log_ema is not None:
         ratio = (marginal - log_ema.detach()).exp()
         marginal = marginal.detach() + ratio - ratio.detach()
-    return torch.where(negatives == 0, 0.0 * joint, marginal - joint)
+    return torch.where(negatives == 0, 0.0 * joint, marginal - joint).to(dtype)
 
 
 class MutualInformationLoss(Loss):

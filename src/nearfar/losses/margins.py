@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from nearfar.losses.classes import Classified, ClassLoss
 from nearfar.scores.similarity import root
 
 
-def _against_others(rows: Classified, own: Tensor, scale: float | Tensor) -> Tensor:
+def _against_others(rows: Classified, own: Callable[[], Tensor], scale: float | Tensor) -> Tensor:
     """Cross-entropy of the own class's cosine, as changed by a margin, with all others' as they are."""
-    return softplus(rows.scores().scaled(scale).logsumexp("negatives") - own * scale)
+    scores = rows.scores().scaled(scale) if isinstance(scale, Tensor) else rows.scores().powered(scale)
+    others = scores.logsumexp("negatives")
+    return softplus(others - own() * scale)
 
 
 def _arc(rows: Classified, margin: Tensor) -> Tensor:
@@ -61,7 +64,7 @@ def arcface_loss(
     rows = Classified(z, labels, table, options, True)
 
     def values() -> Tensor:
-        return _against_others(rows, _arc(rows, rows.number(margin)), rows.ranks.shared(scale))
+        return _against_others(rows, lambda: _arc(rows, rows.number(margin)), rows.ranks.shared(scale))
 
     return rows.averaged(values, rows.known)
 
@@ -97,7 +100,7 @@ def cosface_loss(
     check_range("scale", scale, 0.0)
     rows = Classified(z, labels, table, options, True)
     margin, scale = rows.ranks.shared(margin), rows.ranks.shared(scale)
-    return rows.averaged(lambda: _against_others(rows, rows.own() - margin, scale), rows.known)
+    return rows.averaged(lambda: _against_others(rows, lambda: rows.own() - margin, scale), rows.known)
 
 
 # ---- modules --------------------------------------------------------------------------------------------------------

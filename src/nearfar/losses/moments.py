@@ -188,15 +188,17 @@ def align_uniform_loss(
         pairs = pairs if ranks.alone else relation_with_all(pairs, ranks)
         scores = Scores(z, ranks.gather(z), pairs, "sqeuclidean", backend=options.get("backend"))
         rows = scores.reduce(UNIFORMITY, {"t": ranks.shared(parameter(t, z))})["value"]
-        return ranks.log_total(rows.logsumexp(0)) - math.log(every * (every - 1))
+        # in float64: alignment and uniformity cancel
+        return ranks.log_total(rows.double().logsumexp(0)) - math.log(every * (every - 1))
 
     def value() -> Tensor:
         with full_precision(z1):
             square = (z1 - z2).square().sum(1)
-            aligned = ranks.total((square if alpha == 2 else root(square) ** alpha).sum()) / max(every, 1)
+            aligned = (square if alpha == 2 else root(square) ** alpha).sum(dtype=torch.float64)
+            aligned = ranks.total(aligned) / max(every, 1)
             if every < 2:  # no pair of rows to spread
-                return align * aligned
-            return align * aligned + uniform * (uniformity(z1) + uniformity(z2)) / 2
+                return (align * aligned).to(square.dtype)
+            return (align * aligned + uniform * (uniformity(z1) + uniformity(z2)) / 2).to(square.dtype)
 
     return Outcome(value, None, lambda: {"queries": torch.tensor(n)})
 

@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range, parameter
-from nearfar.losses.base import Outcome, loss_function, query_stats
+from nearfar.losses.base import Outcome, all_of, loss_function, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.softmax import SoftmaxLoss
 from nearfar.pairs import Pairs
@@ -50,7 +50,7 @@ def dcl_loss(
 
     def values() -> Tensor:
         repulsion = scores.logsumexp("negatives")
-        return torch.where(keep, repulsion, torch.zeros_like(repulsion)) - scores.mean_positive()
+        return (repulsion if all_of(keep) else torch.where(keep, repulsion, 0.0)) - scores.mean_positive()
 
     return batch.averaged(values, keep, query_stats(scores, negatives=True))
 
@@ -106,8 +106,10 @@ def hard_negative_loss(
     keep = (positives > 0) & (negatives > 0)
     inverse = parameter(scale, scores.query_rows)
 
+    every = all_of(keep)
+
     def finite(values: Tensor) -> Tensor:
-        return torch.where(keep, values, torch.zeros_like(values))
+        return values if every else torch.where(keep, values, 0.0)
 
     def values() -> Tensor:
         many = negatives.masked_fill(~keep, 1.0).log()

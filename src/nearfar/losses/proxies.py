@@ -72,8 +72,8 @@ PROXY_ANCHOR: Stage = {
     "far": logsumexp_over("negatives", lambda s, t: t.parameters["scale"] * (s + t.parameters["margin"])),
 }
 
-PROXY_NCA: Stage = {"value": logsumexp_over("negatives", lambda s, t: -s * t.parameters["scale"])}
-PROXY_NCA_ALL: Stage = {"value": logsumexp_over("candidates", lambda s, t: -s * t.parameters["scale"])}
+PROXY_NCA: Stage = {"value": logsumexp_over("negatives", lambda s, t: s * -t.parameters["scale"])}
+PROXY_NCA_ALL: Stage = {"value": logsumexp_over("candidates", lambda s, t: s * -t.parameters["scale"])}
 
 
 @loss_function
@@ -113,7 +113,7 @@ def proxy_nca_loss(
     def values() -> Tensor:
         stage = PROXY_NCA if denominator == "negatives" else PROXY_NCA_ALL
         found = rows.scores("sqeuclidean").reduce(stage, {"scale": scale})["value"]
-        return torch.where(keep, found, torch.zeros_like(found)) + rows.own("sqeuclidean") * scale
+        return torch.where(keep, found, 0.0) + rows.own("sqeuclidean") * scale
 
     return rows.averaged(values, keep)
 

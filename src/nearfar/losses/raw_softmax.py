@@ -61,8 +61,8 @@ def n_pairs_loss(
 
 
 NCA: Stage = {
-    "all": logsumexp_over("candidates", lambda s, t: -s * t.parameters["scale"]),
-    "own": replace(logsumexp_over("positives", lambda s, t: -s * t.parameters["scale"]), weighted=False),
+    "all": logsumexp_over("candidates", lambda s, t: s * -t.parameters["scale"]),
+    "own": replace(logsumexp_over("positives", lambda s, t: s * -t.parameters["scale"]), weighted=False),
 }
 
 
@@ -107,7 +107,7 @@ def nca_loss(
 
     def values() -> Tensor:
         found = scores.reduce(NCA, {"scale": scale})
-        log = torch.where(keep, found["own"] - found["all"], torch.zeros_like(found["all"]))
+        log = torch.where(keep, found["own"] - found["all"], 0.0)
         return -log if objective == "log" else -log.expm1()
 
     return batch.averaged(values, keep, query_stats(scores))

@@ -45,7 +45,7 @@ def softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
     def per_query() -> Tensor:
         positives = scores.count("positives")
         found = scores.logsumexp() - attraction(positives)
-        return torch.where(positives > 0, found, torch.zeros_like(found))
+        return torch.where(positives > 0, found, 0.0)
 
     return Outcome(value, per_query, query_stats(scores))
 

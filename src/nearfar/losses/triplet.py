@@ -123,11 +123,10 @@ def _hardest(batch: Batch, margin: float | Tensor, soft: bool) -> Outcome:
     positive, has_positive, _ = scores.hardest("positives", far)
     negative, has_negative, _ = scores.hardest("negatives", near)
     keep = has_positive & has_negative
-    sign = -1.0 if scores.similarity == "dot" else 1.0  # 1 − s: the ones cancel
     margin = batch.ranks.shared(margin)
-    return batch.averaged(
-        lambda: _gap(sign * positive, sign * negative, margin, soft), keep, query_stats(scores, negatives=True)
-    )
+    if scores.similarity == "dot":  # 1 − s: the ones cancel
+        positive, negative = negative, positive
+    return batch.averaged(lambda: _gap(positive, negative, margin, soft), keep, query_stats(scores, negatives=True))
 
 
 def _explicit(

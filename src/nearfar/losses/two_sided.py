@@ -67,7 +67,7 @@ def clip_loss(
             columns, far, others = ranks.log_scatter(columns), ranks.scatter(far * others), ranks.scatter(others)
             far = far / others.masked_fill(others == 0, 1.0)
         sides = [(rows - near, positives > 0), (columns - far, others > 0)]
-        return [(torch.where(keep, side, torch.zeros_like(side)), keep) for side, keep in sides]
+        return [(torch.where(keep, side, 0.0), keep) for side, keep in sides]
 
     def value() -> Tensor:
         if scores.plan == "small" and ranks.alone:
@@ -128,14 +128,12 @@ def siglip_loss(
     scores = batch.scores
     scale = batch.number(scale_of(temperature, logit_scale, scores.query_rows))
     shift = batch.number(bias if logit_bias is None else logit_bias)
-    n = len(scores.queries)
 
     def values() -> Tensor:
         found = scores.reduce(SIGLIP, {"scale": scale, "bias": shift})
         return found["near"] + found["far"]
 
-    keep = torch.ones(n, dtype=torch.bool, device=scores.queries.device)
-    return batch.averaged(values, keep, query_stats(scores))
+    return batch.averaged(values, None, query_stats(scores))
 
 
 # ---- modules -------------------------------------------------------------------------------------------------------

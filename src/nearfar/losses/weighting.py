@@ -69,17 +69,14 @@ def multi_similarity_loss(
         if epsilon is None:
             found = scores.reduce(MULTI_SIMILARITY, numbers)
         else:
-            lowest, has_positive, _ = scores.hardest("positives", "min")
-            highest, has_negative, _ = scores.hardest("negatives", "max")
             bounds = {
-                "floor": (lowest.detach() - epsilon).masked_fill(~has_positive, torch.inf),
-                "ceiling": (highest.detach() + epsilon).masked_fill(~has_negative, -torch.inf),
+                "floor": scores.extreme("positives", "min") - epsilon,
+                "ceiling": scores.extreme("negatives", "max") + epsilon,
             }
             found = scores.reduce(MINED, numbers, bounds)
         return softplus(found["near"]) / alpha + softplus(found["far"]) / beta
 
-    keep = torch.ones(len(scores.queries), dtype=torch.bool, device=scores.queries.device)
-    return batch.averaged(values, keep, query_stats(scores))
+    return batch.averaged(values, None, query_stats(scores))
 
 
 # The weights in brackets carry no gradient: [1 + m − s]₊ and [s + m]₊
@@ -140,7 +137,7 @@ def circle_loss(
 
     def values() -> Tensor:
         found = scores.reduce(CIRCLE, numbers)
-        near, far = (torch.where(keep, side, torch.zeros_like(side)) for side in (found["near"], found["far"]))
+        near, far = (torch.where(keep, side, 0.0) for side in (found["near"], found["far"]))
         return softplus(near + far)
 
     return batch.averaged(values, keep, query_stats(scores, negatives=True))

@@ -50,5 +50,6 @@ def _reduce(reduction: Reduction, scores: Float[Tensor, "n m"], tile: Tile) -> F
     values = reduction.values(scores, tile)
     if reduction.op == "logsumexp":
         values = values if reduction.weight(tile) is None else values + weight.masked_fill(~mask, 1.0).log()
-        return values.masked_fill(~mask, -torch.inf).logsumexp(1)
+        some = mask.any(1, keepdim=True)  # rows of −∞ alone have no derivative in forward mode
+        return values.masked_fill(~mask & some, -torch.inf).logsumexp(1).masked_fill(~some[:, 0], -torch.inf)
     return (values.masked_fill(~mask, 0.0) * weight).sum(1)

@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.pairs import Pairs
-from nearfar.scores import cuda, dense, hardest, positives, small, softmax, tiled
+from nearfar.scores import cuda, dense, hardest, held, positives, small, softmax, tiled
 from nearfar.scores.autograd import full_precision, in_transform
 from nearfar.scores.cuda_tiles import HALVES, at_hand, by_rule, require
 from nearfar.scores.reductions import Reduction, Stage, logsumexp_over, lower, mean_over, raise_means
-from nearfar.scores.similarity import normalize, rounded, some_scores
+from nearfar.scores.similarity import normalize, picked_scores, rounded
 from nearfar.types import Backend, Precision, Rule, Similarity
 
 BACKENDS: dict[str, str] = {
@@ -33,6 +33,7 @@ BACKENDS: dict[str, str] = {
 """What ``backend=`` may be; ``None`` lets the planner choose."""
 
 _ONE_TILE = 1024 * 1024  # up to so many scores one tile holds them all
+_KEPT = 1024 * 1024  # and so many are kept for what element functions ask
 _TILE: ContextVar[int | None] = ContextVar("tile", default=None)
 
 
@@ -63,6 +64,7 @@ class Scores:
         unit: Divide rows by their norm first.
         scale: Multiplies the products of rows, above 0; one number.
         precision: What rows are rounded to for their products; statistics stay in float32.
+        power_of: The scores that these are a multiple of, and what multiplies them.
     """
 
     query_rows: Float[Tensor, "n d"]
@@ -75,7 +77,10 @@ class Scores:
     scale: float | Tensor = 1.0
     precision: Precision | None = None
 
+    power_of: tuple[Scores, float] | None = None
+
     _made: dict[bool, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)
+    _kept: dict[bool, held.Held] = field(init=False, repr=False, default_factory=dict)
 
     # ---- the rows as they are multiplied ----------------------------------------------------------------------------
 
@@ -139,6 +144,29 @@ class Scores:
         return "small" if one_tile else "cuda" if at_hand(device) else "tiled"
 
     @property
+    def holds(self) -> bool:
+        """Whether all scores are made once and kept: where the loss is no mean softmax, and the matrix fits the cache."""
+        n, m = self.pairs.shape
+        usual = self.backend is None and self.precision is None and self.query_rows.device.type == "cpu"
+        one_number = not isinstance(self.scale, Tensor) or self.scale.numel() == 1
+        return usual and one_number and 0 < n * m <= _KEPT and not torch.compiler.is_compiling() and not in_transform()
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether all scores were made already, so that those of the positives cost nothing."""
+        return torch.is_grad_enabled() in self._kept
+
+    @property
+    def _held(self) -> held.Held:
+        """Made once, with a graph and without."""
+        grad = torch.is_grad_enabled()
+        if grad not in self._kept:
+            rows = self.query_rows, self.key_rows
+            with full_precision(self.query_rows):
+                self._kept[grad] = held.Held(*rows, self.scale, self.offsets, self.similarity, self.unit, self.pairs)
+        return self._kept[grad]
+
+    @property
     def narrow(self) -> Precision | None:
         """What the products of tiles round rows to: on a GPU, and on a CPU where the matrix is large enough to pay for it."""
         n, m = self.pairs.shape
@@ -165,8 +193,8 @@ class Scores:
 
     def powered(self, power: float) -> Scores:
         """The same scores, offsets included, times ``power``: what e^s raised to it has for exponents."""
-        scaled = self.scaled(power)
-        return scaled if self.offsets is None else replace(scaled, offsets=self.offsets * power)
+        offsets = None if self.offsets is None else self.offsets * power
+        return replace(self.scaled(power), offsets=offsets, power_of=(self, power))
 
     def _by_class(self) -> tuple[Scores, Int[Tensor, " n"] | None, Int[Tensor, " m"] | None]:
         """Rows in order of their ids, so that most tiles hold no positive; and the orders of queries and keys."""
@@ -188,6 +216,10 @@ class Scores:
 
     def logsumexp(self, over: Rule = "candidates") -> Float[Tensor, " n"]:
         """``log Σ_j e^{s_ij}`` over a rule; −∞ where nothing counts."""
+        if self.holds:
+            scores, power = self.power_of or (self, 1.0)
+            with full_precision(self.query_rows):
+                return scores._held.logsumexp(over, power)
         if self.plan == "cuda" and self.similarity == "dot" and (over != "positives" or by_rule(self.pairs, over)):
             return self._on_cuda(over)[0]
         if self.plan == "dense" or self.similarity != "dot" or over == "positives":
@@ -198,6 +230,10 @@ class Scores:
 
     def logsumexp_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
         """``log Σ_j e^{s_ij}`` and, without offsets, ``log Σ_i e^{s_ij}``: the candidates from both sides, in one pass."""
+        if self.holds:
+            with full_precision(self.query_rows):
+                rows, columns = self._held.logsumexp("candidates"), self._held.logsumexp_by_key()
+            return rows, columns if self.offsets is None else columns - self.offsets
         if self.plan == "dense" or self.similarity != "dot":
             return self.logsumexp(), self.T.logsumexp()
         if self.plan == "cuda":
@@ -209,7 +245,7 @@ class Scores:
 
     def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
         """``Σ_i w_i · log Σ_j e^{s_ij}`` with constant weights, and the log-sum-exps (maybe without gradient)."""
-        if self.plan == "dense" or self.symmetric or self.similarity != "dot":
+        if self.plan == "dense" or self.holds or self.symmetric or self.similarity != "dot":
             rows = self.logsumexp()
             return (weights * torch.where(weights == 0, torch.zeros_like(rows), rows)).sum(), rows
         if self.plan == "cuda":
@@ -245,7 +281,7 @@ class Scores:
 
     def mean_positive(self) -> Float[Tensor, " n"]:
         """Mean score of each query's positives, weighted where the relation has weights; 0 for a query without any."""
-        if self.similarity != "dot" or not positives.can_be_summed(self.pairs):
+        if self.at_hand or self.similarity != "dot" or not positives.can_be_summed(self.pairs):
             return self.reduce({"value": mean_over("positives")})["value"]
         total = positives.sum_of_positives(self.queries, self.keys, self.offsets, self.pairs)
         count = self.count("positives")
@@ -253,6 +289,14 @@ class Scores:
 
     def mean_positive_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
         """Mean score of each query's positives and, without offsets, of each key's."""
+        if (
+            self.at_hand
+        ):  # one gradient of the scores, before it is brought to the rows: less is lost where parts cancel
+            total, weight = self._held.sum_by_key()
+            mean = total / weight.masked_fill(weight == 0, 1.0)
+            return self.mean_positive(), mean if self.offsets is None else mean - self.offsets.masked_fill(
+                weight == 0, 0.0
+            )
         return self.mean_positive(), self.T.mean_positive()
 
     def count(self, over: Rule) -> Float[Tensor, " n"]:
@@ -270,19 +314,31 @@ class Scores:
         if not len(keys):
             none = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
             return queries.sum(1) * 0.0, none > 0, none
-        with torch.no_grad(), full_precision(queries):
+        with full_precision(queries):
             exists, index = self._hardest(over, which)
-        value = some_scores(queries, keys[index], self.similarity)
+        value = picked_scores(queries, keys, index, self.similarity)
         value = value if self.offsets is None else value + self.offsets[index]
+        if self.holds and bool(exists.all()):
+            return value, exists, index
         return value.masked_fill(~exists, 0.0), exists, index
 
+    def extreme(self, over: Rule, which: Literal["max", "min"]) -> Float[Tensor, " n"]:
+        """The value of :meth:`hardest` without its gradient; −∞ for a highest and ∞ for a lowest score where there is none."""
+        if self.holds:
+            return self._held.extreme(over, which)
+        value, exists, _ = self.hardest(over, which)
+        return value.detach().masked_fill(~exists, -torch.inf if which == "max" else torch.inf)
+
     def _hardest(self, over: Rule, which: Literal["max", "min"]) -> tuple[Tensor, Tensor]:
+        if self.holds:
+            return self._held.hardest(over, which)
         scores, order, key_order = self._by_class() if over == "positives" else (self, None, None)
         plan = None if self.plan == "dense" else scores._reduce_plan({}, size=768 if order is None else 256)
         plan = plan if plan is None or order is None else plan.ordered()
-        exists, index = hardest.find(
-            scores.queries, scores.keys, scores.offsets, scores.pairs, scores.similarity, over, which, plan
-        )
+        with torch.no_grad():
+            exists, index = hardest.find(
+                scores.queries, scores.keys, scores.offsets, scores.pairs, scores.similarity, over, which, plan
+            )
         if order is None or key_order is None:
             return exists, index
         back = order.argsort()
@@ -319,6 +375,9 @@ class Scores:
         """
         parameters, statistics, key_statistics = parameters or {}, statistics or {}, key_statistics or {}
         lowered = lower(stage)
+        if self.holds:
+            with full_precision(self.query_rows):
+                return raise_means(stage, self._held.reduce(lowered, parameters, statistics, key_statistics))
         n, m = self.pairs.shape
         if self.plan == "dense" or not n or not m:
             with full_precision(self.queries):

@@ -26,8 +26,8 @@ class Tile:
     parameters: Mapping[str, Tensor]
     rows: Mapping[str, Float[Tensor, "b 1"]]
     """Statistics of the tile's queries."""
-    columns: Mapping[str, Float[Tensor, "1 c"]]
-    """Statistics of its keys."""
+    columns: Mapping[str, Float[Tensor, "#b c"]]
+    """Statistics of its keys; one a row, where the tile is a list of pairs."""
 
     def mask(self, over: Rule) -> Bool[Tensor, "b c"] | Literal[True] | None:
         """Where a rule holds in the tile: a mask, ``True`` for everywhere, ``None`` for nowhere."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.scores.autograd import in_transform
@@ -83,27 +83,96 @@ def some_scores(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], similarity
     return square if similarity == "sqeuclidean" else root(square)
 
 
+def picked_scores(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], index: Int[Tensor, " n"], similarity: Similarity
+) -> Float[Tensor, " n"]:
+    """Score of each row of ``x`` with the row of ``y`` that its index names, by the definition."""
+    if torch.compiler.is_compiling() or in_transform():
+        return some_scores(x, y[index], similarity)
+    return _Picked.apply(x, y, index, similarity)  # pyright: ignore[reportReturnType]
+
+
+class _Picked(torch.autograd.Function):
+    """One node in place of eight, and no row of zeros for each row that is not picked."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, index: Tensor, similarity: Similarity) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        picked = y.index_select(0, index)
+        scores = (x * picked if similarity == "dot" else (x - picked).square_()).sum(1)
+        scores = scores.sqrt_() if similarity == "euclidean" else scores
+        ctx.similarity = similarity
+        ctx.save_for_backward(x, y, index, scores)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, y, index, scores = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # to be differentiated again: everything from the rows
+            found = some_scores(x, y.index_select(0, index), ctx.similarity)
+            wanted = [side for side, need in zip((x, y), needs) if need]
+            rest = iter(torch.autograd.grad(found, wanted, gradients[0], create_graph=True))
+            return *(next(rest) if need else None for need in needs[:2]), None, None
+        weight, picked = gradients[0][:, None], y.index_select(0, index)
+        if ctx.similarity == "dot":
+            dx, dpicked = picked * weight if needs[0] else None, x * weight if needs[1] else None
+        else:
+            far = scores[:, None]
+            weight = 2 * weight if ctx.similarity == "sqeuclidean" else (weight / far).masked_fill_(far == 0, 0.0)
+            dx = (x - picked).mul_(weight)
+            dpicked = dx.neg() if needs[1] else None
+        return dx, None if dpicked is None else torch.zeros_like(y).index_add_(0, index, dpicked), None, None
+
+
 def tile_scores(
     x: Float[Tensor, "b d"],
     y: Float[Tensor, "c d"],
     similarity: Similarity,
     out: Tensor | None = None,
     y2: Float[Tensor, " c"] | None = None,
+    itself: bool = False,
 ) -> Float[Tensor, "b c"]:
     """Scores of a tile by one matrix product, without gradient; close rows of a distance are done again directly.
 
-    ``out`` is memory that may be used; ``y2``, the keys' squared lengths if they are known.
+    ``out`` is memory that may be used; ``y2``, the keys' squared lengths if they are known; ``itself``: whether the rows are
+    paired with themselves, so that the diagonal is 0.
     """
     if similarity == "dot":
         return mm(x, y.T, out)
-    x2, y2 = x.square().sum(1, keepdim=True), y.square().sum(1) if y2 is None else y2
-    square = mm(x, y.T, out).mul_(-2).add_(x2).add_(y2)
-    i, j = _close(square, x2, y2)
-    if len(i) > square.numel() // 16:
-        square.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_())
-    elif len(i):
-        square[i, j] = (x[i] - y[j]).square_().sum(1)
+    square, _ = tile_squares(x, y, out, y2, itself)
     return square if similarity == "sqeuclidean" else square.sqrt_()
+
+
+def tile_squares(
+    x: Float[Tensor, "b d"],
+    y: Float[Tensor, "c d"],
+    out: Tensor | None = None,
+    y2: Float[Tensor, " c"] | None = None,
+    itself: bool = False,
+) -> tuple[Float[Tensor, "b c"], bool]:
+    """Squared distances of a tile, and whether any rows may be so close that they were done again directly."""
+    x2 = x.square().sum(1, keepdim=True)
+    y2 = x2[:, 0] if itself else y.square().sum(1) if y2 is None else y2
+    square = mm(x * -2, y.T, out).add_(x2).add_(y2)
+    if itself:
+        square.fill_diagonal_(torch.inf)  # far, for now
+    close = not _all_far(square, x2, y2)
+    if close:
+        i, j = _close(square, x2, y2)
+        if len(i) > square.numel() // 16:
+            square.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_())
+        elif len(i):
+            square[i, j] = (x[i] - y[j]).square_().sum(1)
+    if itself:
+        square.fill_diagonal_(0.0)
+    return square, close or itself
+
+
+def _all_far(square: Tensor, x2: Tensor, y2: Tensor) -> bool:
+    """Whether one look at the lowest shows that no rows are close."""
+    if square.device.type != "cpu" or in_transform() or not square.numel():
+        return False
+    return float(square.amin()) > CLOSE * (float(x2.amax()) + float(y2.amax()))
 
 
 def _close(square: Tensor, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,6 +180,8 @@ def _close(square: Tensor, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
     close = square - CLOSE * y2
     torch.le(close, CLOSE * x2, out=close)
     columns = (close.amax(0) if len(close) else close.sum(0)).nonzero()[:, 0]
+    if not len(columns):
+        return columns, columns
     i, j = close[:, columns].nonzero(as_tuple=True)
     return i, columns[j]
 
@@ -135,8 +206,7 @@ def pull_back(
         if dy is not None:
             add_mm(dy, gradient.T, x)
         return
-    # ∂d/∂x = (x − y)/d and ∂d²/∂x = 2(x − y): a weighted graph Laplacian either way
-    weight = gradient.mul_(2) if similarity == "sqeuclidean" else _over(gradient, scores)
+    weight = weights_of(gradient, scores, similarity)  # of a graph Laplacian
     if dx is not None:
         add_mm(dx.addcmul_(weight.sum(1, keepdim=True), x), weight, y, -1)
     if dy is not None:
@@ -147,7 +217,15 @@ def pull_back(
         add_mm(dy, weight.T, x, -1)
 
 
-def _over(gradient: Tensor, scores: Tensor) -> Tensor:
+def weights_of(gradient: Float[Tensor, "b c"], scores: Tensor | None, similarity: Similarity) -> Float[Tensor, "b c"]:
+    """What multiplies ``x − y`` in a distance's gradient: ``∂d/∂x = (x − y)/d`` and ``∂d²/∂x = 2(x − y)``. In place."""
+    if similarity == "sqeuclidean":
+        return gradient.mul_(2)
+    assert scores is not None
+    return over(gradient, scores)
+
+
+def over(gradient: Tensor, scores: Tensor) -> Tensor:
     """``gradient / scores`` in place, 0 where the score is 0: by arithmetic, for a mask costs more than a division."""
     zero = torch.empty_like(scores)
     gradient.mul_(torch.gt(scores, 0, out=zero))

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once
-from nearfar.scores.matmul import add_mm, mm
+from nearfar.scores.matmul import mm
+from nearfar.scores.sides import Sides, Wanted
 from nearfar.scores.softmax import in_range, within_range
 
 _FEW = 256 * 256  # up to here a second matrix costs less than more operations do
@@ -67,23 +68,19 @@ class _MeanSoftmax(torch.autograd.Function):
         ask: Ask,
         differentiable: bool,
     ) -> Tensor:
-        wanted = ctx.needs_input_grad[:4] if differentiable else (False,) * 4
+        wanted = ctx.needs_input_grad[:4] if differentiable else (False, False, False, False)
         with full_precision(x):
             value, gradients = _forward(x, y, scale, offsets, weights, ask, wanted)
         if any(wanted):
             ctx.save_for_backward(x, y, *gradients)
-            ctx.wanted = wanted
         return value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, y, *saved = ctx.saved_tensors
         with torch.no_grad():
-            rows, dscale, doffsets = [None if gradient is None else gradient * gradients[0] for gradient in saved]
-        assert rows is not None
-        sides = (rows, None) if y is None else (rows[: len(x)], rows[len(x) :])
-        found = [side if wanted else None for side, wanted in zip(sides, ctx.wanted)]
-        return *(once(gradient, x, y) for gradient in (*found, dscale, doffsets)), None, None, None
+            found = [None if gradient is None else gradient * gradients[0] for gradient in saved]
+        return *(once(gradient, x, y) for gradient in found), None, None, None
 
 
 def _forward(
@@ -93,51 +90,31 @@ def _forward(
     offsets: Tensor | None,
     weights: Tensor | None,
     ask: Ask,
-    wanted: tuple[bool, ...],
+    wanted: Wanted,
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    n = len(x)
-    rows = x if y is None else torch.cat([x, y])  # both sides at once: half the operations
-    inverse = None
-    if ask.unit:
-        inverse = torch.linalg.vector_norm(rows, dim=1, keepdim=True).reciprocal_()
-        inverse.nan_to_num_(nan=torch.nan, posinf=0.0)  # a row of zeros
-        rows = rows * inverse
-    queries, keys = (rows, rows) if y is None else (rows[:n], rows[n:])
-    number = float(scale)
-    scaled = queries * number
-    scores = mm(scaled, keys.T)
+    sides, number = Sides.of(x, y, ask.unit), float(scale)
+    scaled = sides.queries * number
+    scores = mm(scaled, sides.keys.T)
     if offsets is not None:
         scores += offsets
     large = scores.numel() > _FEW
-    large = large and (in_range(number, offsets) if ask.unit else within_range(scaled, keys, offsets))
-    value, slope = _mean(scores, weights, ask, large, number)
+    large = large and (in_range(number, offsets) if ask.unit else within_range(scaled, sides.keys, offsets))
+    value, slope = _mean(scores, weights, ask, large)
     if not any(wanted):
         return value, ()
-    gradient = torch.zeros_like(rows)
-    if wanted[0] or wanted[2]:
-        add_mm(gradient[:n], slope + slope.T if y is None else slope, keys)
-    if wanted[1]:  # frozen keys, such as a queue's, spare a product
-        add_mm(gradient[n:], slope.T, queries)
-    dscale = None
-    if wanted[2]:  # ⟨∂/∂x, x⟩ = scale · ∂/∂scale, and twice that where x is on both sides
-        assert isinstance(scale, Tensor)
-        along = torch.sum(gradient[:n] * queries) / number
-        dscale = (along / 2 if y is None else along).reshape(scale.shape)
-    doffsets = slope.sum(0) / number if wanted[3] else None
-    if inverse is not None:  # what changes a row's length alone is lost
-        along = (gradient * rows).sum(1, keepdim=True)
-        gradient.addcmul_(rows, along, value=-1).mul_(inverse)
-    return value, (gradient, dscale, doffsets)
+    dx, dy, dscale, doffsets = sides.pull(slope, wanted, number)
+    dscale = dscale.view(scale.shape) if isinstance(scale, Tensor) and dscale is not None else None
+    return value, (dx, dy, dscale, doffsets)
 
 
-def _mean(scores: Tensor, weights: Tensor | None, ask: Ask, large: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """The mean, and its gradient by the products of rows; uses the scores up."""
+def _mean(scores: Tensor, weights: Tensor | None, ask: Ask, large: bool) -> tuple[Tensor, Tensor]:
+    """The mean, and its gradient by the scores, which it uses up."""
     positives = _Diagonals(ask.pairs) if _Diagonals.suit(ask.pairs) else _Mask(ask.pairs, scores.dtype)
     dims = (1, 0) if ask.both_ways else (1,)
     shares = [positives.shares(weights, dim, len(dims)) for dim in dims]
-    value, slope = (_by_exponentials if large else _by_logarithms)(scores, positives, shares, dims, scale)
+    value, slope = (_by_exponentials if large else _by_logarithms)(scores, positives, shares, dims)
     for (_, each), dim in zip(shares, dims):
-        positives.subtract(slope, each, dim, scale)
+        positives.subtract(slope, each, dim)
     return value, slope
 
 
@@ -146,7 +123,6 @@ def _by_logarithms(
     positives: _Mask | _Diagonals,
     shares: list[tuple[Share, Share]],
     dims: tuple[int, ...],
-    scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Σ of the positives' log-probabilities: the fewest operations, and safe for scores of any size."""
     scores = positives.without_ignored(scores, torch.finfo(scores.dtype).min / 2)
@@ -155,7 +131,7 @@ def _by_logarithms(
         logs = scores.log_softmax(dim)
         part = positives.total(logs, each, dim)
         value = part if value is None else value + part
-        part = logs.exp_().mul_(share.unsqueeze(dim) * scale if isinstance(share, Tensor) else share * scale)
+        part = logs.exp_().mul_(share.unsqueeze(dim) if isinstance(share, Tensor) else share)
         slope = part if slope is None else slope.add_(part)
     assert value is not None
     assert slope is not None
@@ -167,7 +143,6 @@ def _by_exponentials(
     positives: _Mask | _Diagonals,
     shares: list[tuple[Share, Share]],
     dims: tuple[int, ...],
-    scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Without a second matrix, for scores that can be exponentiated as they are."""
     value = -torch.stack([positives.total(scores, each, dim) for (_, each), dim in zip(shares, dims)]).sum()
@@ -178,7 +153,7 @@ def _by_exponentials(
         if positives.may_be_empty:
             total.masked_fill_(total == 0, 1.0)
         value = value + _weighted(share, total.log())
-        factors.append((share * scale / total).unsqueeze(dim))
+        factors.append((share / total).unsqueeze(dim))
     return value, slope.mul_(factors[0] if len(factors) == 1 else factors[0] + factors[1])
 
 
@@ -227,8 +202,8 @@ class _Mask:
             scores.diagonal(self.own).fill_(value)
         return scores if self.ignored is None else scores.masked_fill_(self.ignored, value)
 
-    def subtract(self, slope: Tensor, each: Share, dim: int, scale: float) -> None:
-        slope.sub_(each, alpha=scale)
+    def subtract(self, slope: Tensor, each: Share, dim: int) -> None:
+        slope.sub_(each)
 
 
 class _Diagonals:
@@ -263,10 +238,10 @@ class _Diagonals:
     def without_ignored(self, scores: Tensor, value: float) -> Tensor:
         return scores.fill_diagonal_(value) if self.itself else scores
 
-    def subtract(self, slope: Tensor, each: Share, dim: int, scale: float) -> None:
+    def subtract(self, slope: Tensor, each: Share, dim: int) -> None:
         for offset in self.offsets:
             along = self._along(each, offset, dim)
-            slope.diagonal(offset).sub_(along, alpha=scale)
+            slope.diagonal(offset).sub_(along)
 
     def _along(self, each: Share, offset: int, dim: int) -> Share:
         """The share of the queries that a diagonal meets, in rows (1) or in columns (0)."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from nearfar.pairs import Pairs
+from nearfar.scores import hinge_tiles
 from nearfar.scores.autograd import full_precision, once, presigned
 from nearfar.scores.buffers import Buffer
 from nearfar.scores.hinges import Classmates, FewPositives
@@ -125,6 +126,11 @@ def _few(
     """The same visit where each anchor has few positives, without masks, sorting or new memory."""
     dx, dy, dmargin = gradients
     n, m = plan.pairs.shape
+    if plan.mining == "all" and n * m > hinge_tiles.LARGE:
+        total, active = hinge_tiles.HingeTiles(x, y, margin, mates, plan.similarity).visit(dx, dy)
+        if dmargin is not None:
+            dmargin += active
+        return total.to(x.dtype), active.to(x.dtype), active.new_zeros((), dtype=x.dtype), dx, dy, dmargin
     rows = max(8, min(512, 2**20 // m))
     memory = [Buffer(x, rows * m) for _ in range(4)]
     few = FewPositives(mates, margin, (memory[1], memory[2], memory[3]))

@@ -1,0 +1,116 @@
+"""The positives of a small batch as a list of places in the matrix of scores.
+
+Positives are few, and so are the pairs that are left out. A list of their places serves where a mask would: on a CPU, one mask of a
+512² matrix costs as much as six additions of such matrices, a list of 4,096 places as much as a quarter of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nearfar.pairs import Pairs
+from nearfar.types import Rule
+
+_FEW = 128 * 128  # scores up to which a mask is made faster than a sort
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """Who belongs with whom, as places ``row · m + column``.
+
+    Attributes:
+        shape: ``(n, m)``.
+        row: Queries of the positives, in order.
+        column: Their keys.
+        weight: Their weights, if there are any.
+        ignored: Places of the pairs that are neither positive nor negative; ``None``: there are none.
+    """
+
+    shape: tuple[int, int]
+    row: Int[Tensor, " p"]
+    column: Int[Tensor, " p"]
+    weight: Float[Tensor, " p"] | None
+    ignored: Int[Tensor, " i"] | None
+
+    @classmethod
+    def of(cls, pairs: Pairs, dtype: torch.dtype) -> Edges:
+        """The list of a relation."""
+        (n, m), ids = pairs.shape, pairs.ids
+        if ids is None or pairs.rows is not None:
+            return cls._of_masks(pairs, dtype)
+        ignored = None
+        if pairs.itself is not None:
+            queries, keys = pairs.itself
+            first, many = queries.start * m + keys.start, queries.stop - queries.start
+            ignored = torch.arange(first, first + many * (m + 1), m + 1, device=pairs.device)
+        if pairs.layout is not None and pairs.own in (None, 0):
+            row, column = _of_views(pairs)
+        elif n * m <= _FEW:
+            positive = ids[0][:, None] == ids[1]
+            if pairs.own is not None:
+                positive.diagonal(pairs.own).fill_(False)
+            row, column = positive.nonzero(as_tuple=True)
+        else:
+            row, column = _of_ids(pairs)
+        return cls(pairs.shape, row, column, None, ignored)
+
+    @classmethod
+    def _of_masks(cls, pairs: Pairs, dtype: torch.dtype) -> Edges:
+        positive, ignored, weight = pairs.whole()
+        assert positive is not None
+        row, column = positive.nonzero(as_tuple=True)
+        left = None if ignored is None else ignored.reshape(-1).nonzero()[:, 0]
+        return cls(pairs.shape, row, column, None if weight is None else weight[row, column].to(dtype), left)
+
+    @cached_property
+    def place(self) -> Int[Tensor, " p"]:
+        """Of the positives."""
+        return self.row * self.shape[1] + self.column
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether each query has one positive, so that a list of them is in order of the queries."""
+        n = self.shape[0]
+        return len(self.row) == n and torch.equal(self.row, torch.arange(n, device=self.row.device))
+
+    @cached_property
+    def _related(self) -> Int[Tensor, " r"]:
+        return self.place if self.ignored is None else torch.cat([self.place, self.ignored])
+
+    def left_out(self, over: Rule) -> Int[Tensor, " r"] | None:
+        """Places that a rule over most of the matrix leaves out."""
+        return self._related if over == "negatives" else self.ignored
+
+
+def _of_views(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """The other views of a sample stand whole batches away; the next one first."""
+    assert pairs.layout is not None
+    n, views, own = pairs.shape[0], pairs.layout, pairs.own is not None
+    row = torch.arange(n, device=pairs.device)
+    if views - own == 1:
+        return row, row if views == 1 else row.roll(-(n // views))
+    if views == own:  # none but itself
+        return row[:0], row[:0]
+    column = torch.stack([row.roll(-view * (n // views)) for view in range(own, views)], 1).reshape(-1)
+    return row.repeat_interleave(views - own), column
+
+
+def _of_ids(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Each class is a run of the sorted keys."""
+    assert pairs.ids is not None
+    query, key = pairs.ids
+    ordered, order = key.sort(stable=True)
+    first = torch.searchsorted(ordered, query)
+    count = torch.searchsorted(ordered, query, right=True).sub_(first)
+    row = torch.repeat_interleave(count)
+    shift = first.add_(count).sub_(count.cumsum(0))
+    column = order[shift[row].add_(torch.arange(len(row), device=row.device))]
+    if pairs.own is not None:
+        others = (column - row != pairs.own).nonzero()[:, 0]
+        row, column = row[others], column[others]
+    return row, column

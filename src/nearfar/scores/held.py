@@ -1,0 +1,315 @@
+"""All scores of a small batch, made once and kept: sums, log-sum-exps and maxima of them, with one way back to the rows.
+
+At the sizes that most people train with, the matrix fits the cache, and time goes into the number of visits to it. So there are no
+masks: a rule over most of the matrix leaves out a list of places (`edges.py`), and the positives are a list to begin with, taken
+from the matrix once. Element functions run under autograd on the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nearfar.pairs import Pairs
+from nearfar.rules import Relation
+from nearfar.scores.autograd import once
+from nearfar.scores.edges import Edges
+from nearfar.scores.matmul import mm
+from nearfar.scores.reductions import Reduction, Tile
+from nearfar.scores.sides import Sides
+from nearfar.scores.similarity import tile_scores
+from nearfar.types import Rule, Similarity
+
+_LOG2E = 1 / math.log(2)
+
+
+class Held:
+    """Scores ``scale · ⟨x_i, y_j⟩ + o_j``, or distances.
+
+    Args:
+        x: Queries, not empty.
+        y: Keys, not empty; ``x`` itself for rows paired with themselves.
+        scale: Multiplies the products of rows; one number.
+        offsets: Added to the scores of each key.
+        similarity: What a score is.
+        unit: Divide rows by their norm.
+        pairs: Who belongs with whom.
+    """
+
+    def __init__(
+        self,
+        x: Float[Tensor, "n d"],
+        y: Float[Tensor, "m d"],
+        scale: float | Float[Tensor, ""],
+        offsets: Float[Tensor, " m"] | None,
+        similarity: Similarity,
+        unit: bool,
+        pairs: Pairs,
+    ) -> None:
+        self.pairs, self.edges = pairs, Edges.of(pairs, x.dtype)
+        self.scores: Float[Tensor, "n m"]
+        self.near: Float[Tensor, "p 1"]
+        """The positives' scores."""
+        self.scores, self.near = _Hold.apply(x, None if y is x else y, scale, offsets, self.edges, similarity, unit)  # pyright: ignore[reportGeneralTypeIssues]
+
+    def logsumexp(self, over: Rule, power: float = 1.0) -> Float[Tensor, " n"]:
+        """``log Σ_j e^{power · s_ij}`` over a rule; −∞ where nothing counts."""
+        if over == "positives":
+            near = self.near if power == 1.0 else self.near * power
+            return self._of_edges(Reduction("logsumexp", over), near, self._near({}, {}, {}))
+        return _LogSumExp.apply(self.scores, self.edges.left_out(over), power)  # pyright: ignore[reportReturnType]
+
+    def logsumexp_by_key(self) -> Float[Tensor, " m"]:
+        """``log Σ_i e^{s_ij}`` over the candidates of each key."""
+        left, (n, m) = self.edges.ignored, self.edges.shape
+        left = None if left is None else left % m * n + left.div(m, rounding_mode="floor")
+        return _LogSumExp.apply(self.scores.T, left, 1.0)  # pyright: ignore[reportReturnType]
+
+    def sum_by_key(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+        """The weighted sum of each key's positive scores, and the sum of their weights."""
+        near, edges = self.near[:, 0], self.edges
+        weight = torch.ones_like(near).detach() if edges.weight is None else edges.weight
+        found = (_add_up(values, edges.column, edges.shape[1]) for values in (near * weight, weight))
+        return next(found), next(found)
+
+    def reduce(
+        self,
+        stage: Mapping[str, Reduction],
+        parameters: Mapping[str, Tensor],
+        statistics: Mapping[str, Float[Tensor, " n"]],
+        key_statistics: Mapping[str, Float[Tensor, " m"]],
+    ) -> dict[str, Float[Tensor, " n"]]:
+        """Every reduction of a lowered stage, one number a query."""
+        near = whole = None
+        found = {}
+        for name, reduction in stage.items():
+            if reduction.over == "positives":
+                near = near or self._near(parameters, statistics, key_statistics)
+                found[name] = self._of_edges(reduction, self.near, near)
+            else:
+                whole = whole or _Whole(self.pairs, parameters, statistics, key_statistics)
+                found[name] = self._of_most(reduction, whole)
+        return found
+
+    def _near(
+        self, parameters: Mapping[str, Tensor], statistics: Mapping[str, Tensor], key_statistics: Mapping[str, Tensor]
+    ) -> Tile:
+        """What element functions read beside the positives."""
+        edges = self.edges
+        rows = {name: value[:, None] for name, value in statistics.items()}
+        rows = rows if edges.single else {name: value.index_select(0, edges.row) for name, value in rows.items()}
+        columns = {name: value.index_select(0, edges.column)[:, None] for name, value in key_statistics.items()}
+        positive = torch.ones(len(edges.row), 1, dtype=torch.bool, device=edges.row.device)
+        weight = None if edges.weight is None else edges.weight[:, None]
+        return Tile(Relation(positive, None, weight), parameters, rows, columns)
+
+    def _of_edges(self, reduction: Reduction, near: Tensor, tile: Tile) -> Tensor:
+        edges, kept = self.edges, None if reduction.keep is None else reduction.keep(near.detach(), tile)
+        weight = reduction.weight(tile)
+        if reduction.op in ("count", "weight"):
+            values = torch.ones_like(near) if weight is None or reduction.op == "count" else weight
+            values = values.detach() if kept is None else values.detach() * kept
+        else:
+            values = reduction.values(near, tile)
+        if reduction.op == "logsumexp":
+            values = values if weight is None else values + weight.log()
+            values = values if kept is None else values.masked_fill(~kept, -torch.inf)
+            if edges.single:
+                return values[:, 0]
+            return _EdgesLogSumExp.apply(values[:, 0], edges.row, edges.shape[0])  # pyright: ignore[reportReturnType]
+        if reduction.op == "sum":
+            values = values if weight is None else values * weight
+            values = values if kept is None else values.masked_fill(~kept, 0.0)
+        return values[:, 0] if edges.single else _add_up(values[:, 0], edges.row, edges.shape[0])
+
+    def _of_most(self, reduction: Reduction, tile: Tile) -> Tensor:
+        """Over a rule that most pairs obey; there are no weights."""
+        scores, left_out = self.scores, self.edges.left_out(reduction.over)
+        kept = None if reduction.keep is None else reduction.keep(scores.detach(), tile)
+        if reduction.op in ("count", "weight"):
+            if kept is None:
+                return self.pairs.count(reduction.over, scores.dtype)
+            return _filled(kept.to(scores.dtype), left_out, 0.0).sum(1)
+        values = reduction.values(scores, tile)
+        if reduction.op == "logsumexp":
+            values = values if kept is None else values.masked_fill(~kept, -torch.inf)
+            return _LogSumExp.apply(values, left_out, 1.0)  # pyright: ignore[reportReturnType]
+        values = values if kept is None else values.masked_fill(~kept, 0.0)
+        return _Sum.apply(values, left_out)  # pyright: ignore[reportReturnType]
+
+    def hardest(self, over: Rule, which: Literal["max", "min"]) -> tuple[Bool[Tensor, " n"], Int[Tensor, " n"]]:
+        """Whether a query has any pair of the rule, and the key's row at the highest or lowest; ties go to the lowest row."""
+        edges = self.edges
+        (n, m), row = edges.shape, edges.row
+        if over == "positives" and edges.single:
+            return torch.ones(n, dtype=torch.bool, device=row.device), edges.column
+        best, seen = self._best(over, which)
+        if over == "positives":
+            column = torch.where(seen == best[row], edges.column, m)
+            index = row.new_full((n,), m).scatter_reduce_(0, row, column, "amin")
+        else:  # a maximum with its place costs ten times one without: the lowest of equals counts most
+            backward = torch.arange(m, 0, -1, dtype=seen.dtype, device=seen.device)
+            index = m - torch.eq(seen, best[:, None], out=seen).mul_(backward).amax(1).long()
+        return best != (-torch.inf if which == "max" else torch.inf), index.clamp_(max=m - 1)
+
+    def extreme(self, over: Rule, which: Literal["max", "min"]) -> Float[Tensor, " n"]:
+        """The highest or lowest score of each query over a rule, without gradient; −∞ or ∞ where there is none."""
+        return self._best(over, which)[0]
+
+    def _best(self, over: Rule, which: Literal["max", "min"]) -> tuple[Tensor, Tensor]:
+        """What is extreme of each query, ±∞ where there is none; and where it was sought, in memory that may be used."""
+        edges, op, none = self.edges, f"a{which}", -torch.inf if which == "max" else torch.inf
+        if over == "positives":
+            near = self.near.detach()[:, 0]
+            if edges.single:
+                return near, near
+            return near.new_full((edges.shape[0],), none).scatter_reduce_(0, edges.row, near, op), near
+        scores = _filled(self.scores.detach().clone(), edges.left_out(over), none)
+        return scores.amax(1) if which == "max" else scores.amin(1), scores
+
+
+class _Whole(Tile):
+    """The whole matrix as one tile, whose relation is made when an element function asks for it."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        parameters: Mapping[str, Tensor],
+        statistics: Mapping[str, Tensor],
+        key_statistics: Mapping[str, Tensor],
+    ) -> None:
+        found = {
+            "pairs": pairs,
+            "parameters": parameters,
+            "rows": {name: value[:, None] for name, value in statistics.items()},
+            "columns": {name: value[None, :] for name, value in key_statistics.items()},
+        }
+        self.__dict__.update(found)
+
+    @cached_property
+    def relation(self) -> Relation:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.__dict__["pairs"].whole()
+
+
+def _filled(matrix: Tensor, places: Tensor | None, value: float) -> Tensor:
+    """The same matrix, changed."""
+    if places is not None:
+        matrix.view(-1).index_fill_(0, places, value)
+    return matrix
+
+
+def _add_up(values: Float[Tensor, " p"], row: Int[Tensor, " p"], n: int) -> Float[Tensor, " n"]:
+    return values.new_zeros(n).index_add(0, row, values)
+
+
+class _Hold(torch.autograd.Function):
+    """The scores, and once more those of the positives, so that their gradient is a list as well."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        x: Tensor,
+        y: Tensor | None,
+        scale: float | Tensor,
+        offsets: Tensor | None,
+        edges: Edges,
+        similarity: Similarity,
+        unit: bool,
+    ) -> tuple[Tensor, Tensor]:
+        sides, number, distances = Sides.of(x, y, unit), float(scale), None
+        if similarity == "dot":
+            scores = mm(sides.queries if number == 1.0 else sides.queries * number, sides.keys.T)
+        else:
+            scores = tile_scores(sides.queries, sides.keys, similarity, itself=y is None)
+            distances = scores if similarity == "euclidean" else None
+        if offsets is not None:
+            scores = scores + offsets
+        ctx.set_materialize_grads(False)
+        ctx.edges, ctx.number, ctx.similarity = edges, number, similarity
+        ctx.save_for_backward(x, y, scale if isinstance(scale, Tensor) else None, *sides[:3], distances)
+        near = scores.view(-1).index_select(0, edges.place) if len(edges.row) else scores.new_zeros(0)
+        return scores, near[:, None]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, y, scale, *sides, distances = ctx.saved_tensors
+        of_scores, of_near = gradients
+        if of_scores is None and of_near is None:
+            return (None,) * 7
+        with torch.no_grad():
+            slope = x.new_zeros(ctx.edges.shape) if of_scores is None else of_scores
+            if of_near is not None and len(of_near):
+                slope = slope.clone(memory_format=torch.contiguous_format) if of_scores is not None else slope
+                slope.view(-1).index_add_(0, ctx.edges.place, of_near[:, 0])
+            sides, wanted = Sides(*sides, own=y is None), ctx.needs_input_grad[:4]
+            dx, dy, dscale, doffsets = sides.pull(slope, wanted, ctx.number, ctx.similarity, distances)
+            found = dx, dy, None if dscale is None else dscale.view(scale.shape), doffsets
+        return *(once(gradient, x, y, scale) for gradient in found), None, None, None
+
+
+class _LogSumExp(torch.autograd.Function):
+    """``log Σ_j e^{power · v_ij}``, some places left out."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, left_out: Tensor | None, power: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        e = _filled(
+            values.clone(memory_format=torch.contiguous_format) if power == 1.0 else values * power,
+            left_out,
+            -torch.inf,
+        )
+        high = e.amax(1, keepdim=True)
+        high.clamp_(min=torch.finfo(high.dtype).min)  # of rows with nothing left
+        total = e.sub_(high).mul_(_LOG2E).exp2_().sum(1, keepdim=True)
+        ctx.power = power
+        ctx.save_for_backward(values, e, total)
+        return total.log().add_(high)[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, e, total = ctx.saved_tensors
+        with torch.no_grad():
+            share = gradients[0][:, None] / total.clamp(min=torch.finfo(total.dtype).tiny)
+            slope = e * (share if ctx.power == 1.0 else share * ctx.power)
+        return once(slope, values), None, None
+
+
+class _Sum(torch.autograd.Function):
+    """``Σ_j v_ij``, some places left out."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, left_out: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.left_out, ctx.shape = left_out, values.shape
+        if left_out is None:
+            return values.sum(1)
+        return _filled(values.clone(memory_format=torch.contiguous_format), left_out, 0.0).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        slope = gradients[0][:, None].expand(ctx.shape).clone(memory_format=torch.contiguous_format)
+        return _filled(slope, ctx.left_out, 0.0), None
+
+
+class _EdgesLogSumExp(torch.autograd.Function):
+    """``log Σ e^v`` of the values of each query; −∞ where it has none."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, row: Tensor, n: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        high = values.new_full((n,), -torch.inf).scatter_reduce_(0, row, values, "amax")
+        high.clamp_(min=torch.finfo(high.dtype).min)
+        e = (values - high.index_select(0, row)).exp_()
+        total = values.new_zeros(n).index_add_(0, row, e)
+        ctx.save_for_backward(values, e, total, row)
+        return total.log().add_(high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, e, total, row = ctx.saved_tensors
+        with torch.no_grad():
+            slope = e * (gradients[0] / total.clamp(min=torch.finfo(total.dtype).tiny)).index_select(0, row)
+        return once(slope, values), None, None

@@ -1,0 +1,90 @@
+"""The lists of a small batch say what the relation's masks say."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+
+import nearfar as nf
+from nearfar.pairs import Pairs
+from nearfar.scores import Scores
+from nearfar.scores.edges import Edges
+
+IDS = torch.tensor([3, 0, 3, 1, 0, 3, 2])
+MANY = torch.arange(150) % 40
+SOFT = torch.rand(6, 4, generator=torch.Generator().manual_seed(0)).where(torch.eye(4).repeat(2, 1)[:6] == 0, 0)
+
+RELATIONS = {
+    "ids": Pairs.from_ids(IDS, IDS.flip(0)),
+    "ids without oneself": Pairs.by_label(IDS).excluding_self(),
+    "many ids": Pairs.from_ids(MANY, MANY[:140]),
+    "many ids without oneself": Pairs.by_label(MANY).excluding_self(),
+    "own samples further on": Pairs((140, 150), Pairs.from_ids(MANY[5:145], MANY).parts, own=5),
+    "own samples before": Pairs((150, 140), Pairs.from_ids(MANY, MANY[5:145]).parts, own=-5),
+    "ids of no key": Pairs.from_ids(MANY, MANY + 20),
+    "unknown": Pairs.by_label(IDS - 1).excluding_self(),
+    "views": Pairs.views(4).excluding_self(),
+    "three views": Pairs.views(3, 3).excluding_self(),
+    "aligned": Pairs.aligned(5),
+    "aligned without oneself": Pairs.aligned(5).excluding_self(),
+    "two classes": Pairs.by_label(torch.arange(140) % 2).excluding_self(),
+    "rows left out": Pairs.from_ids(IDS, IDS).excluding(IDS, torch.arange(7)),
+    "soft": Pairs.by_label(SOFT).excluding_self(),
+    "union": (Pairs.views(3) | Pairs.by_label(IDS[:6])).excluding_self(),
+}
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_lists_are_the_masks(name):
+    pairs = RELATIONS[name]
+    edges, (positive, ignored, weight) = Edges.of(pairs, torch.float64), pairs.whole()
+    assert positive is not None
+    none = torch.zeros_like(positive)
+
+    def mask(places):
+        found = none.clone()
+        found.view(-1)[places if places is not None else torch.arange(0)] = True
+        return found
+
+    ignored = none if ignored is None else ignored
+    assert torch.equal(mask(edges.place), positive)
+    assert len(edges.place) == int(positive.sum())
+    assert torch.equal(edges.row, edges.row.sort().values)
+    assert torch.equal(mask(edges.left_out("candidates")), ignored)
+    assert torch.equal(mask(edges.left_out("negatives")), ignored | positive)
+    assert (edges.weight is None) == (weight is None)
+    if weight is not None:
+        torch.testing.assert_close(edges.weight, weight[edges.row, edges.column].double())
+    assert edges.single == bool((positive.sum(1) == 1).all())
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_hardest_and_log_sum_exps_are_the_dense_ones(name):
+    pairs = RELATIONS[name]
+    draw = torch.Generator().manual_seed(1)
+    x, y = (torch.randint(-1, 2, (size, 3), generator=draw).double() for size in pairs.shape)  # with ties
+    y = x if pairs.own == 0 else y
+    plans = [Scores(x, y, pairs, backend=backend) for backend in (None, "dense")]
+    assert plans[0].holds
+    for over, which in product(("positives", "negatives", "candidates"), ("max", "min")):
+        (value, exists, index), (other, some, place) = (scores.hardest(over, which) for scores in plans)
+        assert torch.equal(exists, some)
+        assert torch.equal(value, other)
+        assert torch.equal(index[some], place[some])
+        assert torch.equal(plans[0].extreme(over, which)[some], value[some])
+        assert plans[0].extreme(over, which)[~some].isinf().all()
+        own, wanted = (scores.powered(2.0).logsumexp(over) for scores in plans)
+        torch.testing.assert_close(own, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_one_row_are_its_own():
+    """One score is its own transpose, and a sum of one number the number itself: memory must not be shared."""
+    x, y = (torch.tensor([[a, 1.0]], dtype=torch.float64, requires_grad=True) for a in (0.5, -2.0))
+    found = [
+        torch.autograd.grad(nf.SigLIPLoss(backend=backend)(x, y, labels=torch.zeros(1, dtype=torch.long)), (x, y))
+        for backend in (None, "dense")
+    ]
+    torch.testing.assert_close(*found)
+    assert float(found[0][0].abs().sum()) > 0
