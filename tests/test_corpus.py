@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from nearfar.data.config import DataConfig
+from nearfar.data.loading import Loader
 from nearfar.data.open import open_corpus
 from nearfar.data.pixels import decode_image
 from nearfar.data.sources import SOURCES
@@ -270,6 +271,10 @@ class TestFolders:
         assert len(batch.columns["image"]) == len(batch.labels) == 2
         assert len(batch.bad) == 1
         assert str(big) in batch.bad[0]
+        alone = corpus.train.fetch([row])  # as the last piece of a part may hold no other row
+        assert (len(alone), len(alone.labels), len(alone.columns["image"]), len(alone.bad)) == (0, 0, 0, 1)
+        with pytest.raises(ValueError, match=r"none of the 1 rows of a batch could be read.*larger batch_size"):
+            list(Loader(corpus.train, 1, seed=0).batches(stop=len(corpus.train)))
 
     def test_an_empty_folder_says_what_is_wanted(self, tmp_path):
         with pytest.raises(ValueError, match="holds no image: files ending in"):
