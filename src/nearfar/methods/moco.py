@@ -29,8 +29,9 @@ class MoCo(Method):
         super().__init__(embedder, dim, setting)
         self.slow = Average(self.network, setting.config.momentum, buffers="keep")
         width = self.width or dim
-        self.queue = MemoryBank(setting.config.queue, width, gather=setting.gather)
+        self.queue = MemoryBank(setting.config.queue, width)
         self.queue.add(F.normalize(torch.randn(setting.config.queue, width), dim=1))
+        self.queue.gather = setting.gather  # only now: all ranks drew the same, and NCCL sends nothing that is on a CPU
         self.loss = InfoNCELoss(**setting.temperature)
 
     @override
