@@ -170,6 +170,32 @@ def test_classes_in_a_batch(tmp_path):
     assert all(e["loss"] > 0 for e in run.events("step"))
 
 
+def test_classes_that_are_held_out_as_a_whole_are_in_no_batch(tmp_path):
+    """A batch is drawn of the classes that there are to train on: fewer than the data have names for."""
+    x, y = torch.randn(120, 8), torch.arange(120) % 12
+    corpus = replace(vectors(), columns=vectors().columns[:1], class_names=tuple(map(str, range(30))))
+    corpus = replace(corpus, train=TensorPart({"x": x}, y), test=TensorPart({"x": x}, y + 12))
+    run = train(corpus, tmp_path, method="siamese", batch_size=60)
+    assert run.config.classes_per_batch is None
+
+
+def test_a_stream_of_many_classes_comes_in_its_order(tmp_path):
+    """Nobody can draw its rows by class, so that nobody asks for it."""
+    lines = "".join(f'{{"text": "word {i} and {i % 7}", "label": "c{i % 20}"}}\n' for i in range(80))
+    (tmp_path / "rows.jsonl").write_text(lines)
+    run = nf.train(
+        data=str(tmp_path / "rows.jsonl"), streaming=True, method="supcon", batch_size=16, steps=2, show=False,
+        out=str(tmp_path / "run"),
+    )  # fmt: skip
+    assert run.finished
+    assert run.config.classes_per_batch is None
+
+
+def test_labels_in_memory_need_no_names(tmp_path):
+    corpus = replace(vectors(), columns=vectors().columns[:1], class_names=())
+    assert train(corpus, tmp_path, method="joint").finished
+
+
 # ---- what is warned of -----------------------------------------------------------------------------------------------
 
 

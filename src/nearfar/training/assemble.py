@@ -31,13 +31,21 @@ def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool) -> TrainConf
     rows = None if isinstance(corpus.train, Stream) else len(corpus.train)
     if rows is not None and rows < 2:
         raise ValueError(f"{corpus.name} has {rows} rows to train on: wanted two at least")
-    config = config.resolved(rows=rows, method=method, classes=len(corpus.class_names), accelerated=accelerated)
+    labels = getattr(corpus.train, "labels", None)  # a stream has none that could be chosen by
+    trained = 0 if labels is None else len(labels[labels >= 0].unique())  # classes may be held out as a whole
+    config = config.resolved(rows=rows, method=method, classes=trained, accelerated=accelerated)
     known = watched_metrics(corpus, used_columns(method, corpus))
     if config.metric is not None and config.metric not in known:
         raise ValueError(f"metric is {config.metric!r}, and looks at these data give {', '.join(known) or 'none'}")
     if config.patience is not None and not known:
         raise ValueError("patience needs a metric, and data without labels or a second column give none: leave it out")
     return config
+
+
+def class_count(corpus: Corpus) -> int:
+    """How many class ids there are; labels in memory need no names."""
+    labels = getattr(corpus.train, "labels", None)
+    return len(corpus.class_names) or (0 if labels is None or not len(labels) else max(0, int(labels.max()) + 1))
 
 
 def watched_metrics(corpus: Corpus, columns: tuple[Column, ...]) -> tuple[str, ...]:
@@ -62,7 +70,7 @@ def make_method(
     """The method around an embedder."""
     assert config.method is not None
     module, _, name = METHODS[config.method].home.partition(":")
-    setting = Setting(config.method, columns, config, len(corpus.class_names), view, gather)
+    setting = Setting(config.method, columns, config, class_count(corpus), view, gather)
     return getattr(importlib.import_module(module), name)(embedder, embedder.dim, setting)
 
 

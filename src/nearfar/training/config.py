@@ -148,7 +148,7 @@ class TrainConfig(MethodConfig, DataConfig):
         Args:
             rows: Training rows; None: they are streamed, and not counted.
             method: As chosen.
-            classes: How many there are.
+            classes: How many there are among the training rows; 0 where rows come in an order of their own.
             accelerated: Whether the device is no CPU.
 
         Raises:
