@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import nearfar as nf
+from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Corpus, RawBatch, TensorPart
+from nearfar.data.open import open_corpus
 from nearfar.training.looks import look, watched_rows
 from nearfar.training.loop import Diverged, fit
 from nearfar.training.progress import Progress
@@ -189,6 +191,24 @@ def test_a_stream_of_many_classes_comes_in_its_order(tmp_path):
     )  # fmt: skip
     assert run.finished
     assert run.config.classes_per_batch is None
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-13])
+def test_numbers_given_by_hand_are_embedded_as_those_of_the_file(unit, tmp_path):
+    """Whatever their unit, and whatever else is embedded with them."""
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)) + torch.tensor([30.0, -2.0])
+    lines = "".join(f"{a * unit!r},{b * unit!r},c{i % 2}\n" for i, (a, b) in enumerate(x.tolist()))
+    (tmp_path / "n.csv").write_text("a,b,label\n" + lines)
+    options = {"data": str(tmp_path / "n.csv"), "steps": 2, "show": False, "method": "siamese"}
+    embedder = nf.train(**options, out=str(tmp_path / "run")).embedder()
+    part = open_corpus(DataConfig(str(tmp_path / "n.csv"))).test
+    assert part is not None
+    of_file = embedder.embed(part.fetch(range(len(part))).columns["vector"])
+    places = [int(part.name(row).rpartition(":")[2]) - 2 for row in range(len(part))]
+    torch.testing.assert_close(embedder.embed(x[places] * unit), of_file)
+    assert of_file.std(0).mean() > 0.01  # the columns were not taken for constant ones
+    scaled = embedder.towers["vector"].standardise(x * unit)
+    torch.testing.assert_close(scaled.std(0), torch.ones(2), atol=0.3, rtol=0)
 
 
 def test_labels_in_memory_need_no_names(tmp_path):
