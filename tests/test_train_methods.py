@@ -154,6 +154,21 @@ def test_moco_by_hand():
     torch.testing.assert_close(method.queue.rows, torch.cat([queue[6:], k.detach()]))
 
 
+def test_moco_leaves_out_past_keys_of_the_same_thing():
+    method = build("moco", view=shifted, queue=8)
+    given = batch(groups=torch.tensor([0, 0, 1, 1, 2, -1]))
+    method(given)
+    method.after_step(1)
+    start, slow, queue = method.embedder.line, method.slow.module.embedder.line, method.queue.rows
+    x, unit = given.columns["x"], torch.nn.functional.normalize
+    q, k = unit(start(x + 0.1), dim=1), unit(slow(x + 0.2), dim=1)
+    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], 1) / 0.2
+    for row, same in enumerate([(0, 1), (0, 1), (2, 3), (2, 3), (4,), (5,)]):  # two random rows are left before them
+        logits[row, [3 + at for at in same]] = -torch.inf
+    wanted = torch.nn.functional.cross_entropy(logits, torch.zeros(6, dtype=torch.int64))
+    torch.testing.assert_close(method(given)["info_nce"], wanted)
+
+
 def test_moco_is_built_without_a_word_between_ranks(monkeypatch):
     """It is built on the CPU, and NCCL knows GPUs alone."""
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
