@@ -102,6 +102,15 @@ class TestTables:
             lines = [int(part.name(row).rpartition(":")[2]) - 2 for row in range(len(part))]
             assert held.tolist() == [[line, 2000 + line] for line in lines]
 
+    def test_measurements_and_a_word_are_a_vector(self, tmp_path):
+        """A word that no usual name calls a text is no input beside several numbers: it names a class, or a thing."""
+        path = write(
+            tmp_path / "iris.csv", "length,width,species\n" + "".join(f"{i}.5,{i},s{i % 3}\n" for i in range(9))
+        )
+        assert [(c.name, c.kind) for c in open_corpus(DataConfig(path)).columns] == [("vector", "vector")]
+        assert open_corpus(DataConfig(path, label="species")).class_names == ("s0", "s1", "s2")
+        assert open_corpus(DataConfig(path, text="species")).columns[0].kind == "text"
+
     def test_lists_of_numbers_are_vectors_and_lists_of_those_series(self, tmp_path):
         lines = "".join(json.dumps({"embedding": [i, 2, 3], "label": "ab"[i % 2]}) + "\n" for i in range(6))
         corpus = open_corpus(DataConfig(write(tmp_path / "v.jsonl", lines)))

@@ -211,6 +211,18 @@ def test_numbers_given_by_hand_are_embedded_as_those_of_the_file(unit, tmp_path)
     torch.testing.assert_close(scaled.std(0), torch.ones(2), atol=0.3, rtol=0)
 
 
+def test_triplets_want_a_positive_too(tmp_path):
+    first, negative = texts(columns=3).columns[0], texts(columns=3).columns[2]
+    corpus = replace(texts(columns=3), columns=(first, negative))
+    with pytest.raises(ValueError, match="'triplet' needs labels, or a positive and a negative column"):
+        train(corpus, tmp_path, method="triplet")
+
+
+def test_what_is_read_and_how_is_said_at_the_start(tmp_path, capsys):
+    nf.train(corpus=vectors(), method="simclr", steps=2, batch_size=32, out=str(tmp_path / "run"))
+    assert "vectors: x (vector) · method simclr · 2 steps of 32 rows\n" in capsys.readouterr().err
+
+
 def test_labels_in_memory_need_no_names(tmp_path):
     corpus = replace(vectors(), columns=vectors().columns[:1], class_names=())
     assert train(corpus, tmp_path, method="joint").finished

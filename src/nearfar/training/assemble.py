@@ -18,7 +18,8 @@ def what_it_holds(corpus: Corpus) -> Holds:
     """What a method may ask of the data."""
     kinds = tuple(column.kind for column in corpus.columns if column.role != "negative")
     labelled = bool(corpus.class_names) or getattr(corpus.train, "labels", None) is not None
-    return Holds(kinds, labelled, any(column.role == "negative" for column in corpus.columns))
+    roles = {column.role for column in corpus.columns}
+    return Holds(kinds, labelled, roles >= {"positive", "negative"})
 
 
 def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool) -> TrainConfig:
