@@ -22,7 +22,7 @@ def what_it_holds(corpus: Corpus) -> Holds:
     return Holds(kinds, labelled, roles >= {"positive", "negative"})
 
 
-def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool) -> TrainConfig:
+def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool, world: int = 1) -> TrainConfig:
     """The configuration with the method, and every default that depends on the data.
 
     Raises:
@@ -34,7 +34,7 @@ def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool) -> TrainConf
         raise ValueError(f"{corpus.name} has {rows} rows to train on: wanted two at least")
     labels = getattr(corpus.train, "labels", None)  # a stream has none that could be chosen by
     trained = 0 if labels is None else len(labels[labels >= 0].unique())  # classes may be held out as a whole
-    config = config.resolved(rows=rows, method=method, classes=trained, accelerated=accelerated)
+    config = config.resolved(rows=rows, method=method, classes=trained, accelerated=accelerated, world=world)
     known = watched_metrics(corpus, used_columns(method, corpus))
     if config.metric is not None and config.metric not in known:
         raise ValueError(f"metric is {config.metric!r}, and looks at these data give {', '.join(known) or 'none'}")
