@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from nearfar.data.config import DataConfig
+from nearfar.data.loading import Loader
 from nearfar.data.open import open_corpus
 from nearfar.data.pixels import decode_image
 from nearfar.data.sources import SOURCES
@@ -90,17 +91,25 @@ class TestTables:
         with pytest.raises(ValueError, match=r"has the columns first, second: none is an input.*--text"):
             open_corpus(DataConfig(path))
 
-    def test_numbers_become_a_vector_scaled_by_the_training_rows(self, tmp_path):
-        path = write(
-            tmp_path / "n.csv", "x,label,year\n" + "".join(f"{i},c{i % 2},{2_000_000_000 + i}\n" for i in range(30))
-        )
+    def test_numbers_become_a_vector_as_they_are(self, tmp_path):
+        """The encoder scales them: rows of another file, or given by hand, must not be scaled by their own mean."""
+        path = write(tmp_path / "n.csv", "x,label,year\n" + "".join(f"{i},c{i % 2},{2000 + i}\n" for i in range(30)))
         corpus = open_corpus(DataConfig(path))
         assert (corpus.columns[0].kind, corpus.channels, corpus.class_names) == ("vector", 2, ("c0", "c1"))
-        train = corpus.train.fetch(range(len(corpus.train))).columns["vector"]
-        torch.testing.assert_close(train.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
-        torch.testing.assert_close(train.std(0, correction=0), torch.ones(2))
-        test = corpus.test.fetch(range(len(corpus.test))).columns["vector"]
-        torch.testing.assert_close(test[:, 0], test[:, 1])  # years differ by what x differs by
+        for part in (corpus.train, corpus.test):
+            held = part.fetch(range(len(part))).columns["vector"]
+            assert held.dtype == torch.float32
+            lines = [int(part.name(row).rpartition(":")[2]) - 2 for row in range(len(part))]
+            assert held.tolist() == [[line, 2000 + line] for line in lines]
+
+    def test_measurements_and_a_word_are_a_vector(self, tmp_path):
+        """A word that no usual name calls a text is no input beside several numbers: it names a class, or a thing."""
+        path = write(
+            tmp_path / "iris.csv", "length,width,species\n" + "".join(f"{i}.5,{i},s{i % 3}\n" for i in range(9))
+        )
+        assert [(c.name, c.kind) for c in open_corpus(DataConfig(path)).columns] == [("vector", "vector")]
+        assert open_corpus(DataConfig(path, label="species")).class_names == ("s0", "s1", "s2")
+        assert open_corpus(DataConfig(path, text="species")).columns[0].kind == "text"
 
     def test_lists_of_numbers_are_vectors_and_lists_of_those_series(self, tmp_path):
         lines = "".join(json.dumps({"embedding": [i, 2, 3], "label": "ab"[i % 2]}) + "\n" for i in range(6))
@@ -270,6 +279,10 @@ class TestFolders:
         assert len(batch.columns["image"]) == len(batch.labels) == 2
         assert len(batch.bad) == 1
         assert str(big) in batch.bad[0]
+        alone = corpus.train.fetch([row])  # as the last piece of a part may hold no other row
+        assert (len(alone), len(alone.labels), len(alone.columns["image"]), len(alone.bad)) == (0, 0, 0, 1)
+        with pytest.raises(ValueError, match=r"none of the 1 rows of a batch could be read.*larger batch_size"):
+            list(Loader(corpus.train, 1, seed=0).batches(stop=len(corpus.train)))
 
     def test_an_empty_folder_says_what_is_wanted(self, tmp_path):
         with pytest.raises(ValueError, match="holds no image: files ending in"):

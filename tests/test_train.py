@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import nearfar as nf
+from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Corpus, RawBatch, TensorPart
+from nearfar.data.open import open_corpus
 from nearfar.training.looks import look, watched_rows
 from nearfar.training.loop import Diverged, fit
 from nearfar.training.progress import Progress
@@ -168,6 +170,62 @@ def test_classes_in_a_batch(tmp_path):
     run = train(corpus, tmp_path, method="siamese", batch_size=16)
     assert run.config.classes_per_batch == 4
     assert all(e["loss"] > 0 for e in run.events("step"))
+
+
+def test_classes_that_are_held_out_as_a_whole_are_in_no_batch(tmp_path):
+    """A batch is drawn of the classes that there are to train on: fewer than the data have names for."""
+    x, y = torch.randn(120, 8), torch.arange(120) % 12
+    corpus = replace(vectors(), columns=vectors().columns[:1], class_names=tuple(map(str, range(30))))
+    corpus = replace(corpus, train=TensorPart({"x": x}, y), test=TensorPart({"x": x}, y + 12))
+    run = train(corpus, tmp_path, method="siamese", batch_size=60)
+    assert run.config.classes_per_batch is None
+
+
+def test_a_stream_of_many_classes_comes_in_its_order(tmp_path):
+    """Nobody can draw its rows by class, so that nobody asks for it."""
+    lines = "".join(f'{{"text": "word {i} and {i % 7}", "label": "c{i % 20}"}}\n' for i in range(80))
+    (tmp_path / "rows.jsonl").write_text(lines)
+    run = nf.train(
+        data=str(tmp_path / "rows.jsonl"), streaming=True, method="supcon", batch_size=16, steps=2, show=False,
+        out=str(tmp_path / "run"),
+    )  # fmt: skip
+    assert run.finished
+    assert run.config.classes_per_batch is None
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-13])
+def test_numbers_given_by_hand_are_embedded_as_those_of_the_file(unit, tmp_path):
+    """Whatever their unit, and whatever else is embedded with them."""
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)) + torch.tensor([30.0, -2.0])
+    lines = "".join(f"{a * unit!r},{b * unit!r},c{i % 2}\n" for i, (a, b) in enumerate(x.tolist()))
+    (tmp_path / "n.csv").write_text("a,b,label\n" + lines)
+    options = {"data": str(tmp_path / "n.csv"), "steps": 2, "show": False, "method": "siamese"}
+    embedder = nf.train(**options, out=str(tmp_path / "run")).embedder()
+    part = open_corpus(DataConfig(str(tmp_path / "n.csv"))).test
+    assert part is not None
+    of_file = embedder.embed(part.fetch(range(len(part))).columns["vector"])
+    places = [int(part.name(row).rpartition(":")[2]) - 2 for row in range(len(part))]
+    torch.testing.assert_close(embedder.embed(x[places] * unit), of_file)
+    assert of_file.std(0).mean() > 0.01  # the columns were not taken for constant ones
+    scaled = embedder.towers["vector"].standardise(x * unit)
+    torch.testing.assert_close(scaled.std(0), torch.ones(2), atol=0.3, rtol=0)
+
+
+def test_triplets_want_a_positive_too(tmp_path):
+    first, negative = texts(columns=3).columns[0], texts(columns=3).columns[2]
+    corpus = replace(texts(columns=3), columns=(first, negative))
+    with pytest.raises(ValueError, match="'triplet' needs labels, or a positive and a negative column"):
+        train(corpus, tmp_path, method="triplet")
+
+
+def test_what_is_read_and_how_is_said_at_the_start(tmp_path, capsys):
+    nf.train(corpus=vectors(), method="simclr", steps=2, batch_size=32, out=str(tmp_path / "run"))
+    assert "vectors: x (vector) · method simclr · 2 steps of 32 rows\n" in capsys.readouterr().err
+
+
+def test_labels_in_memory_need_no_names(tmp_path):
+    corpus = replace(vectors(), columns=vectors().columns[:1], class_names=())
+    assert train(corpus, tmp_path, method="joint").finished
 
 
 # ---- what is warned of -----------------------------------------------------------------------------------------------

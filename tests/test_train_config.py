@@ -92,6 +92,7 @@ def test_the_resolved_configuration_is_one(tmp_path):
     [
         ({}, {"rows": 100, "classes": 0}, {"batch_size": 100, "steps": 20, "lr": 1e-3}),
         ({"optimizer": "sgd", "batch_size": 512}, {"rows": 5120, "classes": 0}, {"lr": 0.1, "steps": 200}),
+        ({}, {"rows": 99, "classes": 0, "world": 2}, {"batch_size": 98, "steps": 20}),
         ({"quick": True}, {"rows": 60_000, "classes": 0}, {"steps": 100, "eval_every": 10}),
         ({"steps": 7}, {"rows": None, "classes": 0}, {"steps": 7}),
         ({"batch_size": 64}, {"rows": 6400, "classes": 500}, {"classes_per_batch": 16}),

@@ -11,6 +11,7 @@ from torch import nn
 
 import nearfar as nf
 from nearfar.data.corpus import Column, Corpus, TensorPart
+from nearfar.data.streams import hashed
 from nearfar.methods.base import Batch, Setting
 from nearfar.methods.config import MethodConfig
 from nearfar.methods.table import METHODS, Holds, choose_method
@@ -151,6 +152,43 @@ def test_moco_by_hand():
     slow = method.slow.module.embedder.line.weight
     torch.testing.assert_close(slow, 0.75 * start.weight + 0.25 * method.embedder.line.weight)
     torch.testing.assert_close(method.queue.rows, torch.cat([queue[6:], k.detach()]))
+
+
+def test_moco_leaves_out_past_keys_of_the_same_thing():
+    method = build("moco", view=shifted, queue=8)
+    given = batch(groups=torch.tensor([0, 0, 1, 1, 2, -1]))
+    method(given)
+    method.after_step(1)
+    start, slow, queue = method.embedder.line, method.slow.module.embedder.line, method.queue.rows
+    x, unit = given.columns["x"], torch.nn.functional.normalize
+    q, k = unit(start(x + 0.1), dim=1), unit(slow(x + 0.2), dim=1)
+    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], 1) / 0.2
+    for row, same in enumerate([(0, 1), (0, 1), (2, 3), (2, 3), (4,), (5,)]):  # two random rows are left before them
+        logits[row, [3 + at for at in same]] = -torch.inf
+    wanted = torch.nn.functional.cross_entropy(logits, torch.zeros(6, dtype=torch.int64))
+    torch.testing.assert_close(method(given)["info_nce"], wanted)
+
+
+def test_moco_is_built_without_a_word_between_ranks(monkeypatch):
+    """It is built on the CPU, and NCCL knows GPUs alone."""
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    setting = Setting("moco", X, MethodConfig(queue=8, projection=0), view=shifted, gather=True)
+    method = METHODS["moco"].home.rpartition(":")[2]
+    queue = getattr(__import__("nearfar.methods.moco", fromlist=[method]), method)(Line(), 4, setting).queue
+    assert len(queue.rows) == 8
+    assert queue.gather
+
+
+def test_ids_of_a_stream_are_known_to_all_losses():
+    """None is negative, which would mean unknown: the row would be left out."""
+    groups = torch.tensor([hashed(f"person {i}") for i in range(200)])
+    ids = Batch(torch.arange(200), {}, groups=groups).ids
+    assert ids is not None
+    assert bool((ids % 3 == 0).all())
+    assert bool((ids >= 0).all())
+    assert len(ids.unique()) == 200
 
 
 @pytest.mark.parametrize("name", ["simclr", "simcse", "supcon", "pairs", "clip"])

@@ -122,7 +122,8 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
     if image is None and text is None and len(images) == 1:
         image = take(images[0])
     texts = [name for name, kind in free.items() if kind == "text"]
-    if image is None and text is None and len(texts) == 1:
+    measured = sum(kind == "number" for kind in free.values()) > 1  # a lone word beside numbers, as a flower's name
+    if image is None and text is None and len(texts) == 1 and not measured:
         text = take(texts[0])
     listed = next((name for name, kind in free.items() if kind in ("vector", "series") and name not in negatives), None)
     inputs: list[Column] = []

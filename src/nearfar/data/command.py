@@ -70,6 +70,8 @@ def run(config: ViewsConfig) -> int:
         batch = next(Loader(part, config.rows, seed=config.seed).batches())
     else:
         raise ValueError(f"{corpus.name} has no test part")
+    if not len(batch):
+        raise ValueError(f"none of {len(batch.bad)} images could be read; the first: {batch.bad[0]}")
     channels = corpus.channels or 3
     view = make_view("image", config.recipe, corpus.size, channels, mean=[0.0] * channels, std=[1.0] * channels)
     images = batch.columns[column.name]

@@ -115,6 +115,11 @@ class Loader:
         """
         raw = islice(self._raw(at_least("start", start, 0)), None if stop is None else max(stop - start, 0))
         for batch in raw:
+            if not len(batch):
+                raise ValueError(
+                    f"none of the {self.batch_size} rows of a batch could be read; the first: {batch.bad[0]}: mend them, or "
+                    "pass a larger batch_size"
+                )
             prepared = batch if self.prepare is None else self.prepare(batch)
             yield pinned(prepared) if self.pin else prepared
 

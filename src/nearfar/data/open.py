@@ -184,10 +184,9 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
         own = [None if ids is None else ids[at] for ids in (labels, groups)]
         if numbers is None:
             return TablePart(table, fields, rows[at], own[0], own[1], sheet.where, config.skip_bad)
-        fit = numbers[rows[train]]  # scaled before rounding to float32, which would eat the spread of years or prices
-        spread = fit.std(0, correction=0)
-        scaled = (numbers[rows[at]] - fit.mean(0)) / spread.where(spread > 0, 1.0)
-        return TensorPart({"vector": scaled.float()}, own[0], own[1], [sheet.where(row) for row in rows[at].tolist()])
+        # As they are: the encoder scales by what it was trained on, and so embeds the rows of any other file alike.
+        held = numbers[rows[at]].float()
+        return TensorPart({"vector": held}, own[0], own[1], [sheet.where(row) for row in rows[at].tolist()])
 
     first = chosen.inputs[0]
     if first.kind in ("vector", "series"):

@@ -141,7 +141,7 @@ def decode(
         The columns, the positions of the rows that could be decoded, and what is wrong with the others.
 
     Raises:
-        ValueError: If one cannot be and bad rows are not skipped, or if none can.
+        ValueError: If one cannot be and bad rows are not skipped.
     """
     kept: list[int] = []
     bad: list[str] = []
@@ -164,12 +164,12 @@ def decode(
         kept.append(position)
         for column, value in zip(read, values):
             column.append(value)
-    if rows and not kept:
-        raise ValueError(f"none of {len(rows)} rows could be read; the first: {bad[0]}")
     columns: dict[str, Raw] = {}
     for field, values in zip(fields, read):
         if field.column.kind != "text" and len({value.shape for value in values}) > 1:
             shapes = sorted({tuple(value.shape) for value in values})
             raise ValueError(f"column {field.source!r} holds {shapes[0]} and {shapes[1]}: wanted one shape in all rows")
-        columns[field.column.name] = values if field.column.kind == "text" else torch.stack(values)
+        columns[field.column.name] = (
+            values if field.column.kind == "text" else torch.stack(values) if kept else torch.empty(0)
+        )  # of a short piece of a part all may be bad
     return columns, kept, tuple(bad)

@@ -140,7 +140,8 @@ def _array_tower(
     if kind == "image":
         values = values.float() / (255 if values.dtype == torch.uint8 else 1)
     std, mean = torch.std_mean(values.float(), [axis for axis in range(values.ndim) if axis != 1], correction=0)
-    std = torch.where(std > 1e-6, std, torch.ones_like(std))  # a constant column says nothing: it becomes zero
+    # A constant column says nothing: it becomes zero. It is told by rounding, not by its unit: fields of brains have 1e-13 T.
+    std = torch.where(std > torch.finfo(std.dtype).eps * mean.abs(), std, torch.ones_like(std))
     return build_tower(kind, spec, mean=mean, std=std, pretrained=pretrained, allow_code=True)
 
 

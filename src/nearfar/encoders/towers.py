@@ -94,7 +94,7 @@ class ArrayTower(Tower):
         image = kind == "image"
         across = (shape[0], *(1 for _ in shape[1:]))
         self.register_buffer("mean", _statistic(mean, 0.5 if image else 0.0, across))
-        self.register_buffer("std", _statistic(std, 0.25 if image else 1.0, across).clamp(min=1e-6))
+        self.register_buffer("std", _statistic(std, 0.25 if image else 1.0, across).clamp(min=1e-30))
 
     def standardise(self, values: Tensor) -> Float[Tensor, "b ..."]:
         """``(x − mean) / std`` by channel or column; images: floats in [0, 1]."""

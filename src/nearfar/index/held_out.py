@@ -93,6 +93,8 @@ def embed_held_out(run: Run, most: int, kind: Kind | None = None, seed: int = 0,
             held = batch.columns[column.name]
             found[at].append(run.embed(column.kind, held))
             raw[at].append(held)
+    if not rows:
+        raise ValueError(f"none of the {len(order)} rows of {corpus.name} to look at could be read")
     joined = [torch.cat(ids) if ids and ids[0] is not None else None for ids in (labels, groups)]
     return HeldOut(
         corpus, part, tested, torch.cat(rows), used, [torch.cat(z) for z in found], [_join(r) for r in raw], *joined

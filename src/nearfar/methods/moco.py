@@ -16,21 +16,24 @@ from nearfar.encoders.memory import MemoryBank
 from nearfar.encoders.momentum import Average
 from nearfar.losses.softmax import InfoNCELoss
 from nearfar.methods.base import Batch, Method, Setting, Side
+from nearfar.pairs import Pairs
 
 
 class MoCo(Method):
     """MoCo (He et al. 2020, arXiv:1911.05722, algorithm 1) with a projection head, as in its second version.
 
     The queue starts full of random directions, as in the authors' code. Queue and slow encoder are buffers of the
-    method: a checkpoint holds them. Under several ranks the queue takes the keys of all.
+    method: a checkpoint holds them. Under several ranks the queue takes the keys of all. Where rows have ids, keys of the
+    same thing are left out of the queue's.
     """
 
     def __init__(self, embedder: nn.Module, dim: int, setting: Setting) -> None:
         super().__init__(embedder, dim, setting)
         self.slow = Average(self.network, setting.config.momentum, buffers="keep")
         width = self.width or dim
-        self.queue = MemoryBank(setting.config.queue, width, gather=setting.gather)
+        self.queue = MemoryBank(setting.config.queue, width)
         self.queue.add(F.normalize(torch.randn(setting.config.queue, width), dim=1))
+        self.queue.gather = setting.gather  # only now: all ranks drew the same, and NCCL sends nothing that is on a CPU
         self.loss = InfoNCELoss(**setting.temperature)
 
     @override
@@ -43,12 +46,18 @@ class MoCo(Method):
         with self.autocast():
             (keys,) = self.slow([self._other])
         self._keys = F.normalize(keys.float(), dim=1)
-        return {"info_nce": self.loss(outputs[0], self._keys, self.queue.rows)}
+        self._ids = batch.ids
+        if self._ids is None:
+            return {"info_nce": self.loss(outputs[0], self._keys, self.queue.rows)}
+        own = torch.full((len(batch), len(batch)), math.nan, device=self._keys.device).fill_diagonal_(1.0)
+        past = torch.where(self._ids[:, None] == self.queue.ids, math.nan, 0.0)  # the same thing's key is left out
+        pairs = Pairs.from_matrix(torch.cat([own, past], 1))
+        return {"info_nce": self.loss(outputs[0], torch.cat([self._keys, self.queue.rows]), pairs=pairs)}
 
     @override
     def after_step(self, step: int) -> None:
         self.slow.update(self.network)
-        self.queue.add(self._keys)
+        self.queue.add(self._keys, ids=self._ids)
 
     @override
     def chance(self, rows: int) -> float | None:

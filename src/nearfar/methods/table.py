@@ -53,6 +53,7 @@ class Holds:
     """The kind of each column, the anchor's first; negatives are left out."""
     labels: bool
     negatives: bool = False
+    """Beside positives: triplets."""
 
 
 def choose_method(given: str | None, holds: Holds) -> str:

@@ -18,10 +18,11 @@ def what_it_holds(corpus: Corpus) -> Holds:
     """What a method may ask of the data."""
     kinds = tuple(column.kind for column in corpus.columns if column.role != "negative")
     labelled = bool(corpus.class_names) or getattr(corpus.train, "labels", None) is not None
-    return Holds(kinds, labelled, any(column.role == "negative" for column in corpus.columns))
+    roles = {column.role for column in corpus.columns}
+    return Holds(kinds, labelled, roles >= {"positive", "negative"})
 
 
-def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool) -> TrainConfig:
+def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool, world: int = 1) -> TrainConfig:
     """The configuration with the method, and every default that depends on the data.
 
     Raises:
@@ -31,13 +32,21 @@ def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool) -> TrainConf
     rows = None if isinstance(corpus.train, Stream) else len(corpus.train)
     if rows is not None and rows < 2:
         raise ValueError(f"{corpus.name} has {rows} rows to train on: wanted two at least")
-    config = config.resolved(rows=rows, method=method, classes=len(corpus.class_names), accelerated=accelerated)
+    labels = getattr(corpus.train, "labels", None)  # a stream has none that could be chosen by
+    trained = 0 if labels is None else len(labels[labels >= 0].unique())  # classes may be held out as a whole
+    config = config.resolved(rows=rows, method=method, classes=trained, accelerated=accelerated, world=world)
     known = watched_metrics(corpus, used_columns(method, corpus))
     if config.metric is not None and config.metric not in known:
         raise ValueError(f"metric is {config.metric!r}, and looks at these data give {', '.join(known) or 'none'}")
     if config.patience is not None and not known:
         raise ValueError("patience needs a metric, and data without labels or a second column give none: leave it out")
     return config
+
+
+def class_count(corpus: Corpus) -> int:
+    """How many class ids there are; labels in memory need no names."""
+    labels = getattr(corpus.train, "labels", None)
+    return len(corpus.class_names) or (0 if labels is None or not len(labels) else max(0, int(labels.max()) + 1))
 
 
 def watched_metrics(corpus: Corpus, columns: tuple[Column, ...]) -> tuple[str, ...]:
@@ -62,7 +71,7 @@ def make_method(
     """The method around an embedder."""
     assert config.method is not None
     module, _, name = METHODS[config.method].home.partition(":")
-    setting = Setting(config.method, columns, config, len(corpus.class_names), view, gather)
+    setting = Setting(config.method, columns, config, class_count(corpus), view, gather)
     return getattr(importlib.import_module(module), name)(embedder, embedder.dim, setting)
 
 

@@ -142,14 +142,17 @@ class TrainConfig(MethodConfig, DataConfig):
                 return cls.of(value if equals else arguments[place + 1])
         return None
 
-    def resolved(self, *, rows: int | None, method: str, classes: int, accelerated: bool) -> TrainConfig:
+    def resolved(
+        self, *, rows: int | None, method: str, classes: int, accelerated: bool, world: int = 1
+    ) -> TrainConfig:
         """The same with every default filled in that depends on the data.
 
         Args:
             rows: Training rows; None: they are streamed, and not counted.
             method: As chosen.
-            classes: How many there are.
+            classes: How many there are among the training rows; 0 where rows come in an order of their own.
             accelerated: Whether the device is no CPU.
+            world: Ranks, which share a batch: where rows are too few for it, it has as many for each.
 
         Raises:
             ValueError: If rows are streamed and no number of steps is given.
@@ -160,8 +163,8 @@ class TrainConfig(MethodConfig, DataConfig):
             (60, 0.001, 6)
         """
         batch = self.batch_size * self.accumulate
-        if rows is not None:
-            batch = min(batch, rows)
+        if rows is not None and rows < batch:
+            batch = max(rows // world, 1) * world
         steps = self.steps
         if steps is None and rows is None:
             if self.epochs is not None or not self.quick:

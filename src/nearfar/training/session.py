@@ -109,6 +109,11 @@ class Session:
         assert config.steps is not None
         if self.reason is not None:  # killed between its last checkpoint and its last word, or not at all
             return self._finish(self.first, self.seconds)
+        setting = self.trainer.method.setting
+        read = ", ".join(f"{column.name} ({column.kind})" for column in setting.columns)
+        self.progress.say(
+            f"{self.trainer.corpus.name}: {read} · method {setting.name} · {config.steps} steps of {config.batch_size} rows"
+        )
         for line in self.trainer.corpus.bad:
             self.progress.say(f"left out: {line}")
         if self.first == 0 and self.main:

@@ -70,7 +70,7 @@ def train(
     facts = _data_facts(corpus)
     if run is not None:
         _check_same(run, "data", facts)
-    settled = resolve(asked, corpus, fabric.device.type != "cpu")
+    settled = resolve(asked, corpus, fabric.device.type != "cpu", fabric.world_size)
     torch.manual_seed(settled.seed)
     embedder = _embedder(settled, corpus) if embedder is None else embedder
     trainer = Trainer(settled, corpus, embedder, fabric)
