@@ -134,6 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--model", default="resnet-small")
+    parser.add_argument("--width", type=int, default=32, help="channels of resnet-small's stem; 16 is ResNet-20's")
     parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results" / "throughput.json"))
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
@@ -144,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     corpus = open_corpus(config)
     config = resolve(config, corpus, False)
     torch.manual_seed(0)
-    embedder = make_embedder(corpus, asked.model)
+    embedder = make_embedder(corpus, asked.model, options={"image": {"width": asked.width}})
     contenders: dict[str, Steps] = {"nearfar": ours(config, corpus, embedder)}
     for workers in (0, 2):
         contenders[f"lightly, {workers} workers"] = lightly(config, corpus, embedder, workers)
@@ -187,7 +188,7 @@ def report(
     print(f"by processor time, without worker processes: {alone:.2f} times, channels first {plain:.2f} times")
     result = {
         "processor_ratio": alone, "processor_ratio_channels_first": plain,
-        "data": asked.data, "model": asked.model, "batch": asked.batch, "steps": asked.steps, "seconds_a_step": seconds,
+        "data": asked.data, "model": asked.model, "width": asked.width, "batch": asked.batch, "steps": asked.steps, "seconds_a_step": seconds,
         "processor_seconds_a_step": busy,
         "median": middle, "loss": losses, "peer": peer, "ratio": statistics.median(ratios), "ratios": ratios,
         "environment": describe_machine(torch.device("cpu"), asked.threads),
