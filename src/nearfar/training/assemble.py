@@ -31,13 +31,19 @@ def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool) -> TrainConf
     rows = None if isinstance(corpus.train, Stream) else len(corpus.train)
     if rows is not None and rows < 2:
         raise ValueError(f"{corpus.name} has {rows} rows to train on: wanted two at least")
-    config = config.resolved(rows=rows, method=method, classes=len(corpus.class_names), accelerated=accelerated)
+    config = config.resolved(rows=rows, method=method, classes=_classes_trained_on(corpus), accelerated=accelerated)
     known = watched_metrics(corpus, used_columns(method, corpus))
     if config.metric is not None and config.metric not in known:
         raise ValueError(f"metric is {config.metric!r}, and looks at these data give {', '.join(known) or 'none'}")
     if config.patience is not None and not known:
         raise ValueError("patience needs a metric, and data without labels or a second column give none: leave it out")
     return config
+
+
+def _classes_trained_on(corpus: Corpus) -> int:
+    """Where whole identities are held out, fewer classes than the data name."""
+    labels = None if isinstance(corpus.train, Stream) else corpus.train.labels
+    return len(corpus.class_names) if labels is None else len(labels[labels >= 0].unique())
 
 
 def watched_metrics(corpus: Corpus, columns: tuple[Column, ...]) -> tuple[str, ...]:
