@@ -188,7 +188,8 @@ def report(
     print(f"by processor time, without worker processes: {alone:.2f} times, channels first {plain:.2f} times")
     result = {
         "processor_ratio": alone, "processor_ratio_channels_first": plain,
-        "data": asked.data, "model": asked.model, "width": asked.width, "batch": asked.batch, "steps": asked.steps, "seconds_a_step": seconds,
+        "data": asked.data, "model": asked.model, "width": asked.width, "batch": asked.batch, "steps": asked.steps,
+        "seconds_a_step": seconds,
         "processor_seconds_a_step": busy,
         "median": middle, "loss": losses, "peer": peer, "ratio": statistics.median(ratios), "ratios": ratios,
         "environment": describe_machine(torch.device("cpu"), asked.threads),

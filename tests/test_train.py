@@ -220,7 +220,9 @@ def test_triplets_want_a_positive_too(tmp_path):
 
 def test_what_is_read_and_how_is_said_at_the_start(tmp_path, capsys):
     nf.train(corpus=vectors(), method="simclr", steps=2, batch_size=32, out=str(tmp_path / "run"))
-    assert "vectors: x (vector) · method simclr · 2 steps of 32 rows\n" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "vectors: 128 rows to train on, 64 held out · x (vector) · 4 classes\n" in told
+    assert "method simclr · encoder mlp · 2 steps of 32 rows\n" in told
 
 
 def test_labels_in_memory_need_no_names(tmp_path):

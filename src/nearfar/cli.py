@@ -15,22 +15,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
+from nearfar import __version__
 from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
 from nearfar.data.command import ViewsConfig
 from nearfar.encoders.config import ExportConfig
 from nearfar.evaluation.config import EvaluateConfig
-from nearfar.index.config import EmbedConfig, EnrollConfig, IndexConfig, ReportConfig, SearchConfig, VerifyConfig
+from nearfar.index.config import (
+    EmbedConfig,
+    EnrollConfig,
+    IndexConfig,
+    Positional,
+    ReportConfig,
+    SearchConfig,
+    VerifyConfig,
+)
 from nearfar.names import unknown
 from nearfar.training.config import TrainConfig
+
+Listed = Literal["all", "arms", "data", "losses", "methods", "networks", "views"]
 
 
 @dataclass(frozen=True)
 class ListConfig:
     """Shows what there is: arms of a comparison, data sets, losses, methods, networks, views."""
 
-    what: Literal["all", "arms", "data", "losses", "methods", "networks", "views"] = "all"
+    table: Positional[Listed] = "all"
     """Which of them."""
+    what: Listed = "all"
+    """The same, as an option."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 after a mistake in what was asked; 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(f"nearfar {__version__}")
+        return 0
+    if arguments == ["help"]:
+        arguments = ["--help"]
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise ValueError(unknown("command", arguments[0], COMMANDS))
@@ -78,11 +96,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("NEARFAR_DEBUG"):
             raise
-        print(f"nearfar: {error}", file=sys.stderr)
+        print(f"nearfar: {_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("nearfar: interrupted", file=sys.stderr)
         return 130
+
+
+def _words(error: Exception) -> str:
+    """What the system refused, with the file first; else the error's own words."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _read(arguments: list[str]) -> tuple[Any, Command]:
@@ -140,8 +165,9 @@ def list_tables(config: ListConfig) -> int:
     from rich.table import Table
     from rich.text import Text
 
+    wanted = config.what if config.table == "all" else config.table
     for what, rows in LISTS.items():
-        if config.what not in ("all", what):
+        if wanted not in ("all", what):
             continue
         table = Table(title=what, title_justify="left")
         head, *body = rows()

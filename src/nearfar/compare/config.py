@@ -24,7 +24,7 @@ class CompareConfig:
     """Trains one network under several arms, and says how much sooner each gets there."""
 
     data: str = "digits"
-    """A data set by name (see: nearfar list), a folder of images by class, or a CSV or Parquet table."""
+    """A data set by name (see: nearfar list data), a folder of images by class, or a CSV or Parquet table."""
     root: str | None = None
     """Where the files of a named data set are, if not in the usual places."""
     label: str | None = None
@@ -37,7 +37,7 @@ class CompareConfig:
     features: str | None = None
     """The layer whose output is contrasted, such as encoder.layer4; by default what enters the last linear layer."""
     arms: tuple[str, ...] = tuple(ARMS)
-    """Which arms to train (see: nearfar list); the baseline, task, must be one of them."""
+    """Which arms to train (see: nearfar list arms); the baseline, task, must be one of them."""
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     """Learning rates (Adam) that every arm tries in the sweep."""
     budget: int = 6

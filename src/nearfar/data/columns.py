@@ -108,6 +108,7 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
     label, identity = config.label or usual("label", "text", "number"), config.id or usual("id", "text", "number")
     for name in (label, identity):
         take(name)
+    _check_kinds(config, holds, where)
     split = take(usual("split", "text"))
     image = take(config.image or usual("image", "image"))
     text = take(config.text or usual("anchor", "text") or usual("text", "text", "number"))
@@ -143,6 +144,17 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
         inputs.append(Column("vector", "vector"))
     inputs += [Column(name, _kind(holds[name]), "negative") for name in negatives]
     return Chosen(tuple(inputs), numbers, label, identity, split)
+
+
+def _check_kinds(config: DataConfig, holds: Mapping[str, Holds], where: str) -> None:
+    """A column that was named as what it is not would be trained on as what it is."""
+    if config.image is not None and holds[config.image] in ("text", "texts", "number"):
+        raise ValueError(
+            f"{where}: column {config.image!r} holds no images: paths that end in {', '.join(SUFFIXES[:3])} or the like are "
+            "wanted. If it holds texts, name it with text= (--text)"
+        )
+    if config.text is not None and holds[config.text] == "image":
+        raise ValueError(f"{where}: column {config.text!r} holds images: name it with image= (--image)")
 
 
 def _folded(name: str) -> str:

@@ -23,7 +23,7 @@ else:
 class ViewsConfig(DataConfig):
     """Draws images beside random views of them, so that one sees what is contrasted."""
 
-    data: str = field()
+    data: Annotated[str, arg(metavar="DATA")] = field()
     """The images: a data set by name, a folder, a table, tar shards, or a data set on the Hugging Face Hub."""
     recipe: str = "simclr"
     """How views are drawn (see: nearfar list views)."""

@@ -105,5 +105,7 @@ def size_pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def unreadable(where: Path | str, error: Exception) -> str:
     """What is wrong with an image, to list or to raise."""
+    if isinstance(error, FileNotFoundError):
+        return f"{where}: cannot be read as an image (there is no file {error.filename})"
     reason = str(error).replace(f" {str(where)!r}", "")  # Pillow repeats the path
     return f"{where}: cannot be read as an image ({reason})"

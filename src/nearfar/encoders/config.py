@@ -20,7 +20,7 @@ else:
 class ExportConfig:
     """Hands a trained encoder to other programs, checked to give the same embeddings there."""
 
-    run: str
+    run: Annotated[str, arg(metavar="RUN")]
     """The run folder, or the folder of an embedder."""
     to: Literal["safetensors", "onnx", "sentence-transformers", "hub"] = "safetensors"
     """safetensors: weights and config.json, which nearfar.load reads without running code. onnx: one graph a kind of

@@ -22,7 +22,7 @@ else:
 class EvaluateConfig:
     """Measures how good embeddings are: those of a run's held-out rows, or those in a file."""
 
-    run: Positional[str | None] = None
+    run: Annotated[Positional[str | None], arg(metavar="[RUN]")] = None
     """A training run, or a model folder (then with --data). The figures go to evaluation.json in it."""
     data: str | None = None
     """Other data to embed; by default those that the run was trained on."""

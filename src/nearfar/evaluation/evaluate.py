@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from nearfar.evaluation.clustering import clustering
 from nearfar.evaluation.evaluation import Evaluation, Measure
-from nearfar.evaluation.inputs import as_ids, as_rows
+from nearfar.evaluation.inputs import as_ids, as_rows, as_tensors
 from nearfar.evaluation.intervals import bootstrap_interval, share_interval
 from nearfar.evaluation.knn import knn_predict
 from nearfar.evaluation.neighbours import Metric
@@ -26,21 +27,22 @@ from nearfar.losses.arguments import choice
 QUERIES = 10_000
 """Rows that query at most: the 95% interval of a share is then ±1 point at the widest."""
 TASKS = ("knn", "probe", "retrieval", "verification", "clustering", "zero-shot", "similarity")
+Given = Tensor | np.ndarray
 FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 """False acceptance rates at which true ones are told, as far down as there are impostors to measure them by."""
 
 
 def evaluate(
-    embeddings: Float[Tensor, "n d"],
-    labels: Int64[Tensor, "n"] | None = None,
+    embeddings: Float[Given, "n d"],
+    labels: Integer[Given, "n"] | None = None,
     *,
-    pairs: Float[Tensor, "n d"] | None = None,
-    scores: Float[Tensor, "n"] | None = None,
-    ids: Int64[Tensor, "n"] | None = None,
-    gallery: tuple[Float[Tensor, "m d"], Int64[Tensor, "m"]] | Float[Tensor, "m d"] | None = None,
+    pairs: Float[Given, "n d"] | None = None,
+    scores: Float[Given, "n"] | None = None,
+    ids: Integer[Given, "n"] | None = None,
+    gallery: tuple[Float[Given, "m d"], Integer[Given, "m"]] | Float[Given, "m d"] | None = None,
     relevant: Sequence[Relevant] | None = None,
-    train: tuple[Float[Tensor, "t d"], Int64[Tensor, "t"]] | None = None,
-    prototypes: Float[Tensor, "classes d"] | None = None,
+    train: tuple[Float[Given, "t d"], Integer[Given, "t"]] | None = None,
+    prototypes: Float[Given, "classes d"] | None = None,
     tasks: Sequence[str] | None = None,
     k: int = 20,
     ks: Sequence[int] = (1, 5, 10),
@@ -63,7 +65,7 @@ def evaluate(
     ========================================  =================================================================
 
     Args:
-        embeddings: ``(n, d)``, of rows that were not trained on.
+        embeddings: ``(n, d)``, of rows that were not trained on. Here and below, arrays of NumPy's do as well.
         labels: Their classes or identities; negative: unknown, left out.
         pairs: Their partners ``(n, d)``: row i belongs to row i, such as captions of images.
         scores: How alike row i and its partner are judged to be; then ``pairs`` are not retrieved.
@@ -84,7 +86,7 @@ def evaluate(
         ``Evaluation``: ``print`` it, look up ``result["recall@1"]``, or take ``.to_dict()``.
 
     Raises:
-        TypeError: If an input is no tensor.
+        TypeError: If an input is neither a tensor nor an array.
         ValueError: If there is nothing to measure with, or an input is not as said.
 
     Example:
@@ -93,43 +95,46 @@ def evaluate(
         >>> nf.evaluate(z, torch.tensor([0, 0, 1, 1]), ks=(1,))["recall@1"]
         1.0
     """
-    embeddings = as_rows("embeddings", embeddings)
+    rows, classes, partners, judged, same, keys, learned, prompts = map(
+        as_tensors, (embeddings, labels, pairs, scores, ids, gallery, train, prototypes)
+    )
+    rows = as_rows("embeddings", rows)
     for task in tasks or ():
         choice("tasks", task, TASKS)
-    _fits(labels, pairs, scores, ids, gallery, relevant, train, prototypes)
+    _fits(classes, partners, judged, same, keys, relevant, learned, prompts)
     work = _Work(frozenset(tasks or TASKS), tuple(ks), metric, queries, seed)
-    if labels is not None:
-        labels = as_ids("labels", labels, len(embeddings)).to(embeddings.device)
-        known = labels >= 0
+    if classes is not None:
+        classes = as_ids("labels", classes, len(rows)).to(rows.device)
+        known = classes >= 0
         if not bool(known.any()):
-            raise ValueError(f"none of {len(labels)} rows has a label (0 or more)")
+            raise ValueError(f"none of {len(classes)} rows has a label (0 or more)")
         if not bool(known.all()):
             work.notes.append(f"{int((~known).sum()):,} rows without a label were left out")
-        z, y = embeddings[known], labels[known]
-        work.knn(z, y, train, k)
-        if train is not None:
-            work.probe(z, y, train)
-        work.label_retrieval(z, y, gallery)
+        z, y = rows[known], classes[known]
+        work.knn(z, y, learned, k)
+        if learned is not None:
+            work.probe(z, y, learned)
+        work.label_retrieval(z, y, keys)
         work.verification(z, y)
         work.clustering(z, y)
-        if prototypes is not None:
-            work.zero_shot(z, y, prototypes)
+        if prompts is not None:
+            work.zero_shot(z, y, prompts)
     if relevant is not None and "retrieval" in work.tasks:
-        assert isinstance(gallery, Tensor)
-        found = relevance_retrieval(embeddings, gallery, relevant, ks=ks, metric=metric)
+        assert isinstance(keys, Tensor)
+        found = relevance_retrieval(rows, keys, relevant, ks=ks, metric=metric)
         work.add_retrieval("retrieval", found, lists=True)
-    if pairs is not None and scores is not None:
-        work.similarity(embeddings, pairs, scores)
-    elif pairs is not None and "retrieval" in work.tasks:
+    if partners is not None and judged is not None:
+        work.similarity(rows, partners, judged)
+    elif partners is not None and "retrieval" in work.tasks:
         for task, found in zip(
-            ("first→second", "second→first"), pair_retrieval(embeddings, pairs, ids, ks=ks, metric=metric)
+            ("first→second", "second→first"), pair_retrieval(rows, partners, same, ks=ks, metric=metric)
         ):
             work.add_retrieval(task, found, lists=False)
     if not work.measures:
         raise ValueError(
             "nothing could be measured: " + "; ".join(work.notes or ["no task that was asked for fits what was given"])
         )
-    return Evaluation(tuple(work.measures), len(embeddings), embeddings.shape[1], metric, tuple(work.notes))
+    return Evaluation(tuple(work.measures), len(rows), rows.shape[1], metric, tuple(work.notes))
 
 
 def _fits(

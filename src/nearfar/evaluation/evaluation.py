@@ -87,7 +87,7 @@ class Evaluation:
             table.append((m.task, m.name, _show(m.value), between, _show(m.chance)))
         widths = [max(len(row[column]) for row in table) for column in range(5)]
         lines, previous = [f"{self.rows:,} rows of {self.dim} features, {self.metric}"], ""
-        for row in table:
+        for row in table if self.measures else ():
             cells = ("" if row[0] == previous else row[0], *row[1:])
             previous = row[0]
             padded = (cell.rjust(w) if at >= 2 else cell.ljust(w) for at, (cell, w) in enumerate(zip(cells, widths)))

@@ -11,6 +11,13 @@ from torch import Tensor
 from nearfar.losses.arguments import as_matrix, check_rows
 
 
+def as_tensors(value: Any) -> Any:
+    """An array of NumPy's as a tensor on the same memory, in a tuple too; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(as_tensors(one) for one in value)
+    return torch.from_numpy(value) if type(value).__module__ == "numpy" and value.dtype.kind in "fiu" else value
+
+
 def as_rows(name: str, rows: Any) -> Float[Tensor, "n d"]:
     """Embeddings, one row at least, without NaN or infinity.
 

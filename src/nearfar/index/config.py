@@ -56,9 +56,9 @@ class _Reading:
 class EmbedConfig(_Reading):
     """Embeds data with a trained encoder, batch by batch, into a file that is whole or not there."""
 
-    run: str
+    run: Annotated[str, arg(metavar="RUN")]
     """A training run, or a model folder."""
-    data: str
+    data: Annotated[str, arg(metavar="DATA")]
     """A data set by name, a folder, a .csv, .tsv, .jsonl or .parquet file, or tar shards. Columns as for the run's own data,
     if it is that."""
     out: Annotated[str, arg(aliases=("-o",))] = "embeddings.parquet"
@@ -69,9 +69,9 @@ class EmbedConfig(_Reading):
 class IndexConfig(_Reading):
     """Puts embeddings where they can be searched: a folder, a .parquet file, or a Qdrant server."""
 
-    source: str
+    source: Annotated[str, arg(metavar="RUN")]
     """A training run or model folder; or a .parquet file of nearfar embed."""
-    data: Positional[str | None] = None
+    data: Annotated[Positional[str | None], arg(metavar="[DATA]")] = None
     """What to embed; by default the data that the run was trained on."""
     store: str | None = None
     """A folder (LanceDB), a .parquet file, or the http(s) URL of a Qdrant server, whose key is read from
@@ -94,9 +94,9 @@ class IndexConfig(_Reading):
 class SearchConfig:
     """Finds what is nearest to a text or an image."""
 
-    run: str
+    run: Annotated[str, arg(metavar="RUN")]
     """A training run, or a model folder."""
-    query: str
+    query: Annotated[str, arg(metavar="QUERY")]
     """A text, or the path of an image."""
     kind: Annotated[Literal["text", "image"] | None, arg(name="as")] = None
     """Take the query as this; by default as an image if it is a file that ends as images do."""
@@ -127,9 +127,9 @@ class SearchConfig:
 class EnrollConfig:
     """Enrols known identities, a folder each, in a gallery to verify against."""
 
-    run: str
+    run: Annotated[str, arg(metavar="RUN")]
     """A training run, or a model folder."""
-    folder: str
+    folder: Annotated[str, arg(metavar="FOLDER")]
     """FOLDER/<identity>/<image>.png"""
     out: Annotated[str | None, arg(aliases=("-o",))] = None
     """The gallery; by default gallery.parquet in the run."""
@@ -145,9 +145,9 @@ class EnrollConfig:
 class VerifyConfig:
     """Says whether two images show the same, or who of a gallery is on one. The exit code is 1 for different or unknown."""
 
-    run: str
+    run: Annotated[str, arg(metavar="RUN")]
     """A training run, or a model folder."""
-    images: Positional[tuple[str, ...]]
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE [IMAGE]")]
     """Two images; or one, with a gallery."""
     gallery: str | None = None
     """A file of nearfar enroll; for one image by default gallery.parquet in the run."""
@@ -178,7 +178,7 @@ class VerifyConfig:
 class ReportConfig:
     """Writes one HTML page of training runs, laid over each other, or of a comparison; finished or not."""
 
-    runs: tuple[str, ...]
+    runs: Annotated[tuple[str, ...], arg(metavar="RUN [RUN ...]")]
     """The run folders; a comparison comes alone."""
     out: Annotated[str | None, arg(aliases=("-o",))] = None
     """Where to write the page; by default report.html in the run folder, of several runs in the current folder."""

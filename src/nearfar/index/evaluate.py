@@ -31,6 +31,8 @@ def run(config: EvaluateConfig) -> int:
         found, told = _of_run(config)
         out = Path(config.out or Path(config.run).expanduser() / "evaluation.json")
     print(found)
+    if len(told.get("inputs", ())) > 1 and any("→" in measure.task for measure in found.measures):
+        print("first: {}, second: {}".format(*told["inputs"]))
     print("geometry: " + ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in told["geometry"].items()))
     for finding in told["findings"]:
         print(f"warning: {finding}")
@@ -48,10 +50,14 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
     labels = held.labels if held.known else held.groups if pairs is None else None
     named = held.known and held.labels is not None
     if labels is None and pairs is None:
-        raise ValueError(
+        why = (
             f"{held.corpus.name} has neither classes, ids nor pairs, so nothing says what belongs together: pass --data with "
             "labelled rows"
         )
+        if config.tasks:
+            raise ValueError(why)
+        found = Evaluation((), len(z), z.shape[1], config.metric, (f"{why} to measure more than geometry",))
+        return found, _geometry(z, None, None) | _facts(opened, held)
     found = evaluate(
         z,
         labels,
@@ -61,14 +67,17 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
         prototypes=_prototypes(opened, held.corpus, config) if named and held.columns[0].kind == "image" else None,
         **_options(config),
     )
-    told = _geometry(z, labels, pairs) | {
+    return found, _geometry(z, labels, pairs) | _facts(opened, held)
+
+
+def _facts(opened: Run, held: HeldOut) -> dict[str, Any]:
+    return {
         "data": held.corpus.name,
         "part": "test" if held.tested else "train",
         "inputs": [column.name for column in held.columns],
         "model": opened.model,
         "weights": opened.weights,
     }
-    return found, told
 
 
 def _of_file(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32
 
+from nearfar.data.pixels import SUFFIXES
 from nearfar.index.config import SearchConfig
 from nearfar.index.items import FILTERS, Hit, Meta, read_filters, shown
 from nearfar.index.run import Run, is_image, open_run
@@ -106,6 +107,10 @@ class Searcher:
             return self.run.embedder.embed(query, kind=kind).numpy()
         kinds, text = self.run.embedder.kinds, str(query)
         if kind is None:
+            if text.lower().endswith(SUFFIXES) and not is_image(text):
+                raise ValueError(
+                    f"there is no image {shown(text)}; if it is a text to search for, say --as text (kind=)"
+                )
             kind = "image" if isinstance(query, Path) or is_image(text) else "text"
             if kind == "text" and kind not in kinds and "image" in kinds:
                 raise ValueError(f"{shown(text)!r} is no image file, and the model of {self.run.path} reads no texts")

@@ -10,7 +10,7 @@ class MethodConfig:
     """What is contrasted with what, and how."""
 
     method: str | None = None
-    """What is asked of the embeddings (see: nearfar list --what methods); by default chosen by what the data hold."""
+    """What is asked of the embeddings (see: nearfar list methods); by default chosen by what the data hold."""
     temperature: float | None = None
     """Temperature of the scores; by default the method's own."""
     learnable_temperature: bool | None = None

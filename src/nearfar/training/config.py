@@ -25,14 +25,14 @@ class TrainConfig(MethodConfig, DataConfig):
     config: str | None = None
     """A YAML file with any of these options; what the command line says besides it wins."""
     model: str | None = None
-    """The encoder by name (see: nearfar list --what networks), or your own, as module:factory; by default one that fits the
+    """The encoder by name (see: nearfar list networks), or your own, as module:factory; by default one that fits the
     data."""
     dim: int | None = None
     """Width of the embeddings; by default that of the encoder's features, and 256 where two encoders share a space."""
     pretrained: bool = False
     """Start a timm: encoder from its published weights; hf: encoders always do."""
     views: str | None = None
-    """How views of an image or a series are drawn (see: nearfar list --what views); none: not at all; by default what suits the
+    """How views of an image or a series are drawn (see: nearfar list views); none: not at all; by default what suits the
     method and the kind."""
     epochs: float | None = None
     """Passes over the training rows; by default 20."""

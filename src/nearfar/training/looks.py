@@ -100,7 +100,12 @@ def _embed(
 
 
 def collapse_warnings(
-    geometry: dict[str, float], loss: float, chance: float | None, dim: int, classes: int | None = None
+    geometry: dict[str, float],
+    loss: float,
+    chance: float | None,
+    dim: int,
+    classes: int | None = None,
+    rows: int | None = None,
 ) -> list[str]:
     """What looks like a collapse, in words, with a remedy.
 
@@ -110,6 +115,7 @@ def collapse_warnings(
         chance: The loss of embeddings that are all the same, where known.
         dim: Of the embeddings.
         classes: How many classes were learned from, if any: that many directions less one are all that they need.
+        rows: How many were looked at, if known: they span that many directions less one, and no more.
 
     Example:
         >>> collapse_warnings({"effective_rank": 1.2, "feature_std": 0.001}, 5.5, None, 128)
@@ -119,6 +125,7 @@ def collapse_warnings(
     """
     said = []
     least = min(3.0, dim / 4) if classes is None else min(3.0, 0.5 * (classes - 1))
+    least = least if rows is None else min(least, 0.5 * (rows - 1))
     if geometry["feature_std"] < 0.05 * dim**-0.5:
         said.append(
             f"nearly all inputs get the same embedding (spread {geometry['feature_std']:.3f}; {dim**-0.5:.3f} would be "

@@ -31,11 +31,16 @@ class Run:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, out: str | None, data: str) -> Run:
+    def create(cls, out: str | None, data: str, source: str | None = None) -> Run:
         """Makes a new folder: ``out``, or the first free ``runs/train-DATA-N``.
 
+        Args:
+            out: The folder, if one was asked for.
+            data: Name of the data.
+            source: Where they were read from, if from a path.
+
         Raises:
-            ValueError: If ``out`` holds a run already, or is a file.
+            ValueError: If ``out`` holds a run already, or is a file or the folder of the data.
         """
         if out is None:
             return cls(free_folder("train", data))
@@ -46,6 +51,8 @@ class Run:
             raise ValueError(
                 f"{path} holds a run already: go on with it by resume= (--resume {path}), or pass another out="
             )
+        if source is not None and path.is_dir() and path.resolve() == Path(source).expanduser().resolve():
+            raise ValueError(f"{path} is the folder of the data, which a run would spoil: pass another out= (--out)")
         path.mkdir(parents=True, exist_ok=True)
         return cls(path)
 

@@ -39,6 +39,23 @@ class Best:
     stale: int = 0  # looks since
 
 
+def opening(trainer: Trainer) -> tuple[str, str]:
+    """What was understood of the data, and what will be done: the two lines that a run begins with."""
+    corpus, config, setting = trainer.corpus, trainer.config, trainer.method.setting
+    rows = "rows in a stream" if isinstance(corpus.train, Stream) else f"{len(corpus.train):,} rows"
+    held = 0 if corpus.test is None else len(corpus.test)
+    classes = f"{len(corpus.class_names):,} classes" if corpus.class_names else "no classes"
+    inputs = ", ".join(
+        column.name if column.name == column.kind else f"{column.name} ({column.kind})" for column in setting.columns
+    )
+    towers: Any = trainer.method.embedder.towers
+    networks = ", ".join(str(tower.spec["name"]) for tower in towers.values())
+    return (
+        f"{corpus.name}: {rows} to train on, {held:,} held out · {inputs} · {classes}",
+        f"method {config.method} · encoder {networks} · {config.steps:,} steps of {config.batch_size} rows",
+    )
+
+
 class Session:
     """A run at work in this process: what happens in the pauses."""
 
@@ -108,12 +125,10 @@ class Session:
         config = self.config
         assert config.steps is not None
         if self.reason is not None:  # killed between its last checkpoint and its last word, or not at all
+            self.progress.say(f"{self.run.path} is finished, at step {self.first}: nothing is left to train")
             return self._finish(self.first, self.seconds)
-        setting = self.trainer.method.setting
-        read = ", ".join(f"{column.name} ({column.kind})" for column in setting.columns)
-        self.progress.say(
-            f"{self.trainer.corpus.name}: {read} · method {setting.name} · {config.steps} steps of {config.batch_size} rows"
-        )
+        for line in opening(self.trainer):
+            self.progress.say(line)
         for line in self.trainer.corpus.bad:
             self.progress.say(f"left out: {line}")
         if self.first == 0 and self.main:
@@ -198,7 +213,7 @@ class Session:
         dim = trainer.method.embedder.dim
         assert isinstance(dim, int)
         classes = setting.classes if METHODS[setting.name].needs == "labels" else None
-        for message in collapse_warnings(seen.geometry, pause.loss, chance, dim, classes):
+        for message in collapse_warnings(seen.geometry, pause.loss, chance, dim, classes, len(rows)):
             self._write("warning", step=pause.step, message=message)
             self.progress.say(f"warning: {message}")
         name = self.config.metric or next(iter(seen.metrics), None)

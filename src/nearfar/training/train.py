@@ -81,7 +81,7 @@ def train(
     else:
         path = None
         if fabric.is_global_zero:
-            new = Run.create(asked.out, corpus.name)
+            new = Run.create(asked.out, corpus.name, asked.data)
             machine = describe_machine(fabric.device, settled.threads)
             new.begin(settled, {"machine": machine, "ranks": fabric.world_size, "data": facts, "model": model})
             path = str(new.path)
