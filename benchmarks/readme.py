@@ -32,7 +32,7 @@ SHOWN: tuple[Cell, ...] = (
 )
 WORDS = {
     "README.md": {
-        "lead": "Forward + backward in float32, d = 128, {threads} threads, one interleaved run; rows are those that score each "
+        "lead": "Forward + backward in float32, d = 128, {threads} threads, the contenders of a line in turn; rows are those that score each "
         "other ([all losses, sizes, peers, memory and errors](benchmarks/results/losses.md), `make bench`):",
         "header": ("", "nearfar", "nearfar bf16", "dense", "fastest peer"),
         "row": "{loss}, {n:,} rows",
@@ -45,7 +45,7 @@ WORDS = {
         "win": "Nobody is faster in any of {cells} cells.",
     },
     "README.zh-CN.md": {
-        "lead": "前向加反向，float32，d = 128，{threads} 个线程，同一次运行中交替计时；“行”指相互打分的行"
+        "lead": "前向加反向，float32，d = 128，{threads} 个线程，同一行的各方交替计时；“行”指相互打分的行"
         "（[全部损失、规模、对手、内存与误差](benchmarks/results/losses.md)，`make bench`）：",
         "header": ("", "nearfar", "nearfar bf16", "稠密写法", "最快的对手"),
         "row": "{loss}，{n:,} 行",
