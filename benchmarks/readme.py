@@ -32,8 +32,8 @@ SHOWN: tuple[Cell, ...] = (
 )
 WORDS = {
     "README.md": {
-        "lead": "Forward + backward in float32, d = 128, {threads} threads, the contenders of a line in turn; rows are those that score each "
-        "other ([all losses, sizes, peers, memory and errors](benchmarks/results/losses.md), `make bench`):",
+        "lead": "Forward + backward in float32, d = 128, {threads} threads, the contenders of a line in turn; rows are those that "
+        "score each other ([all losses, sizes, peers, memory and errors](benchmarks/results/losses.md), `make bench`):",
         "header": ("", "nearfar", "nearfar bf16", "dense", "fastest peer"),
         "row": "{loss}, {n:,} rows",
         "share": "That is {parts} of the rate of the machine's own matrix product (`torch.mm`), counting the least products known "
