@@ -25,11 +25,11 @@ from nearfar.index.config import (
     EmbedConfig,
     EnrollConfig,
     IndexConfig,
-    Positional,
     ReportConfig,
     SearchConfig,
     VerifyConfig,
 )
+from nearfar.marks import Positional
 from nearfar.names import unknown
 from nearfar.training.config import TrainConfig
 

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from nearfar.data.config import DataConfig
-
-if TYPE_CHECKING:
-    from tyro.conf import arg
-else:
-    try:  # a mark that only the command line reads
-        from tyro.conf import arg
-    except ImportError:
-
-        def arg(**options: Any) -> None:
-            """Stands in where there is no command line."""
+from nearfar.marks import arg
 
 
 @dataclass(frozen=True)

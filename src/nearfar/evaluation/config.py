@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-if TYPE_CHECKING:
-    from tyro.conf import Positional, arg
-else:
-    try:  # marks that only the command line reads
-        from tyro.conf import Positional, arg
-    except ImportError:
-        T = TypeVar("T")
-        Positional = Annotated[T, None]
-
-        def arg(**options: Any) -> None:
-            """Stands in where there is no command line."""
+from nearfar.marks import Positional, arg
 
 
 @dataclass(frozen=True)

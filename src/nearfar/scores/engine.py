@@ -6,23 +6,21 @@ for a stage of reductions of its own, and gets one number a query, differentiabl
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.pairs import Pairs
-from nearfar.scores import cuda, dense, hardest, held, positives, small, softmax, tiled
-from nearfar.scores.autograd import full_precision, in_transform
-from nearfar.scores.cuda_tiles import HALVES, at_hand, by_rule, require
+from nearfar.scores import cuda, dense, hardest, positives, small, softmax, tiled
+from nearfar.scores.autograd import full_precision
+from nearfar.scores.cuda_tiles import by_rule
+from nearfar.scores.planned import TILE, Planned
 from nearfar.scores.reductions import Reduction, Stage, logsumexp_over, lower, mean_over, raise_means
-from nearfar.scores.similarity import normalize, picked_scores, rounded
-from nearfar.types import Backend, Precision, Rule, Similarity
+from nearfar.scores.similarity import picked_scores
+from nearfar.types import Rule
 
 BACKENDS: dict[str, str] = {
     "dense": "the whole matrix: O(n·m) memory, any number of derivatives",
@@ -32,187 +30,10 @@ BACKENDS: dict[str, str] = {
 }
 """What ``backend=`` may be; ``None`` lets the planner choose."""
 
-_ONE_TILE = 1024 * 1024  # up to so many scores one tile holds them all
-_KEPT = 1024 * 1024  # and so many are kept for what element functions ask
-_TILE: ContextVar[int | None] = ContextVar("tile", default=None)
-
-
-@contextlib.contextmanager
-def tile_size(rows: int) -> Iterator[None]:
-    """Within this context every tiled plan uses tiles of this many rows (tests; tuning)."""
-    token = _TILE.set(rows)
-    try:
-        yield
-    finally:
-        _TILE.reset(token)
-
-
-Plan = Backend | Literal["small"]
-
 
 @dataclass(frozen=True, eq=False)
-class Scores:
-    """Scores ``s_ij`` of ``n`` queries with ``m`` keys, not computed yet.
-
-    Attributes:
-        query_rows: ``(n, d)``, float32 or float64.
-        key_rows: ``(m, d)``; the same tensor as ``query_rows`` for rows paired with themselves.
-        pairs: Who belongs with whom.
-        similarity: What a score is.
-        offsets: Added to the score of each key, ``(m,)``.
-        backend: The plan by name, or ``None``.
-        unit: Divide rows by their norm first.
-        scale: Multiplies the products of rows, above 0; one number.
-        precision: What rows are rounded to for their products; statistics stay in float32.
-        power_of: The scores that these are a multiple of, and what multiplies them.
-    """
-
-    query_rows: Float[Tensor, "n d"]
-    key_rows: Float[Tensor, "m d"]
-    pairs: Pairs
-    similarity: Similarity = "dot"
-    offsets: Float[Tensor, " m"] | None = None
-    backend: Backend | None = None
-    unit: bool = False
-    scale: float | Tensor = 1.0
-    precision: Precision | None = None
-
-    power_of: tuple[Scores, float] | None = None
-
-    _made: dict[bool, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)
-    _kept: dict[bool, held.Held] = field(init=False, repr=False, default_factory=dict)
-
-    # ---- the rows as they are multiplied ----------------------------------------------------------------------------
-
-    @property
-    def queries(self) -> Float[Tensor, "n d"]:
-        """``(n, d)``, normalised and scaled."""
-        return self._rows()[0]
-
-    @property
-    def keys(self) -> Float[Tensor, "m d"]:
-        """``(m, d)``, normalised; the same tensor as ``queries`` for rows paired with themselves."""
-        return self._rows()[1]
-
-    def _rows(self) -> tuple[Tensor, Tensor]:
-        """Made once, with a graph and without."""
-        grad = torch.is_grad_enabled()
-        if grad not in self._made:
-            with full_precision(self.query_rows):
-                self._made[grad] = self._make_rows()
-        return self._made[grad]
-
-    def _make_rows(self) -> tuple[Tensor, Tensor]:
-        own = self.key_rows is self.query_rows
-        sides: tuple[Tensor, ...] = (self.query_rows,) if own else (self.query_rows, self.key_rows)
-        sides = tuple(normalize(side) for side in sides) if self.unit else sides
-        narrow = self.narrow
-        if self.precision is not None and narrow is None:  # products of rounded rows, else in full
-            sides = tuple(rounded(side, HALVES[self.precision]) for side in sides)
-        if not isinstance(self.scale, float) or self.scale != 1.0:
-            root = self.scale.sqrt() if isinstance(self.scale, Tensor) else self.scale**0.5
-            # rows on both sides take the root, so that they stay one
-            sides = (sides[0] * root,) if own else (sides[0] * self.scale, *sides[1:])
-        if narrow is not None:  # as the products will round them, so that positives agree
-            sides = tuple(rounded(side, HALVES[narrow]) for side in sides)
-        return sides[0], sides[-1]
-
-    def _with_rows(self, queries: Tensor, keys: Tensor, **changes: Any) -> Scores:
-        """The same with other rows, ready to be multiplied."""
-        return replace(self, query_rows=queries, key_rows=keys, unit=False, scale=1.0, precision=self.narrow, **changes)
-
-    # ---- the plan ---------------------------------------------------------------------------------------------------
-
-    @property
-    def plan(self) -> Plan:
-        """How the scores will be visited."""
-        device = self.query_rows.device
-        if self.backend is not None:
-            if self.backend == "cuda":
-                require(device)
-            return self.backend
-        if torch.compiler.is_compiling():
-            return "dense"  # the compiler fuses it; its loops over tiles would be unrolled
-        n, m = self.pairs.shape
-        one_number = not isinstance(self.scale, Tensor) or self.scale.numel() == 1
-        one_tile = 0 < n * m <= _ONE_TILE and self.similarity == "dot" and one_number and self.precision is None
-        if device.type != "cpu":  # where a look at a number would wait for the device, and half precision counts
-            fixed = self.unit and not isinstance(self.scale, Tensor) and self.offsets is None
-            one_tile = one_tile and fixed
-        if in_transform():
-            return "tiled"
-        return "small" if one_tile else "cuda" if at_hand(device) else "tiled"
-
-    @property
-    def holds(self) -> bool:
-        """Whether all scores are made once and kept: where the loss is no mean softmax, and the matrix fits the cache."""
-        n, m = self.pairs.shape
-        usual = self.backend is None and self.precision is None and self.query_rows.device.type == "cpu"
-        one_number = not isinstance(self.scale, Tensor) or self.scale.numel() == 1
-        return usual and one_number and 0 < n * m <= _KEPT and not torch.compiler.is_compiling() and not in_transform()
-
-    @property
-    def at_hand(self) -> bool:
-        """Whether all scores were made already, so that those of the positives cost nothing."""
-        return torch.is_grad_enabled() in self._kept
-
-    @property
-    def _held(self) -> held.Held:
-        """Made once, with a graph and without."""
-        grad = torch.is_grad_enabled()
-        if grad not in self._kept:
-            rows = self.query_rows, self.key_rows
-            with full_precision(self.query_rows):
-                self._kept[grad] = held.Held(*rows, self.scale, self.offsets, self.similarity, self.unit, self.pairs)
-        return self._kept[grad]
-
-    @property
-    def narrow(self) -> Precision | None:
-        """What the products of tiles round rows to: on a GPU, and on a CPU where the matrix is large enough to pay for it."""
-        n, m = self.pairs.shape
-        large = self.plan in ("tiled", "strip") and n * m > _ONE_TILE and self.query_rows.dtype == torch.float32
-        return self.precision if self.similarity == "dot" and (self.plan == "cuda" or large) else None
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether ``s_ij`` and the relation are both symmetric, so that half of the tiles suffice."""
-        return self.key_rows is self.query_rows and self.offsets is None and self.pairs.symmetric
-
-    def _tile(self, rows: int = 512) -> tuple[int, int]:
-        rows = _TILE.get() or (2048 if self.plan == "cuda" else rows)
-        return (rows, max(self.pairs.shape[1], 1)) if self.plan == "strip" else (rows, rows)
-
-    @property
-    def T(self) -> Scores:
-        """Keys asking the queries."""
-        return self._with_rows(self.keys, self.queries, pairs=self.pairs.T, offsets=None)
-
-    def scaled(self, scale: float | Tensor) -> Scores:
-        """The same scores times ``scale``, above 0 (dot products; before any offsets)."""
-        return replace(self, scale=scale if isinstance(self.scale, float) and self.scale == 1.0 else scale * self.scale)
-
-    def powered(self, power: float) -> Scores:
-        """The same scores, offsets included, times ``power``: what e^s raised to it has for exponents."""
-        offsets = None if self.offsets is None else self.offsets * power
-        return replace(self.scaled(power), offsets=offsets, power_of=(self, power))
-
-    def _by_class(self) -> tuple[Scores, Int[Tensor, " n"] | None, Int[Tensor, " m"] | None]:
-        """Rows in order of their ids, so that most tiles hold no positive; and the orders of queries and keys."""
-        ids = self.pairs.ids
-        if ids is None or self.plan not in ("tiled", "cuda") or not len(ids[0]) or not len(ids[1]):
-            return self, None, None
-        order = key_order = ids[0].argsort(stable=True)
-        queries = keys = self.queries[order]
-        if self.keys is not self.queries or ids[0] is not ids[1]:
-            if self.pairs.own is not None:  # the diagonal would be lost
-                return self, None, None
-            key_order = ids[1].argsort(stable=True)
-            keys = self.keys[key_order]
-        offsets = None if self.offsets is None else self.offsets[key_order]
-        pairs = self.pairs.take(order, key_order)
-        return self._with_rows(queries, keys, pairs=pairs, offsets=offsets), order, key_order
-
-    # ---- questions --------------------------------------------------------------------------------------------------
+class Scores(Planned):
+    """Scores ``s_ij`` of ``n`` queries with ``m`` keys, not computed yet, and what may be asked of them."""
 
     def logsumexp(self, over: Rule = "candidates") -> Float[Tensor, " n"]:
         """``log Σ_j e^{s_ij}`` over a rule; −∞ where nothing counts."""
@@ -253,7 +74,7 @@ class Scores:
             return cuda.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan, self.precision)
         # each strip adds to the gradient of every key: the more numbers that is, the fewer strips
         many = self.narrow is not None or self.key_rows.numel() > 2**21
-        rows = _TILE.get() or max(16, min(1024, (2**22 if many else 2**21) // max(self.pairs.shape[1], 1)))
+        rows = TILE.get() or max(16, min(1024, (2**22 if many else 2**21) // max(self.pairs.shape[1], 1)))
         plan = replace(self._softmax_plan("candidates"), rows=rows)
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
 
@@ -276,7 +97,7 @@ class Scores:
         return cuda.logsumexp(self.queries, self.keys, self.offsets, plan, self.precision)
 
     def _cuda_plan(self, over: Rule) -> softmax.SoftmaxPlan:
-        rows = _TILE.get() or (4096 if self.precision is None else 8192)  # gradients of so many² scores: 64 or 128 MB
+        rows = TILE.get() or (4096 if self.precision is None else 8192)  # gradients of so many² scores: 64 or 128 MB
         return softmax.SoftmaxPlan(self.pairs, over, self.symmetric, rows, rows)
 
     def mean_positive(self) -> Float[Tensor, " n"]:

@@ -7,7 +7,6 @@ from the matrix once. Element functions run under autograd on the whole.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -20,13 +19,12 @@ from nearfar.pairs import Pairs
 from nearfar.rules import Relation
 from nearfar.scores.autograd import once
 from nearfar.scores.edges import Edges
+from nearfar.scores.held_sums import edges_log_sum_exp, filled, log_sum_exp, row_sum
 from nearfar.scores.matmul import mm
 from nearfar.scores.reductions import Reduction, Tile
 from nearfar.scores.sides import Sides
 from nearfar.scores.similarity import tile_scores
 from nearfar.types import Rule, Similarity
-
-_LOG2E = 1 / math.log(2)
 
 
 class Held:
@@ -63,13 +61,13 @@ class Held:
         if over == "positives":
             near = self.near if power == 1.0 else self.near * power
             return self._of_edges(Reduction("logsumexp", over), near, self._near({}, {}, {}))
-        return _LogSumExp.apply(self.scores, self.edges.left_out(over), power)  # pyright: ignore[reportReturnType]
+        return log_sum_exp(self.scores, self.edges.left_out(over), power)
 
     def logsumexp_by_key(self) -> Float[Tensor, " m"]:
         """``log Σ_i e^{s_ij}`` over the candidates of each key."""
         left, (n, m) = self.edges.ignored, self.edges.shape
         left = None if left is None else left % m * n + left.div(m, rounding_mode="floor")
-        return _LogSumExp.apply(self.scores.T, left, 1.0)  # pyright: ignore[reportReturnType]
+        return log_sum_exp(self.scores.T, left, 1.0)
 
     def sum_by_key(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
         """The weighted sum of each key's positive scores, and the sum of their weights."""
@@ -122,7 +120,7 @@ class Held:
             values = values if kept is None else values.masked_fill(~kept, -torch.inf)
             if edges.single:
                 return values[:, 0]
-            return _EdgesLogSumExp.apply(values[:, 0], edges.row, edges.shape[0])  # pyright: ignore[reportReturnType]
+            return edges_log_sum_exp(values[:, 0], edges.row, edges.shape[0])
         if reduction.op == "sum":
             values = values if weight is None else values * weight
             values = values if kept is None else values.masked_fill(~kept, 0.0)
@@ -135,13 +133,13 @@ class Held:
         if reduction.op in ("count", "weight"):
             if kept is None:
                 return self.pairs.count(reduction.over, scores.dtype)
-            return _filled(kept.to(scores.dtype), left_out, 0.0).sum(1)
+            return filled(kept.to(scores.dtype), left_out, 0.0).sum(1)
         values = reduction.values(scores, tile)
         if reduction.op == "logsumexp":
             values = values if kept is None else values.masked_fill(~kept, -torch.inf)
-            return _LogSumExp.apply(values, left_out, 1.0)  # pyright: ignore[reportReturnType]
+            return log_sum_exp(values, left_out, 1.0)
         values = values if kept is None else values.masked_fill(~kept, 0.0)
-        return _Sum.apply(values, left_out)  # pyright: ignore[reportReturnType]
+        return row_sum(values, left_out)
 
     def hardest(self, over: Rule, which: Literal["max", "min"]) -> tuple[Bool[Tensor, " n"], Int[Tensor, " n"]]:
         """Whether a query has any pair of the rule, and the key's row at the highest or lowest; ties go to the lowest row."""
@@ -170,7 +168,7 @@ class Held:
             if edges.single:
                 return near, near
             return near.new_full((edges.shape[0],), none).scatter_reduce_(0, edges.row, near, op), near
-        scores = _filled(self.scores.detach().clone(), edges.left_out(over), none)
+        scores = filled(self.scores.detach().clone(), edges.left_out(over), none)
         return scores.amax(1) if which == "max" else scores.amin(1), scores
 
 
@@ -195,13 +193,6 @@ class _Whole(Tile):
     @cached_property
     def relation(self) -> Relation:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.__dict__["pairs"].whole()
-
-
-def _filled(matrix: Tensor, places: Tensor | None, value: float) -> Tensor:
-    """The same matrix, changed."""
-    if places is not None:
-        matrix.view(-1).index_fill_(0, places, value)
-    return matrix
 
 
 def _add_up(values: Float[Tensor, " p"], row: Int[Tensor, " p"], n: int) -> Float[Tensor, " n"]:
@@ -251,65 +242,3 @@ class _Hold(torch.autograd.Function):
             dx, dy, dscale, doffsets = sides.pull(slope, wanted, ctx.number, ctx.similarity, distances)
             found = dx, dy, None if dscale is None else dscale.view(scale.shape), doffsets
         return *(once(gradient, x, y, scale) for gradient in found), None, None, None
-
-
-class _LogSumExp(torch.autograd.Function):
-    """``log Σ_j e^{power · v_ij}``, some places left out."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, left_out: Tensor | None, power: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        e = _filled(
-            values.clone(memory_format=torch.contiguous_format) if power == 1.0 else values * power,
-            left_out,
-            -torch.inf,
-        )
-        high = e.amax(1, keepdim=True)
-        high.clamp_(min=torch.finfo(high.dtype).min)  # of rows with nothing left
-        total = e.sub_(high).mul_(_LOG2E).exp2_().sum(1, keepdim=True)
-        ctx.power = power
-        ctx.save_for_backward(values, e, total)
-        return total.log().add_(high)[:, 0]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, e, total = ctx.saved_tensors
-        with torch.no_grad():
-            share = gradients[0][:, None] / total.clamp(min=torch.finfo(total.dtype).tiny)
-            slope = e * (share if ctx.power == 1.0 else share * ctx.power)
-        return once(slope, values), None, None
-
-
-class _Sum(torch.autograd.Function):
-    """``Σ_j v_ij``, some places left out."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, left_out: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.left_out, ctx.shape = left_out, values.shape
-        if left_out is None:
-            return values.sum(1)
-        return _filled(values.clone(memory_format=torch.contiguous_format), left_out, 0.0).sum(1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        slope = gradients[0][:, None].expand(ctx.shape).clone(memory_format=torch.contiguous_format)
-        return _filled(slope, ctx.left_out, 0.0), None
-
-
-class _EdgesLogSumExp(torch.autograd.Function):
-    """``log Σ e^v`` of the values of each query; −∞ where it has none."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, row: Tensor, n: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        high = values.new_full((n,), -torch.inf).scatter_reduce_(0, row, values, "amax")
-        high.clamp_(min=torch.finfo(high.dtype).min)
-        e = (values - high.index_select(0, row)).exp_()
-        total = values.new_zeros(n).index_add_(0, row, e)
-        ctx.save_for_backward(values, e, total, row)
-        return total.log().add_(high)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, e, total, row = ctx.saved_tensors
-        with torch.no_grad():
-            slope = e * (gradients[0] / total.clamp(min=torch.finfo(total.dtype).tiny)).index_select(0, row)
-        return once(slope, values), None, None

@@ -21,8 +21,9 @@ from typing_extensions import override
 
 from nearfar.scores import softmax
 from nearfar.scores.autograd import full_precision, once
-from nearfar.scores.engine import Plan, Scores
+from nearfar.scores.engine import Scores
 from nearfar.scores.gather import ALONE, Ranks
+from nearfar.scores.planned import Plan
 from nearfar.types import Rule
 
 

@@ -1,0 +1,98 @@
+"""Sums and log-sum-exps of a matrix that is at hand, some places of it left out, with their slopes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nearfar.scores.autograd import once
+
+_LOG2E = 1 / math.log(2)
+
+
+def filled(matrix: Tensor, places: Tensor | None, value: float) -> Tensor:
+    """The same matrix, changed."""
+    if places is not None:
+        matrix.view(-1).index_fill_(0, places, value)
+    return matrix
+
+
+def log_sum_exp(values: Float[Tensor, "n m"], left_out: Tensor | None, power: float = 1.0) -> Float[Tensor, " n"]:
+    """``log Σ_j e^{power · v_ij}`` but for the places left out; −∞ where nothing is left."""
+    return _LogSumExp.apply(values, left_out, power)  # pyright: ignore[reportReturnType]
+
+
+def row_sum(values: Float[Tensor, "n m"], left_out: Tensor | None) -> Float[Tensor, " n"]:
+    """``Σ_j v_ij`` but for the places left out."""
+    return _Sum.apply(values, left_out)  # pyright: ignore[reportReturnType]
+
+
+def edges_log_sum_exp(values: Float[Tensor, " p"], row: Int[Tensor, " p"], n: int) -> Float[Tensor, " n"]:
+    """``log Σ e^v`` of the values of each of ``n`` queries, ``row`` saying whose each is; −∞ where a query has none."""
+    return _EdgesLogSumExp.apply(values, row, n)  # pyright: ignore[reportReturnType]
+
+
+class _LogSumExp(torch.autograd.Function):
+    """``log Σ_j e^{power · v_ij}``, some places left out."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, left_out: Tensor | None, power: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        e = filled(
+            values.clone(memory_format=torch.contiguous_format) if power == 1.0 else values * power,
+            left_out,
+            -torch.inf,
+        )
+        high = e.amax(1, keepdim=True)
+        high.clamp_(min=torch.finfo(high.dtype).min)  # of rows with nothing left
+        total = e.sub_(high).mul_(_LOG2E).exp2_().sum(1, keepdim=True)
+        ctx.power = power
+        ctx.save_for_backward(values, e, total)
+        return total.log().add_(high)[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, e, total = ctx.saved_tensors
+        with torch.no_grad():
+            share = gradients[0][:, None] / total.clamp(min=torch.finfo(total.dtype).tiny)
+            slope = e * (share if ctx.power == 1.0 else share * ctx.power)
+        return once(slope, values), None, None
+
+
+class _Sum(torch.autograd.Function):
+    """``Σ_j v_ij``, some places left out."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, left_out: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.left_out, ctx.shape = left_out, values.shape
+        if left_out is None:
+            return values.sum(1)
+        return filled(values.clone(memory_format=torch.contiguous_format), left_out, 0.0).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        slope = gradients[0][:, None].expand(ctx.shape).clone(memory_format=torch.contiguous_format)
+        return filled(slope, ctx.left_out, 0.0), None
+
+
+class _EdgesLogSumExp(torch.autograd.Function):
+    """``log Σ e^v`` of the values of each query; −∞ where it has none."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, row: Tensor, n: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        high = values.new_full((n,), -torch.inf).scatter_reduce_(0, row, values, "amax")
+        high.clamp_(min=torch.finfo(high.dtype).min)
+        e = (values - high.index_select(0, row)).exp_()
+        total = values.new_zeros(n).index_add_(0, row, e)
+        ctx.save_for_backward(values, e, total, row)
+        return total.log().add_(high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, e, total, row = ctx.saved_tensors
+        with torch.no_grad():
+            slope = e * (gradients[0] / total.clamp(min=torch.finfo(total.dtype).tiny)).index_select(0, row)
+        return once(slope, values), None, None
