@@ -16,8 +16,11 @@ def measures(runs: Sequence[Shown]) -> Section | None:
     if not told:
         return None
     if len(told) == 1:
-        head = ["metric", told[0].name, "95% interval", "chance", "what it is"]
-        rows = [[m["name"], _value(m), span(m), _chance(m), m.get("about", "")] for m in told[0].metrics]
+        head = ["metric", told[0].name, "95% interval", "chance"]
+        rows = [[m["name"], _value(m), span(m), _chance(m)] for m in told[0].metrics]
+        if any("about" in m for m in told[0].metrics):
+            head.append("what it is")
+            rows = [[*row, m.get("about", "")] for row, m in zip(rows, told[0].metrics)]
     else:
         names = dict.fromkeys(metric["name"] for one in told for metric in one.metrics)
         head, rows = ["metric", *(one.name for one in told), "chance"], [_row(name, told) for name in names]
