@@ -61,6 +61,17 @@ def test_every_network_gives_a_row_an_input_and_trains_every_weight(name, output
         assert not still
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_activations_of_the_residual_network_lie_channels_last(channels):
+    """A grey image is in both layouts at once, and convolutions took it for the slow one."""
+    network = ENCODERS["resnet-small"].build((channels, 28, 28), width=4)
+    stem = next(iter(network.children()))
+    seen = []
+    stem.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network(torch.randn(2, channels, 28, 28))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(("size", "stem"), [(8, 8), (28, 28), (64, 64), (96, 48)])
 def test_the_residual_network_keeps_small_images_large(size, stem):
     network = ENCODERS["resnet-small"].build((1, size, size), width=4)

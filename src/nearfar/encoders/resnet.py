@@ -51,7 +51,11 @@ class ChannelsLast(nn.Sequential):
 
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Features, or outputs, of each image."""
-        return super().forward(input.contiguous(memory_format=torch.channels_last))
+        laid = input.contiguous(memory_format=torch.channels_last)
+        if input.shape[1] == 1:  # is both layouts at once, and would be taken for the other: its strides must say
+            n, c, h, w = input.shape
+            laid = laid.as_strided((n, c, h, w), (h * w, 1, w, 1))
+        return super().forward(laid)
 
 
 class Block(nn.Module):
