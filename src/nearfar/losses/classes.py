@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -48,10 +49,10 @@ class Classified:
                 f"labels reach {int(labels.max())} but there are {len(table)} classes, 0 to {len(table) - 1}"
             )
         dtype = working_dtype(z, table)
+        self.unit = bool(options.get("normalize", normalized))
+        self.ranks = meet(len(z), options.get("gather"), z.device)
         with full_precision(z):
-            prepare = normalize if options.get("normalize", normalized) else (lambda rows: rows)
-            self.ranks = meet(len(z), options.get("gather"), z.device)
-            self.z, self.table = prepare(z.to(dtype)), prepare(self.ranks.shared(table.to(dtype)))
+            self.given = z.to(dtype), self.ranks.shared(table.to(dtype))
         self._scores: dict[Similarity, Scores] = {}
         self.known = labels >= 0
         self.labels = labels.clamp(min=0).long()
@@ -60,9 +61,23 @@ class Classified:
         known = self.known
         self.stats = lambda: {"queries": torch.tensor(len(known)), "unknown": (~known).sum()}
 
+    @cached_property
+    def z(self) -> Tensor:
+        """Rows, of length one where that was asked for."""
+        return self._prepared(0)
+
+    @cached_property
+    def table(self) -> Tensor:
+        """The classes, likewise."""
+        return self._prepared(1)
+
+    def _prepared(self, side: int) -> Tensor:
+        with full_precision(self.given[side]):
+            return normalize(self.given[side]) if self.unit else self.given[side]
+
     def number(self, value: float | Tensor) -> Tensor:
         """A parameter of the loss that element functions can read."""
-        return self.ranks.shared(parameter(value, self.z))
+        return self.ranks.shared(parameter(value, self.given[0]))
 
     def averaged(self, values: Callable[[], Tensor], keep: Tensor) -> Outcome:
         """The mean of values by row over the rows that are kept."""
@@ -71,8 +86,8 @@ class Classified:
     def scores(self, similarity: Similarity = "dot") -> Scores:
         """Rows asking the classes."""
         if similarity not in self._scores:
-            pairs = Pairs.from_ids(self.labels, torch.arange(len(self.table), device=self.z.device))
-            self._scores[similarity] = Scores(self.z, self.table, pairs, similarity, backend=self.backend)
+            pairs = Pairs.from_ids(self.labels, torch.arange(len(self.given[1]), device=self.labels.device))
+            self._scores[similarity] = Scores(*self.given, pairs, similarity, backend=self.backend, unit=self.unit)
         return self._scores[similarity]
 
     def own(self, similarity: Similarity = "dot") -> Tensor:
@@ -80,6 +95,13 @@ class Classified:
         if similarity in self._scores and self._scores[similarity].at_hand:
             return self._scores[similarity].reduce(OWN)["value"]
         return picked_scores(self.z, self.table, self.labels, similarity)
+
+    def distance(self, rows: Tensor) -> Tensor:
+        """Squared distance of some rows from their own class, without gradient."""
+        z, table = (side.index_select(0, which) for side, which in zip(self.given, (rows, self.labels[rows])))
+        if self.unit:
+            z, table = normalize(z), normalize(table)
+        return (z - table).square_().sum(1)
 
 
 class ClassLoss(Loss):

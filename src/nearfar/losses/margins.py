@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 from nearfar.losses.arguments import Options, check_range
 from nearfar.losses.base import Outcome, loss_function
 from nearfar.losses.classes import Classified, ClassLoss
+from nearfar.scores.autograd import once
 from nearfar.scores.similarity import root
 
 
@@ -26,10 +27,41 @@ def _against_others(rows: Classified, own: Callable[[], Tensor], scale: float | 
 
 def _arc(rows: Classified, margin: Tensor) -> Tensor:
     """``cos(θ + m)`` with the own class."""
-    cosine, square = rows.own(), rows.own("sqeuclidean")
+    cosine = rows.own()
     # 1 − cos²θ has no digits left for a small angle; the distance of rows of length one has all of them
-    sine = root(torch.where(cosine > 0.5, square * (1 - square / 4), 1 - cosine.square()))
-    return cosine * margin.cos() - sine * margin.sin()
+    if not rows.scores().holds:
+        square = rows.own("sqeuclidean")
+        sine = root(torch.where(cosine > 0.5, square * (1 - square / 4), 1 - cosine.square()))
+        return cosine * margin.cos() - sine * margin.sin()
+    with torch.no_grad():
+        sine = 1 - cosine.square()
+        close = (cosine > 0.5).nonzero()[:, 0]
+        if len(close):
+            square = rows.distance(close)
+            sine.index_copy_(0, close, square * (1 - square / 4))
+        sine.clamp_(min=0.0).sqrt_()
+    return _Widened.apply(cosine, sine, margin)  # pyright: ignore[reportReturnType]
+
+
+class _Widened(torch.autograd.Function):
+    """``cos(θ + m)`` of a cosine, the sine being given: it is no second way to the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, cosine: Tensor, sine: Tensor, margin: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(cosine, sine, margin)
+        return cosine * margin.cos() - sine * margin.sin()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (gradient,), (cosine, sine, margin) = gradients, ctx.saved_tensors
+        with torch.no_grad():
+            # d sin θ / d cos θ = −cot θ; at an angle of 0, where it has none, as if it were 0
+            cotangent = (cosine / sine).masked_fill_(sine == 0, 0.0)
+            near = gradient * (margin.cos() + cotangent * margin.sin())
+            of_margin = -(gradient * (cosine * margin.sin() + sine * margin.cos())).sum()
+        needs = ctx.needs_input_grad
+        found = near if needs[0] else None, None, of_margin.view_as(margin) if needs[2] else None
+        return tuple(once(part, cosine, margin) for part in found)
 
 
 @loss_function

@@ -52,16 +52,17 @@ def proxy_anchor_loss(
     if rows.weights is not None:
         raise TypeError("weights= are per row, but the means of proxy-anchor run over classes")
     ids = torch.where(rows.known, rows.labels, -1)
-    pairs = Pairs.from_ids(torch.arange(len(rows.table), device=rows.z.device), ids)
-    scores = Scores(rows.table, rows.z, pairs, backend=rows.backend)
+    embeddings, classes = rows.given
+    pairs = Pairs.from_ids(torch.arange(len(classes), device=ids.device), ids)
+    scores = Scores(classes, embeddings, pairs, backend=rows.backend, unit=rows.unit)
     numbers = {"margin": rows.number(margin), "scale": rows.number(scale)}
-    present = torch.zeros(len(rows.table), device=rows.z.device, dtype=rows.z.dtype)
+    present = embeddings.new_zeros(len(classes)).detach()
     present = rows.ranks.total(present.index_add(0, rows.labels, rows.known.to(present.dtype))) > 0
 
     def value() -> Tensor:
         found = scores.reduce(PROXY_ANCHOR, numbers)
         near, far = (softplus(rows.ranks.log_total(found[side])) for side in ("near", "far"))
-        return near.sum() / present.sum().clamp(min=1) + far.sum() / max(len(rows.table), 1)
+        return near.sum() / present.sum().clamp(min=1) + far.sum() / max(len(classes), 1)
 
     counted = rows.stats
     return Outcome(value, None, lambda: {**counted(), "classes_present": present.sum()})
@@ -108,7 +109,7 @@ def proxy_nca_loss(
     check_range("temperature", temperature, 0.0)
     rows = Classified(z, labels, table, options, True)
     scale = rows.number(temperature).reciprocal()
-    keep = rows.known if len(rows.table) > 1 or denominator == "all" else torch.zeros_like(rows.known)
+    keep = rows.known if len(table) > 1 or denominator == "all" else torch.zeros_like(rows.known)
 
     def values() -> Tensor:
         stage = PROXY_NCA if denominator == "negatives" else PROXY_NCA_ALL

@@ -50,6 +50,8 @@ class Edges:
             ignored = torch.arange(first, first + many * (m + 1), m + 1, device=pairs.device)
         if pairs.layout is not None and pairs.own in (None, 0):
             row, column = _of_views(pairs)
+        elif pairs.own is None and _are_places(ids):  # rows asking classes
+            row, column = torch.arange(n, device=pairs.device), ids[0]
         elif n * m <= _FEW:
             positive = ids[0][:, None] == ids[1]
             if pairs.own is not None:
@@ -98,6 +100,13 @@ def _of_views(pairs: Pairs) -> tuple[Tensor, Tensor]:
         return row[:0], row[:0]
     column = torch.stack([row.roll(-view * (n // views)) for view in range(own, views)], 1).reshape(-1)
     return row.repeat_interleave(views - own), column
+
+
+def _are_places(ids: tuple[Tensor, Tensor]) -> bool:
+    """Whether a query's id is the place of its one positive."""
+    query, key = ids
+    numbered = torch.equal(key, torch.arange(len(key), device=key.device))
+    return numbered and int(query.min()) >= 0 and int(query.max()) < len(key)
 
 
 def _of_ids(pairs: Pairs) -> tuple[Tensor, Tensor]:

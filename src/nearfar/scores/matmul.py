@@ -1,8 +1,8 @@
 """Matrix products of tiles, by the faster of the two libraries that torch brings.
 
 torch gives float32 products to MKL, which on AMD processors leaves AVX-512 unused; oneDNN, which torch has for its compiler, uses
-it and is twice as fast there. Both sum in float32. Which one serves is a fact of the processor, never of a timing, so that results
-repeat.
+it: twice as fast on Zen 5, about as fast on Zen 4, which does such an instruction in two halves. Both sum in float32. Which one
+serves is a fact of the processor, never of a timing, so that results repeat.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor
 
 _LARGE = 2**22
 """Multiplications from which the other library's start is repaid."""
+_TRANSPOSED = 2**24
+"""And the copy that it makes of a transposed operand."""
 
 
 @functools.cache
@@ -40,13 +42,14 @@ def _other_library() -> Callable[[Tensor, Tensor], Tensor] | None:
 
 
 def _large(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == torch.float32 and a.device.type == "cpu" and a.numel() * b.shape[1] >= _LARGE
+    least = _LARGE if a.stride(-1) == 1 else _TRANSPOSED
+    return a.dtype == torch.float32 and a.device.type == "cpu" and a.numel() * b.shape[1] >= least
 
 
 def mm(a: Float[Tensor, "n k"], b: Float[Tensor, "k m"], out: Tensor | None = None) -> Float[Tensor, "n m"]:
     """``a·b``; in ``out`` where the library can write there."""
     other = _other_library() if _large(a, b) else None
-    return torch.mm(a, b, out=out) if other is None else other(a, b.T)
+    return torch.mm(a, b, out=out) if other is None else _by(other, a, b)
 
 
 def add_mm(total: Float[Tensor, "n m"], a: Float[Tensor, "n k"], b: Float[Tensor, "k m"], sign: int = 1) -> None:
@@ -55,4 +58,9 @@ def add_mm(total: Float[Tensor, "n m"], a: Float[Tensor, "n k"], b: Float[Tensor
     if other is None:
         total.addmm_(a, b, alpha=sign)
     else:
-        total.add_(other(a, b.T), alpha=sign)
+        total.add_(_by(other, a, b), alpha=sign)
+
+
+def _by(other: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """Its first operand is copied where it is not in order of rows, the second never: the transpose of a tile goes second."""
+    return other(a, b.T) if a.stride(-1) == 1 or a.numel() < b.numel() else other(b.T, a).T
