@@ -578,16 +578,18 @@ def test_the_real_minilm(tmp_path, monkeypatch):
 
 @pytest.fixture
 def timm(monkeypatch) -> types.ModuleType:
-    """timm's two functions that are used; the package itself needs torchvision."""
+    """timm's functions that are used; the package itself needs torchvision."""
     fake = types.ModuleType("timm")
     fake.made = []
 
     def create_model(name, pretrained=False, in_chans=3, num_classes=1000, **options):
         fake.made.append((name, pretrained, options))
+        assert options.get("img_size") != (8, 8), "8 pixels hold no patch of 16"
         layers = [nn.Conv2d(in_chans, 12, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         return nn.Sequential(*layers, *([nn.Linear(12, num_classes)] if num_classes else []))
 
-    fake.is_model = lambda name: name == "resnet18"
+    fake.is_model = lambda name: name in ("resnet18", "vit")
+    fake.get_pretrained_cfg = lambda name: types.SimpleNamespace(fixed_input_size=name == "vit")
     fake.list_models = lambda pattern: ["resnet18", "resnet18d"]
     fake.create_model = create_model
     monkeypatch.setitem(sys.modules, "timm", fake)
@@ -604,3 +606,13 @@ def test_a_network_of_timms(timm, tmp_path):
         make_embedder(corpus("image"), "timm:resnet")
     with pytest.raises(ValueError, match="no option of timm:resnet18 'checkpoint_path'"):
         make_embedder(corpus("image"), "timm:resnet18", options={"image": {"checkpoint_path": "x.bin"}})
+
+
+def test_a_transformer_of_timms_is_made_for_the_size_of_the_images(timm):
+    from nearfar.encoders.pretrained import timm_factory
+
+    timm_factory("vit")((3, 28, 32))
+    timm_factory("vit")((3, 28, 32), img_size=64)
+    assert timm.made == [("vit", False, {"img_size": (28, 32)}), ("vit", False, {"img_size": 64})]
+    with pytest.raises(ValueError, match="timm:vit cannot be made for images of 8×8 pixels: 8 pixels hold no patch"):
+        timm_factory("vit")((3, 8, 8))

@@ -176,3 +176,31 @@ def test_its_help_loads_no_torch():
     )
     assert done.returncode == 0, done.stderr
     assert "held-out rows" in done.stdout
+
+
+def test_broken_images_are_named_and_left_out_if_asked(people, tmp_path, capsys):
+    """One that is held out, and one that the probe would learn from."""
+    data = tmp_path / "faces"
+    for who in ("train/a", "train/b", "test/a", "test/b"):
+        (data / who).mkdir(parents=True)
+        for n in range(4):
+            little_runs.picture((40 + 60 * n, 90, 200 if who.endswith("a") else 20), n).save(data / who / f"{n}.png")
+    torn = [data / "train/a/1.png", data / "test/b/2.png"]
+    for path in torn:
+        path.write_bytes(path.read_bytes()[:60])
+    asked = ["evaluate", str(people), "--data", str(data), "--out", str(tmp_path / "found.json")]
+    assert main(asked) == 2
+    assert "leave such rows out with skip_bad=True (--skip-bad)" in capsys.readouterr().err
+    assert main([*asked, "--skip-bad"]) == 0
+    said = capsys.readouterr().err
+    told = json.loads((tmp_path / "found.json").read_text())
+    assert said.count("left out: ") == len(told["left_out"]) == 2
+    assert all(any(str(path) in line for line in told["left_out"]) for path in torn)
+    assert (written(tmp_path / "found.json").rows, told["part"]) == (7, "test")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "embed", "index", "enroll", "views", "train", "compare"])
+def test_what_reads_data_has_the_option_that_its_errors_name(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "--skip-bad" in capsys.readouterr().out

@@ -245,7 +245,7 @@ class TestWrongInput:
 
     def test_without_faiss(self, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-        with pytest.raises(ImportError, match="pip install faiss-cpu"):
+        with pytest.raises(ImportError, match=r"pip install \"nearfar\[faiss\]\""):
             nearest(rows(10), k=1, backend="faiss")
 
 

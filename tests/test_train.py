@@ -262,14 +262,6 @@ def test_divergence_ends_the_run_and_says_when(tmp_path):
         assert not run.finished
 
 
-def test_loggers(tmp_path):
-    pytest.importorskip("tensorboard")
-    run = train(images(), tmp_path, method="siamese", views="none", logger="csv")
-    assert "loss" in (run.path / "csv" / "metrics.csv").read_text()
-    run = train(images(), tmp_path, "board", method="siamese", views="none", logger="tensorboard")
-    assert list((run.path / "tensorboard").rglob("events.out.tfevents.*"))
-
-
 def test_lines_where_there_is_no_terminal(capsys, monkeypatch):
     monkeypatch.setattr("nearfar.training.progress.SECONDS", 0.0)
     with Progress(True, 10, 0, 32) as progress:

@@ -127,7 +127,8 @@ def timm_factory(name: str, pretrained: bool = False) -> Callable[..., nn.Module
 
     Raises:
         ImportError: If timm is not installed.
-        ValueError: If it does not know the name, or the name points to a place to fetch from.
+        ValueError: If it does not know the name, or the name points to a place to fetch from; and when it is built, if it
+            cannot be had for the size of the images.
     """
     timm = require("timm", f"the network timm:{name}", "vision")
     if not timm.is_model(name):
@@ -138,7 +139,15 @@ def timm_factory(name: str, pretrained: bool = False) -> Callable[..., nn.Module
         for option in options:  # others would let a configuration name files to read
             if option not in TIMM_OPTIONS:
                 raise ValueError(unknown(f"option of timm:{name}", option, TIMM_OPTIONS))
-        return timm.create_model(name, pretrained=pretrained, in_chans=shape[0], num_classes=outputs or 0, **options)
+        if timm.get_pretrained_cfg(name).fixed_input_size:  # a transformer, whose patches are counted
+            options.setdefault("img_size", tuple(shape[1:]))
+        try:
+            return timm.create_model(
+                name, pretrained=pretrained, in_chans=shape[0], num_classes=outputs or 0, **options
+            )
+        except (TypeError, AssertionError) as error:
+            size = "×".join(map(str, shape[1:]))
+            raise ValueError(f"timm:{name} cannot be made for images of {size} pixels: {error}") from error
 
     return build
 

@@ -16,6 +16,8 @@ class EvaluateConfig:
     """A training run, or a model folder (then with --data). The figures go to evaluation.json in it."""
     data: str | None = None
     """Other data to embed; by default those that the run was trained on."""
+    skip_bad: bool = False
+    """Leave out rows and images that cannot be read, and name them, instead of stopping at the first."""
     embeddings: str | None = None
     """In place of a run, a file: .parquet of nearfar embed, or with a column of vectors; .npy; .safetensors."""
     labels: str | None = None
@@ -54,6 +56,8 @@ class EvaluateConfig:
                 raise ValueError(f"--{name} goes with --embeddings; a run knows its own")
         if self.data is not None and self.run is None:
             raise ValueError("--data is embedded by a run: pass the run, or leave --data out")
+        if self.skip_bad and self.run is None:
+            raise ValueError("--skip-bad leaves out rows of a run's data; a file of embeddings has to be whole")
         if self.rows < 2:
             raise ValueError(f"rows is {self.rows}: two at least were wanted")
         if any("{}" not in template for template in self.templates):

@@ -196,7 +196,7 @@ def _faiss_index(keys: Tensor, metric: str) -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError('backend="faiss" needs faiss: pip install faiss-cpu; or leave backend= out') from error
+        raise ImportError('backend="faiss" needs faiss: pip install "nearfar[faiss]"; or leave backend= out') from error
     whole = Keys(keys, metric)
     index = (faiss.IndexFlatL2 if metric == "euclidean" else faiss.IndexFlatIP)(keys.shape[1])
     for part in keys.split(65536):

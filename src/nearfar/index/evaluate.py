@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.evaluation import Evaluation
 from nearfar.evaluation.zeroshot import prompt_prototypes
 from nearfar.index.held_out import CHUNK, HeldOut, embed_held_out
+from nearfar.index.items import shown
 from nearfar.index.run import Run, open_run
 from nearfar.index.vectors import read_labels, read_vectors
 from nearfar.report.files import write_json
@@ -30,6 +32,8 @@ def run(config: EvaluateConfig) -> int:
     else:
         found, told = _of_run(config)
         out = Path(config.out or Path(config.run).expanduser() / "evaluation.json")
+    for line in told.get("left_out", ()):
+        print(f"left out: {shown(line)}", file=sys.stderr)
     print(found)
     if len(told.get("inputs", ())) > 1 and any("→" in measure.task for measure in found.measures):
         print("first: {}, second: {}".format(*told["inputs"]))
@@ -45,7 +49,7 @@ def run(config: EvaluateConfig) -> int:
 def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
     assert config.run is not None
     opened = open_run(config.run, config.device, allow_code=config.allow_code)
-    held = embed_held_out(opened, config.rows, data=config.data, seed=config.seed)
+    held = embed_held_out(opened, config.rows, data=config.data, seed=config.seed, skip_bad=config.skip_bad)
     z, pairs = held.embeddings[0], held.embeddings[1] if len(held.columns) > 1 else None
     labels = held.labels if held.known else held.groups if pairs is None else None
     named = held.known and held.labels is not None
@@ -77,6 +81,7 @@ def _facts(opened: Run, held: HeldOut) -> dict[str, Any]:
         "inputs": [column.name for column in held.columns],
         "model": opened.model,
         "weights": opened.weights,
+        "left_out": held.bad,
     }
 
 
@@ -132,6 +137,7 @@ def _training_rows(
     rows, labels = [], []
     for chunk in order.sort().values.split(CHUNK):
         batch = part.fetch(chunk.tolist())
+        held.bad.extend(batch.bad)
         if len(batch) and batch.labels is not None:
             rows.append(opened.embed(column.kind, batch.columns[column.name]))
             labels.append(batch.labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float32, Int64
@@ -30,6 +30,7 @@ class HeldOut:
         raw: A column an input, as it was read.
         labels: Class ids; negative: unknown.
         groups: Ids.
+        bad: Rows that could not be read and were left out.
     """
 
     corpus: Corpus
@@ -41,6 +42,7 @@ class HeldOut:
     raw: list[Raw]
     labels: Int64[Tensor, "n"] | None
     groups: Int64[Tensor, "n"] | None
+    bad: list[str] = field(default_factory=list)
 
     @property
     def known(self) -> bool:
@@ -57,7 +59,9 @@ class HeldOut:
         return mine is None or theirs is None or not bool(torch.isin(mine[mine >= 0], theirs).any())
 
 
-def embed_held_out(run: Run, most: int, kind: Kind | None = None, seed: int = 0, data: str | None = None) -> HeldOut:
+def embed_held_out(
+    run: Run, most: int, kind: Kind | None = None, seed: int = 0, data: str | None = None, skip_bad: bool = False
+) -> HeldOut:
     """Embeds held-out rows of the data that a run was trained on.
 
     Args:
@@ -66,11 +70,12 @@ def embed_held_out(run: Run, most: int, kind: Kind | None = None, seed: int = 0,
         kind: Only the first input of this kind; by default the first two inputs that the model reads.
         seed: Of the draw.
         data: Other data.
+        skip_bad: Leave out rows that cannot be read; otherwise as when the run was trained.
 
     Raises:
         ValueError: If the data cannot be opened, or have no rows that are counted.
     """
-    corpus = run.open_data(data, streaming=False)
+    corpus = run.open_data(data, streaming=False, skip_bad=skip_bad or None)
     tested = corpus.test is not None and len(corpus.test) > 0
     part = corpus.test if tested else corpus.train
     if not isinstance(part, Part) or not len(part):
@@ -81,9 +86,10 @@ def embed_held_out(run: Run, most: int, kind: Kind | None = None, seed: int = 0,
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:most].sort().values
     found: list[list[Tensor]] = [[] for _ in used]
     raw: list[list[Raw]] = [[] for _ in used]
-    rows, labels, groups = [], [], []
+    rows, labels, groups, bad = [], [], [], [*corpus.bad]
     for chunk in order.split(CHUNK):
         batch = part.fetch(chunk.tolist())
+        bad += batch.bad
         if not len(batch):
             continue
         rows.append(batch.rows)
@@ -95,10 +101,9 @@ def embed_held_out(run: Run, most: int, kind: Kind | None = None, seed: int = 0,
             raw[at].append(held)
     if not rows:
         raise ValueError(f"none of the {len(order)} rows of {corpus.name} to look at could be read")
-    joined = [torch.cat(ids) if ids and ids[0] is not None else None for ids in (labels, groups)]
-    return HeldOut(
-        corpus, part, tested, torch.cat(rows), used, [torch.cat(z) for z in found], [_join(r) for r in raw], *joined
-    )
+    classes, ids = (torch.cat(each) if each and each[0] is not None else None for each in (labels, groups))
+    joined = [torch.cat(z) for z in found], [_join(r) for r in raw]
+    return HeldOut(corpus, part, tested, torch.cat(rows), used, *joined, classes, ids, bad)
 
 
 def _join(parts: list[Raw]) -> Raw:

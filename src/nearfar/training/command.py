@@ -16,7 +16,9 @@ def run(config: TrainConfig) -> int:
     try:
         done = train(config)
     except Interrupted as stopped:
-        print(f"Interrupted. Go on with: nearfar train --resume {shlex.quote(str(stopped.run.path))}", file=sys.stderr)
+        if is_first():
+            again = f"nearfar train --resume {shlex.quote(str(stopped.run.path))}"
+            print(f"Interrupted. Go on with: {again}", file=sys.stderr)
         return 130
     except Diverged as error:
         print(f"nearfar: {error}", file=sys.stderr)

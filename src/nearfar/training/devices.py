@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import os
 import random
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,23 +27,24 @@ def make_fabric(config: TrainConfig) -> Any:
 
     Raises:
         ImportError: If Fabric is not installed.
-        ValueError: If there is no such device here; the message says what there is.
+        ValueError: If there is no such device here; the message says what there is. Or if SLURM's tasks lie unevenly.
     """
     require("lightning_fabric", "training", "train")
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it uses is in environment.json
-    devices, nodes = _started(config)
-    strategy = config.strategy
-    if strategy == "auto" and devices * nodes > 1:
-        strategy = "ddp"
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # see _started
+    devices, nodes, plugins = _started(config)
+    ddp = config.strategy == "ddp" or devices * nodes > 1
     try:
         fabric = Fabric(
             accelerator=config.device,
             devices=devices,
             num_nodes=nodes,
-            strategy=_ddp(config) if strategy == "ddp" else strategy,
+            strategy=DDPStrategy(gradient_as_bucket_view=True) if ddp else config.strategy,
             precision=PRECISIONS[config.precision],  # pyright: ignore[reportArgumentType]
+            plugins=plugins,
         )
     except (RuntimeError, ValueError) as error:
         gist = str(error).partition("\n")[0]
@@ -61,56 +61,34 @@ def make_fabric(config: TrainConfig) -> Any:
     return fabric
 
 
-def _ddp(config: TrainConfig) -> Any:
-    from lightning_fabric.strategies.ddp import DDPStrategy
+def _started(config: TrainConfig) -> tuple[int, int, list[Any]]:
+    """Processes a machine, machines, and Fabric's word for who starts them: as asked for, or as torchrun or SLURM did.
 
-    return DDPStrategy(broadcast_buffers=True, gradient_as_bucket_view=True)
+    SLURM has started this process if it is one of several tasks of an srun. A lone task, and a job script without srun,
+    start their own, however many tasks the job was given.
+    """
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
-
-def _started(config: TrainConfig) -> tuple[int, int]:
-    """Processes a machine, and machines: what was asked for, or what torchrun or SLURM started."""
-    here = os.environ.get("LOCAL_WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
-    world = os.environ.get("WORLD_SIZE")
-    if (
-        here is None
-        and "SLURM_NTASKS" in os.environ
-        and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
-    ):
-        here, world = os.environ.get("SLURM_NTASKS_PER_NODE", "1"), os.environ["SLURM_NTASKS"]
-    if here is None or world is None:
-        return config.devices, config.num_nodes
-    return int(here), max(1, int(world) // int(here))
+    known = os.environ
+    if "TORCHELASTIC_RUN_ID" in known and "LOCAL_WORLD_SIZE" in known:
+        here = int(known["LOCAL_WORLD_SIZE"])
+        return here, max(1, int(known["WORLD_SIZE"]) // here), []
+    if "SLURM_JOB_ID" not in known:
+        return config.devices, config.num_nodes, []
+    tasks, nodes = (int(known.get(f"SLURM_STEP_NUM_{what}", "1")) for what in ("TASKS", "NODES"))
+    if tasks == 1:
+        return config.devices, config.num_nodes, [LightningEnvironment()]
+    if tasks % nodes:
+        raise ValueError(f"srun started {tasks} tasks on {nodes} machines: wanted as many on each (--ntasks-per-node)")
+    known["SLURM_NTASKS_PER_NODE"] = str(tasks // nodes)  # which Fabric wants, and a job of --ntasks lacks
+    return tasks // nodes, nodes, [SLURMEnvironment()]
 
 
 def is_first() -> bool:
     """Whether this process is the one, or the first rank, that speaks."""
     distributed = torch.distributed
     return not distributed.is_available() or not distributed.is_initialized() or distributed.get_rank() == 0
-
-
-def make_loggers(name: str, folder: str) -> Any:
-    """A logger by name, with ``log_metrics(metrics, step)``; None for ``"none"``.
-
-    Raises:
-        ImportError: If its package is not installed; the message says the remedy.
-    """
-    if name == "none":
-        return None
-    if name in ("tensorboard", "csv"):
-        loggers = require("lightning_fabric.loggers", "logging", "train")
-        if name == "csv":
-            return loggers.CSVLogger(folder, name="csv", version="")
-        for package in ("tensorboard", "tensorboardX"):
-            if importlib.util.find_spec(package) is not None:
-                return loggers.TensorBoardLogger(folder, name="tensorboard", version="")
-        raise ImportError("logger 'tensorboard' needs tensorboard: pip install tensorboard")
-    package, kind = {"wandb": ("wandb", "WandbLogger"), "mlflow": ("mlflow", "MLFlowLogger")}[name]
-    try:
-        importlib.import_module(package)
-        loggers = importlib.import_module("lightning.pytorch.loggers")
-    except ImportError as error:
-        raise ImportError(f"logger {name!r} needs {package} and lightning: pip install {package} lightning") from error
-    return getattr(loggers, kind)(save_dir=folder)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

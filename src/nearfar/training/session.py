@@ -13,13 +13,16 @@ import torch
 from nearfar.data.corpus import Stream
 from nearfar.methods.table import METHODS
 from nearfar.training.checkpoint import last_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
-from nearfar.training.devices import make_loggers
 from nearfar.training.events import EventLog
+from nearfar.training.loggers import Logger, figures, make_logger
 from nearfar.training.looks import Look, collapse_warnings, look, watched_rows
 from nearfar.training.loop import Diverged, Pause
 from nearfar.training.progress import Progress
 from nearfar.training.run import Run
 from nearfar.training.trainer import Trainer
+
+AGAIN = 1.0
+"""Seconds from which a second Ctrl-C is a second one, and not the first by another way."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -73,14 +76,17 @@ class Session:
         assert self.config.steps is not None
         self.progress = Progress(show and self.main, self.config.steps, self.first, self.config.batch_size)
         self.log: EventLog | None = None
-        self.logger = None
+        self.logger: Logger | None = None
         if self.main:
             self.log = EventLog(run.path / "events.jsonl", until=self.first)
-            self.logger = make_loggers(self.config.logger, str(run.path))
+            self.logger = make_logger(self.config.logger, run.path, self.config.saved(), self.first)
+            if self.logger is not None and self.logger.fresh:
+                for event in run.events():
+                    self._log(event)
             if run.checkpoints.exists():
                 prune_checkpoints(run.checkpoints, {self.first, self.best.step})
         self.watched = watched_rows(trainer.corpus, self.config.eval_rows, self.config.seed)
-        self.stopped = False
+        self.stopped, self.stopped_at = False, 0.0
         self.told = 0  # of the rows that were left out
         self.saved_at = time.monotonic()
 
@@ -99,12 +105,15 @@ class Session:
         if self.log is not None:
             self.log.close()
         if self.logger is not None:
-            self.logger.finalize("success" if error[0] is None else "failed")
+            stopped = "interrupted" if isinstance(error[1], KeyboardInterrupt) else "failed"
+            self.logger.finalize("finished" if error[0] is None else stopped)
 
     def _stop(self, number: int, frame: Any) -> None:
-        if self.stopped:  # asked twice: at once, without a checkpoint
+        """Soon, with a checkpoint; at once if Ctrl-C is pressed again. srun and torchrun pass on what their ranks have had."""
+        now = time.monotonic()
+        if self.stopped and number == signal.SIGINT and now - self.stopped_at > AGAIN:
             raise KeyboardInterrupt
-        self.stopped = True
+        self.stopped, self.stopped_at = True, now
 
     def _due(self, step: int) -> bool:
         """Whether there is a pause after a step."""
@@ -183,8 +192,6 @@ class Session:
             loss=pause.loss, terms=terms, rate=trainer.rate, temperature=trainer.method.temperature,
         )  # fmt: skip
         self.progress.step(pause.step, pause.loss)
-        if self.logger is not None:
-            self.logger.log_metrics({"loss": pause.loss, "rate": trainer.rate} | terms, step=pause.step)
 
     def _tell_bad(self, step: int) -> None:
         """Each row that was left out, once."""
@@ -207,8 +214,6 @@ class Session:
         self._write("look", step=pause.step, seconds=pause.seconds, metrics=seen.metrics, geometry=seen.geometry)
         figures = " · ".join(f"{name} {value:.3f}" for name, value in (seen.metrics | seen.geometry).items())
         self.progress.say(f"step {pause.step} · loss {pause.loss:.3f} · {figures}")
-        if self.logger is not None:
-            self.logger.log_metrics(seen.metrics | seen.geometry, step=pause.step)
         chance = trainer.method.chance(self.config.batch_size)
         dim = trainer.method.embedder.dim
         assert isinstance(dim, int)
@@ -246,3 +251,9 @@ class Session:
     def _write(self, event: str, **facts: Any) -> None:
         if self.log is not None:
             self.log.write(event, **facts)
+            self._log({"event": event} | facts)
+
+    def _log(self, event: dict[str, Any]) -> None:
+        told = figures(event)
+        if self.logger is not None and told:
+            self.logger.log_metrics(told, step=event["step"])

@@ -16,6 +16,7 @@ from nearfar.training.assemble import resolve, used_columns
 from nearfar.training.config import TrainConfig
 from nearfar.training.devices import make_fabric
 from nearfar.training.environment import describe_machine
+from nearfar.training.loggers import check_logger
 from nearfar.training.loop import Diverged
 from nearfar.training.run import Run
 from nearfar.training.session import Interrupted, Session
@@ -46,6 +47,7 @@ def train(
         The run: ``.path``, ``.metrics`` of the last look, ``.embedder()``.
 
     Raises:
+        ImportError: If a package is missing; the message says how to install it.
         ValueError: If options, data or devices cannot be used; the message says the remedy.
         TypeError: If there is no such option; the message suggests the nearest.
         Diverged: If the loss is no longer finite.
@@ -62,6 +64,7 @@ def train(
     if asked.resume is not None:
         run = Run.open(asked.resume)
         asked = _resumed(asked, run)
+    check_logger(asked.logger)
     fabric = make_fabric(asked)
     if corpus is None:
         corpus = open_corpus(asked)

@@ -1,0 +1,192 @@
+"""What loggers hold, read back by their own readers; over a crash too. Nothing is sent anywhere."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import nearfar as nf
+from nearfar.training.loggers import LOGGERS
+from nearfar.training.session import Session
+from train_cases import images
+
+Told = list[tuple[int, str, float]]
+OPTIONS = {
+    "method": "supcon", "views": "none", "batch_size": 16, "steps": 5, "eval_every": 2, "checkpoint_every": 2,
+    "model": "small-cnn", "threads": 1, "temperature": 0.25,
+}  # fmt: skip
+
+
+def read_tensorboard(folder: Path) -> tuple[Told, dict[str, str]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
+    events = EventAccumulator(str(folder / "tensorboard"), purge_orphaned_data=True)
+    events.Reload()
+    told = [(e.step, name, e.value) for name in events.Tags()["scalars"] for e in events.Scalars(name)]
+    content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    start = metadata.parse_session_start_info_plugin_data(content)
+    known = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
+    return told, {name: str(value) for name, value in known.items()}
+
+
+def read_csv(folder: Path) -> tuple[Told, None]:
+    with (folder / "csv" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [(int(r["step"]), k, float(v)) for r in rows for k, v in r.items() if v and k != "step"], None
+
+
+def leveldb_log(data: bytes) -> Iterator[bytes]:
+    """The records of a file in LevelDB's log format, which W&B writes: blocks of 32 KB, and a header of 7 bytes a piece."""
+    at, record = 7, b""  # W&B's own header
+    while at + 7 <= len(data):
+        if at % 32768 > 32768 - 7:  # no room for a header
+            at += 32768 - at % 32768
+            continue
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        record += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last piece
+            yield record
+            record = b""
+
+
+def read_wandb(folder: Path) -> tuple[Told, dict[str, str]]:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    told, known, names = [], {}, set()
+    for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
+        names.add(path.stem)
+        for data in leveldb_log(path.read_bytes()):
+            record = Record.FromString(data)
+            for item in record.history.item:
+                name = item.key or item.nested_key[0]
+                if not name.startswith("_"):
+                    told.append((record.history.step.num, name, float(json.loads(item.value_json))))
+            known |= {item.key: json.loads(item.value_json) for item in record.run.config.update if item.key}
+    assert names == {f"run-{(folder / 'wandb.id').read_text()}"}  # one run, also where it was resumed
+    return told, {name: str(value) for name, value in known.items()}
+
+
+def read_mlflow(folder: Path) -> tuple[Told, dict[str, str]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient((folder / "mlflow").as_uri())
+    (experiment,) = [e for e in client.search_experiments() if e.name == "nearfar"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == (folder.name, "FINISHED")
+    told = [
+        (m.step, name.replace("_at_", "@"), m.value)
+        for name in run.data.metrics
+        for m in client.get_metric_history(run.info.run_id, name)
+    ]
+    return told, run.data.params
+
+
+READERS = {"tensorboard": read_tensorboard, "csv": read_csv, "wandb": read_wandb, "mlflow": read_mlflow}
+
+
+def wanted(run: nf.Run) -> dict[tuple[int, str], float]:
+    """What the events say, spelled out."""
+    known = {}
+    for e in run.events("step"):
+        assert e["temperature"] == 0.25
+        told = {"loss": e["loss"], "supcon": e["terms"]["supcon"], "rate": e["rate"], "temperature": 0.25}
+        known |= {(e["step"], name): value for name, value in told.items()}
+    for e in run.events("look"):
+        names = ("alignment", "uniformity", "effective_rank", "feature_std")
+        told = {"knn": e["metrics"]["knn"], "recall@1": e["metrics"]["recall@1"]} | {n: e["geometry"][n] for n in names}
+        known |= {(e["step"], name): value for name, value in told.items()}
+    return known
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    """No account, no server, and no name that is looked up."""
+    for name in (
+        "WANDB_API_KEY",
+        "WANDB_MODE",
+        "WANDB_PROJECT",
+        "WANDB_NAME",
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_EXPERIMENT_NAME",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    asked, look_up = [], socket.getaddrinfo
+
+    def getaddrinfo(host, *arguments, **options):
+        if host not in (None, "localhost", "127.0.0.1", "::1"):
+            asked.append(host)
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    yield
+    assert asked == []
+
+
+def crash(monkeypatch, out: Path, logger: str) -> None:
+    """A run that ends at its third step, one after its last checkpoint."""
+
+    def broken(self, step: int) -> None:
+        if step == 3:
+            raise RuntimeError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_tell_bad", broken)
+        with pytest.raises(RuntimeError, match="the disk is full"):
+            nf.train(corpus=images(), out=str(out), logger=logger, show=False, **OPTIONS)
+
+
+@pytest.mark.parametrize("logger", READERS)
+def test_a_logger_holds_what_happened_once_and_the_options(logger, alone, monkeypatch, tmp_path):
+    """Over a crash after step 3 and a run that goes on from step 2."""
+    needs = LOGGERS[logger].needs
+    if needs is not None:
+        pytest.importorskip(needs)
+    out = tmp_path / "run"
+    crash(monkeypatch, out, logger)
+    run = nf.train(corpus=images(), resume=str(out), show=False)
+    told, known = READERS[logger](out)
+    expected = wanted(run)
+    assert {step for step, _ in expected} == {1, 2, 3, 4, 5}
+    assert {(step, name): value for step, name, value in told} == pytest.approx(expected, rel=1e-6)
+    if logger in ("tensorboard", "csv"):  # the others keep both of step 3, which are the same
+        assert len(told) == len(expected)
+    if known is not None:
+        for name, value in run.config.saved().items():
+            assert str(known[name]) in (str(value), f"{value}.0"), name
+    inside = {path.name for path in out.iterdir()} - {
+        "config.yaml",
+        "environment.json",
+        "events.jsonl",
+        "checkpoints",
+        "model",
+    }
+    assert inside <= {logger, f"{logger}.id"}
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "csv"])
+def test_a_logger_that_comes_later_is_told_what_was_before(logger, alone, monkeypatch, tmp_path):
+    crash(monkeypatch, tmp_path / "run", "none")
+    run = nf.train(corpus=images(), resume=str(tmp_path / "run"), logger=logger, show=False)
+    told, _ = READERS[logger](run.path)
+    assert {(step, name): value for step, name, value in told} == pytest.approx(wanted(run), rel=1e-6)
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb", "mlflow"])
+def test_a_logger_that_is_not_installed(logger, monkeypatch, tmp_path):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == logger else find(name, *rest))
+    with pytest.raises(ImportError, match=f"logger '{logger}' needs {logger}: pip install {logger}"):
+        nf.train(corpus=images(), out=str(tmp_path / "run"), logger=logger, **OPTIONS)
+    assert not (tmp_path / "run").exists()
