@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nearfar.data.labelled import require
 from nearfar.training.config import TrainConfig
+from nearfar.training.sharding import shard
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -35,15 +36,12 @@ def make_fabric(config: TrainConfig) -> Any:
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it uses is in environment.json
     devices, nodes = _started(config)
-    strategy = config.strategy
-    if strategy == "auto" and devices * nodes > 1:
-        strategy = "ddp"
     try:
         fabric = Fabric(
             accelerator=config.device,
             devices=devices,
             num_nodes=nodes,
-            strategy=_ddp(config) if strategy == "ddp" else strategy,
+            strategy=_strategy(config.strategy, devices * nodes),
             precision=PRECISIONS[config.precision],  # pyright: ignore[reportArgumentType]
         )
     except (RuntimeError, ValueError) as error:
@@ -61,10 +59,22 @@ def make_fabric(config: TrainConfig) -> Any:
     return fabric
 
 
-def _ddp(config: TrainConfig) -> Any:
+def _strategy(name: str, world: int) -> Any:
+    """Fabric's strategy of a name; on one device there is nothing to divide."""
     from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
-    return DDPStrategy(broadcast_buffers=True, gradient_as_bucket_view=True)
+    if name == "fsdp" and world > 1:
+        # Fabric's FSDPStrategy is the first FSDP, which knows no CPU; this one leaves the sharding to a function, and
+        # so to ``fully_shard``, which runs on gloo as on NCCL
+        return ModelParallelStrategy(
+            lambda network, mesh: shard(network, mesh["data_parallel"]),
+            data_parallel_size=world,
+            tensor_parallel_size=1,
+        )
+    if name == "ddp" or world > 1:
+        return DDPStrategy(broadcast_buffers=True, gradient_as_bucket_view=True)
+    return "auto"
 
 
 def _started(config: TrainConfig) -> tuple[int, int]:
