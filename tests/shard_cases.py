@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,22 @@ class Trainer(training.Trainer):
 
     last: Trainer
     stop = die = 0
+    there: Path
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         Trainer.last = self
+        self.met: list[float] = []
+        """Sums of the buffers that the last forward pass began with."""
+        self.method.network.register_forward_pre_hook(self._meet)
+
+    def _meet(self, network: nn.Module, inputs: Any) -> None:
+        self.met = [float(buffer.double().sum()) for buffer in network.buffers()]
 
     def _update(self) -> None:
         if self._step == Trainer.die:
-            dist.barrier()  # one that outlives the other would wait for it
-            os._exit(9)
+            Trainer.there.with_suffix(f".{self.fabric.global_rank}").touch()
+            time.sleep(60)  # to be killed
         if self._step == Trainer.stop:
             os.kill(os.getpid(), signal.SIGTERM)
         super()._update()
@@ -123,19 +131,25 @@ def small_step(split: list[int], rank: int, chunk: int, sharded: bool, clip: flo
     return all_whole({n: p.grad for n, p in network.named_parameters() if p.grad is not None})
 
 
-def die(folder: str) -> None:
-    """A process of each rank's own trains, and ends in step 6 as if it were killed."""
+def killed(folder: str) -> None:
+    """A process of each rank's own trains, and is killed in step 6, once both are there."""
     child = os.fork()  # nothing runs yet but this thread
     if not child:
-        Trainer.die = 6
-        run_case("moco", f"{folder}/killed", strategy="fsdp", **MOCO)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        Trainer.die, Trainer.there = 6, Path(folder) / "there"
+        try:
+            run_case("moco", f"{folder}/killed", strategy="fsdp", **MOCO)
+        finally:
+            os._exit(1)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and len(list(Path(folder).glob("there.*"))) < 2:
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"  # as when torchrun starts ranks again: they meet under another name
 
 
 def main(folder: str) -> None:
-    die(folder)
+    killed(folder)
     facts: dict[str, Any] = {}
     for name in ONE:
         run_case(name, f"{folder}/{name}", strategy="fsdp", **LOOK)
@@ -146,6 +160,7 @@ def main(folder: str) -> None:
     for name, (case, options) in DDP.items():
         for strategy in ("fsdp", "ddp"):
             run_case(case, f"{folder}/{name}-{strategy}", strategy=strategy, **options)
+            facts[f"{name}-{strategy} buffers"] = Trainer.last.met
     run_case("moco", f"{folder}/whole", strategy="fsdp", **MOCO)
     run_case("moco", resume=f"{folder}/killed")
     stopped("moco", f"{folder}/stopped", 3, strategy="fsdp", **MOCO)

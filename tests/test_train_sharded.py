@@ -54,8 +54,11 @@ def test_what_is_a_ranks_own_is_as_under_ddp(case, together):
     torch.testing.assert_close(losses(sharded), losses(copied), rtol=TOLERANCE, atol=1e-5)
     first, second = tensors_of(sharded), tensors_of(copied)
     assert first.keys() == second.keys()
-    for key in (key for key in first if "running_" in key):  # not each rank's: the first one's
+    for key in (key for key in first if "running_" in key):
         torch.testing.assert_close(first[key], second[key], rtol=2e-3, atol=2e-3)
+    for strategy in ("fsdp", "ddp"):  # running statistics are the first rank's
+        one, two = (fact[f"{case}-{strategy} buffers"] for fact in facts(together))
+        assert one == two
 
 
 @pytest.mark.parametrize("case", ONE)
