@@ -109,6 +109,8 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "queue": (images, {"method": "moco", "queue": 64, "batch_size": 24, "steps": 8, "model": "small-cnn"}),
     "clip": (vectors, {"method": "clip", "batch_size": 32, "steps": 8, "clip": 1.0, "ema": 0.9}),
     "chunks": (vectors, {"method": "clip", "batch_size": 32, "steps": 8, "chunk": 5}),
+    "lars": (vectors, {"method": "clip", "batch_size": 32, "steps": 8, "optimizer": "lars", "lr": 2.0}),
+    "sgd": (vectors, {"method": "clip", "batch_size": 32, "steps": 8, "optimizer": "sgd", "lr": 0.1}),
     "classes": (images, {"method": "triplet", "batch_size": 16, "classes_per_batch": 2, "steps": 8, "views": "light"}),
 }  # fmt: skip
 
@@ -119,7 +121,7 @@ def run_case(name: str, out: str | None = None, resume: str | None = None, **opt
 
     torch.set_num_threads(1)
     corpus, settings = CASES[name]
-    asked = {"resume": resume} if resume else settings | {"out": out} | options
+    asked = ({"resume": resume} if resume else settings | {"out": out}) | options
     return nf.train(corpus=corpus(), show=False, **asked)
 
 

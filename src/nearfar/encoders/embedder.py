@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,17 +135,21 @@ class Embedder(nn.Module):
                 embeddings[rows] = self(kind, inputs).float().cpu()
         return F.normalize(embeddings, dim=1) if normalize else embeddings
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Writes ``config.json``, ``model.safetensors`` and, with a text tower, ``tokenizer.json``.
 
         Each file is whole or not there. ``Embedder.load`` reads the folder.
+
+        Args:
+            folder: Made if it is not there.
+            weights: Its ``state_dict``, where that was gathered from several ranks; by default its own.
 
         Raises:
             ImportError: If safetensors is not installed.
         """
         from nearfar.encoders.saved import save
 
-        save(self, Path(folder))
+        save(self, Path(folder), self.state_dict() if weights is None else weights)
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu", *, allow_code: bool = False) -> Embedder:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nearfar.shards import shard_of
+
 
 class Average(nn.Module):
     """An exponential moving average of a module's parameters, ``θ' ← decay · θ' + (1 − decay) · θ`` at each update.
@@ -107,6 +109,7 @@ class Average(nn.Module):
 
 
 def _pairs(averaged: Iterator[Tensor], live: Iterator[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters of both, of one dtype each: a live module may be held in half precision."""
-    pairs = [(own, other.detach().to(own.dtype)) for own, other in zip(averaged, live, strict=True)]
+    """This rank's parameters of both, of one dtype each: a live module may be held in half precision."""
+    parts = ((shard_of(own), shard_of(other)) for own, other in zip(averaged, live, strict=True))
+    pairs = [(own, other.detach().to(own.dtype)) for own, other in parts]
     return [own for own, _ in pairs], [other for _, other in pairs]

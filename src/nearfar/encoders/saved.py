@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ FORMAT, VERSION = "nearfar-embedder", 1
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
-def save(embedder: Embedder, folder: Path) -> None:
+def save(embedder: Embedder, folder: Path, weights: Mapping[str, Tensor]) -> None:
     """See ``Embedder.save``. The configuration goes last: without it the folder is no embedder yet."""
     safetensors = require("safetensors.torch", "saving an embedder", "train")
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +34,7 @@ def save(embedder: Embedder, folder: Path) -> None:
             write_text(folder / TOKENIZER, text)
             specs[kind]["tokenizer"] = fingerprint(text)
     # Weights may lie channels last, and two names may share one tensor: safetensors wants neither.
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in embedder.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     beside = folder / f".{WEIGHTS}.{os.getpid()}"
     try:
         safetensors.save_file(state, beside, metadata={"format": "pt"})

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nearfar.encoders.heads import FeatureNorm
 from nearfar.joint.objective import Joint
 from nearfar.scores.autograd import full_precision
+from nearfar.shards import is_sharded
 from nearfar.training.replay import BufferState, RandomState
 from nearfar.training.trees import leaves_of, rebuilt, split_rows
 
@@ -96,6 +97,7 @@ def cached_step(
     _refuse_empty(chunks)
     models = {id(c.model): c.model for c in chunks if isinstance(c.model, nn.Module)}.values()
     _warn_of_batch_norm(models, chunks, chunk)
+    chunks = _as_many(chunks)
     encode = encode or _call
     if isinstance(criterion, Joint) and criterion._tap is not None and "features" not in keywords:
         criterion, encode = _with_features(criterion, encode, chunks[-1].side)
@@ -178,6 +180,21 @@ def _read(model: Any, inputs: Any, chunk: int) -> list[_Chunk]:
         for k, (m, side) in enumerate(zip(models, sides))
         for rows, start, stop, count in split_rows(f"side {k + 1} of the inputs", side, chunk)
     ]
+
+
+def _as_many(chunks: list[_Chunk]) -> list[_Chunk]:
+    """Sharded weights are gathered by all ranks at once: one with fewer chunks of a side encodes empty ones besides."""
+    sharded = [p for c in chunks if isinstance(c.model, nn.Module) for p in c.model.parameters() if is_sharded(p)]
+    if not sharded:
+        return chunks
+    sides = [[c for c in chunks if c.side == side] for side in range(chunks[-1].side + 1)]
+    most = torch.tensor([len(side) for side in sides], device=sharded[0].device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    for side, count in zip(sides, most.tolist()):
+        last = side[-1]
+        rows = rebuilt(last.rows, (leaf[:0] if leaf.ndim else leaf for leaf in leaves_of(last.rows)))
+        side += [_Chunk(last.side, last.model, rows, last.stop, last.stop, False) for _ in range(count - len(side))]
+    return [c for side in sides for c in side]
 
 
 def _refuse_empty(chunks: list[_Chunk]) -> None:

@@ -83,15 +83,15 @@ def read_checkpoint(
 
 
 def flatten_state(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors by name, and the rest.
+    """An optimiser's state as tensors by name, and what else there is. Its groups follow from the configuration.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(1))
         >>> sgd = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
         >>> weight.sum().backward(); sgd.step()
         >>> tensors, rest = flatten_state(sgd.state_dict())
-        >>> tensors, rest["groups"][0]["lr"]
-        ({'0.momentum_buffer': tensor([1.])}, 0.1)
+        >>> tensors, rest
+        ({'0.momentum_buffer': tensor([1.])}, {'values': {}})
     """
     tensors: dict[str, Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
@@ -101,19 +101,16 @@ def flatten_state(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, A
                 tensors[f"{key}.{name}"] = value
             else:
                 values.setdefault(str(key), {})[name] = value
-    return tensors, {"groups": state["param_groups"], "values": values}
+    return tensors, {"values": values}
 
 
-def unflatten_state(tensors: Mapping[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
-    """What ``load_state_dict`` of an optimiser takes."""
+def unflatten_state(tensors: Mapping[str, Tensor], rest: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """What ``load_state_dict`` of an optimiser takes as ``state``."""
     state: dict[int, dict[str, Any]] = {int(key): dict(entries) for key, entries in rest["values"].items()}
     for name, value in tensors.items():
         key, _, entry = name.partition(".")
         state.setdefault(int(key), {})[entry] = value
-    groups = [
-        {k: tuple(v) if isinstance(v, list) and k == "betas" else v for k, v in g.items()} for g in rest["groups"]
-    ]
-    return {"state": state, "param_groups": groups}
+    return state
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

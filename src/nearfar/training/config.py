@@ -66,8 +66,9 @@ class TrainConfig(MethodConfig, DataConfig):
     """Where to train; auto: an accelerator if there is one."""
     devices: int = 1
     """Processes on this machine, one a device. Under torchrun or SLURM, as many as were started."""
-    strategy: Literal["auto", "ddp"] = "auto"
-    """Across devices: a copy of the model on each (ddp), which is what auto means with several."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Across devices: a copy of the model on each (ddp), which is what auto means with several; or weights, gradients and
+    the optimiser's state divided among them (fsdp), for a model that is too large for each."""
     num_nodes: int = 1
     """Machines."""
     threads: int | None = None
@@ -115,6 +116,8 @@ class TrainConfig(MethodConfig, DataConfig):
                 raise ValueError(f"{name} is {value}: wanted 0 to below 1, such as 0.99")
         if self.epochs is not None and self.steps is not None:
             raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}: pass one of them")
+        if self.strategy == "fsdp" and self.precision == "16":
+            raise ValueError("precision 16 scales gradients, which strategy fsdp does not: pass bf16, or strategy ddp")
 
     @classmethod
     def of(cls, config: TrainConfig | str | Path | None = None, **options: Any) -> TrainConfig:

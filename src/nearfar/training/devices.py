@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nearfar.data.labelled import require
 from nearfar.training.config import TrainConfig
+from nearfar.training.sharding import shard
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -31,18 +32,16 @@ def make_fabric(config: TrainConfig) -> Any:
     """
     require("lightning_fabric", "training", "train")
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies.ddp import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it uses is in environment.json
     warnings.filterwarnings("ignore", "The `srun` command is available")  # see _started
     devices, nodes, plugins = _started(config)
-    ddp = config.strategy == "ddp" or devices * nodes > 1
     try:
         fabric = Fabric(
             accelerator=config.device,
             devices=devices,
             num_nodes=nodes,
-            strategy=DDPStrategy(gradient_as_bucket_view=True) if ddp else config.strategy,
+            strategy=_strategy(config.strategy, devices * nodes),
             precision=PRECISIONS[config.precision],  # pyright: ignore[reportArgumentType]
             plugins=plugins,
         )
@@ -59,6 +58,24 @@ def make_fabric(config: TrainConfig) -> Any:
         torch.set_num_threads(config.threads)
     fabric.launch()
     return fabric
+
+
+def _strategy(name: str, world: int) -> Any:
+    """Fabric's strategy of a name; on one device there is nothing to divide."""
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    if name == "fsdp" and world > 1:
+        # Fabric's FSDPStrategy is the first FSDP, which knows no CPU; this one leaves the sharding to a function, and
+        # so to ``fully_shard``, which runs on gloo as on NCCL
+        return ModelParallelStrategy(
+            lambda network, mesh: shard(network, mesh["data_parallel"]),
+            data_parallel_size=world,
+            tensor_parallel_size=1,
+        )
+    if name == "ddp" or world > 1:
+        return DDPStrategy(gradient_as_bucket_view=True)
+    return "auto"
 
 
 def _started(config: TrainConfig) -> tuple[int, int, list[Any]]:

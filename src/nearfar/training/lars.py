@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.optim.optimizer import Optimizer
 
+from nearfar.shards import whole
+
 
 class LARS(Optimizer):
     """SGD with momentum whose rate is scaled, layer by layer, by how large the weights are beside their gradient.
@@ -61,7 +63,7 @@ class LARS(Optimizer):
                     continue
                 g = w.grad.add(w, alpha=group["weight_decay"])
                 if not group["plain"]:
-                    weight, gradient = w.norm(), g.norm()
+                    weight, gradient = whole(w.norm()), whole(g.norm())  # of all ranks' parts
                     scale = group["trust"] * weight / gradient
                     g = g * torch.where((weight > 0) & (gradient > 0), scale, 1.0)
                 state = self.state[w]

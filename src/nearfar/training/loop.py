@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from nearfar.shards import shard_of
+
 
 @dataclass(frozen=True)
 class Pause:
@@ -99,7 +101,8 @@ def fit(
         try:
             value = loss(batch)
         except ValueError as error:  # losses refuse NaN embeddings; if the weights are to blame, say so
-            if all(bool((p.abs() < torch.finfo(p.dtype).max ** 0.5).all()) for p in parameters):
+            # of sharded weights this rank's part: others may not have come here, and would be waited for
+            if all(bool((shard_of(p).abs() < torch.finfo(p.dtype).max ** 0.5).all()) for p in parameters):
                 raise  # else what they multiply overflows
             clock = seconds + time.perf_counter() - begun
             raise Diverged("the weights are no longer finite", step, clock) from error

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from nearfar.shards import is_sharded
 from nearfar.training.lars import LARS
 
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
@@ -47,14 +48,23 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[
         {"params": decayed, "weight_decay": weight_decay, "plain": False},
         {"params": plain, "weight_decay": 0.0, "plain": True},
     ]
-    return [group for group in groups if group["params"]]
+    # one kernel steps a group: it takes sharded parameters or whole ones
+    parts = [
+        group | {"params": [p for p in group["params"] if is_sharded(p) == kind]}
+        for group in groups
+        for kind in (True, False)
+    ]
+    return [group for group in parts if group["params"]]
 
 
 def make_optimizer(name: str, groups: list[dict[str, Any]], lr: float, device: str = "cpu") -> torch.optim.Optimizer:
     """A row of ``OPTIMIZERS`` over groups of parameters; fused where one kernel can step them all."""
     factory, arguments = OPTIMIZERS[name]
-    fused = {"fused": True} if name != "lars" and device in ("cpu", "cuda", "mps") else {}
-    return factory(groups, lr=lr, **arguments, **fused)
+    if name == "sgd" and any(is_sharded(p) for group in groups for p in group["params"]):
+        arguments = arguments | {"foreach": True}  # torch has no fused SGD of sharded parameters
+    elif name != "lars" and device in ("cpu", "cuda", "mps"):
+        arguments = arguments | {"fused": True}
+    return factory(groups, lr=lr, **arguments)
 
 
 Schedule = Literal["cosine", "linear", "constant"]

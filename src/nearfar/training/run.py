@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from nearfar.report.files import read_json, write_json, write_text
 from nearfar.training.config import TrainConfig
 from nearfar.training.events import free_folder, read_events
@@ -115,11 +117,11 @@ class Run:
 
         return Embedder.load(self.path / "model", device)
 
-    def save_model(self, embedder: Any) -> None:
-        """Writes ``model/``; a reader finds the old weights or the new ones."""
+    def save_model(self, embedder: Any, weights: dict[str, Tensor]) -> None:
+        """Writes ``model/``, with weights gathered from all ranks; a reader finds the old ones or the new ones."""
         beside, final = self.path / f".model-{os.getpid()}", self.path / "model"
         shutil.rmtree(beside, ignore_errors=True)
-        embedder.save(beside)
+        embedder.save(beside, weights)
         final.mkdir(exist_ok=True)
         for path in sorted(beside.iterdir(), key=lambda path: path.suffix == ".json"):
             path.replace(final / path.name)

@@ -12,6 +12,7 @@ import torch
 
 from nearfar.data.corpus import Stream
 from nearfar.methods.table import METHODS
+from nearfar.shards import all_whole
 from nearfar.training.checkpoint import last_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
 from nearfar.training.events import EventLog
 from nearfar.training.loggers import Logger, figures, make_logger
@@ -140,8 +141,8 @@ class Session:
             self.progress.say(line)
         for line in self.trainer.corpus.bad:
             self.progress.say(f"left out: {line}")
-        if self.first == 0 and self.main:
-            self.run.save_model(self.trainer.kept)  # so that a run can be loaded from its first moment
+        if self.first == 0:
+            self._keep()  # so that a run can be loaded from its first moment
         try:
             for pause in self.trainer.fit(self.first, self.seconds, self._due):
                 if self._pause(pause, config.steps):
@@ -177,8 +178,8 @@ class Session:
         return last
 
     def _finish(self, step: int, seconds: float) -> None:
-        if self.main and self.best.value is None:
-            self.run.save_model(self.trainer.kept)
+        if self.best.value is None:
+            self._keep()
         self._write("end", step=step, seconds=seconds, reason=self.reason, best=self.best.step or step)
 
     def _step_event(self, pause: Pause) -> None:
@@ -229,9 +230,14 @@ class Session:
             self.best.stale += 1
             return False
         self.best = Best(pause.step, value)
-        if self.main:
-            self.run.save_model(trainer.kept)
+        self._keep()
         return True
+
+    def _keep(self) -> None:
+        kept: Any = self.trainer.kept
+        weights = all_whole(kept.state_dict(), keep=self.main)  # by all ranks
+        if self.main:
+            self.run.save_model(kept, weights)
 
     def _save(self, pause: Pause) -> None:
         parts, rest = self.trainer.state()

@@ -125,8 +125,8 @@ def _model_facts(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-FREE = ("resume", "out", "config", "logger", "checkpoint_every", "checkpoint_seconds", "threads")
-"""Options that may change when a run is resumed: none of its numbers depends on them."""
+FREE = ("resume", "out", "config", "logger", "checkpoint_every", "checkpoint_seconds", "threads", "strategy")
+"""Options that may change when a run is resumed: none of its numbers depends on them, but for strategy's rounding."""
 
 
 def _resumed(asked: TrainConfig, run: Run) -> TrainConfig:

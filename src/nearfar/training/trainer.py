@@ -13,6 +13,7 @@ from nearfar.data.loading import Loader
 from nearfar.data.views import View
 from nearfar.encoders.momentum import Average
 from nearfar.methods.base import Batch, Method, on
+from nearfar.shards import all_whole, is_sharded, sharded_like
 from nearfar.training.assemble import make_method, make_view_of, used_columns
 from nearfar.training.cached import cached_step
 from nearfar.training.checkpoint import flatten_state, unflatten_state
@@ -20,6 +21,7 @@ from nearfar.training.config import TrainConfig
 from nearfar.training.devices import average_gradients, mixed, seed_step
 from nearfar.training.loop import Pause, fit
 from nearfar.training.optimiser import make_optimizer, parameter_groups, rate_at
+from nearfar.training.sharding import clip_sharded, shard, share_buffers
 
 __all__ = ["Trainer"]
 
@@ -53,11 +55,16 @@ class Trainer:
         if self.view is not None:
             self.view.to(fabric.device)
         self.ema = None if config.ema is None else Average(self.method.embedder, config.ema, warmup=True)
+        self.sharded = config.strategy == "fsdp" and world > 1
+        self.network = fabric.setup_module(self.method.network)  # first: sharding puts other parameters in place
+        if self.sharded:
+            for copy in (m for m in (*self.method.modules(), self.ema) if isinstance(m, Average)):
+                shard(copy.module, fabric.strategy.device_mesh["data_parallel"])
         groups = parameter_groups([self.method], config.weight_decay)
         raw = make_optimizer(config.optimizer, groups, config.lr, fabric.device.type)
-        self.network, self.optimizer = fabric.setup(self.method.network, raw)
-        own = {id(p) for p in self.method.network.parameters()}
-        self.others = [p for p in self.method.parameters() if p.requires_grad and id(p) not in own]
+        self.optimizer = fabric.setup_optimizers(raw)
+        averaged = {id(p) for p in self.method.network.parameters() if is_sharded(p) or not self.sharded}
+        self.others = [p for p in self.method.parameters() if p.requires_grad and id(p) not in averaged]
         self.loader = self._loader(columns)
         self.terms: dict[str, Tensor] = {}
         self.bad: dict[str, None] = {}
@@ -100,7 +107,9 @@ class Trainer:
         batch = on(batch, self.fabric.device)
         sides = self.method.sides(batch)
         chunk = self.config.chunk
-        if chunk is None or chunk >= len(batch):
+        if self.sharded:
+            share_buffers(self.method.network)
+        if chunk is None or chunk >= self.loader.batch_size:  # not the rows that could be read: ranks must agree
             return self._total(self.network(sides), batch)
         precision = self.fabric.strategy.precision
         value = cached_step(
@@ -111,7 +120,8 @@ class Trainer:
             encode=self._encode,
             scaler=getattr(precision, "scaler", None),
         )
-        average_gradients(list(self.method.network.parameters()), self.fabric)  # past the wrapper, which would have
+        if not self.sharded:  # past the wrapper, which would have; sharded weights see to it themselves, chunk by chunk
+            average_gradients(list(self.method.network.parameters()), self.fabric)
         return value
 
     def _draw(self, inputs: Any, which: int) -> Any:
@@ -149,7 +159,9 @@ class Trainer:
 
     def _update(self) -> None:
         config = self.config
-        if config.clip is not None:
+        if config.clip is not None and self.sharded:
+            clip_sharded(self.method.parameters(), config.clip)
+        elif config.clip is not None:
             self.fabric.clip_gradients(self.network, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
         self.optimizer.step()
         self.method.after_step(self._step)
@@ -178,21 +190,37 @@ class Trainer:
         return self.method.embedder if self.ema is None else self.ema.module
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """All that the next step depends on, but for the step's number: tensors by part, and the rest."""
+        """All that the next step depends on, but for the step's number: tensors by part, and the rest.
+
+        Tensors are whole whatever the strategy. All ranks must call this; the first one gets the tensors.
+        """
         tensors, rest = flatten_state(self.optimizer.state_dict())
-        parts = {"method": dict(self.method.state_dict()), "optimizer": tensors}
+        parts = {"method": self.method.state_dict(), "optimizer": tensors}
         if self.ema is not None:
-            parts["ema"] = dict(self.ema.state_dict())
-        return parts, {"optimizer": rest, "scaler": self.fabric.strategy.precision.state_dict()}
+            parts["ema"] = self.ema.state_dict()
+        first = self.fabric.is_global_zero
+        whole = {name: all_whole(part, keep=first) for name, part in parts.items()}
+        return whole, {"optimizer": rest, "scaler": self.fabric.strategy.precision.state_dict()}
 
     def load(self, parts: dict[str, dict[str, Tensor]], rest: dict[str, Any]) -> None:
-        """Puts a state back."""
-        self.method.load_state_dict(parts["method"])
-        self.optimizer.load_state_dict(unflatten_state(parts["optimizer"], rest["optimizer"]))
+        """Puts a state back, whatever the strategy that it comes from."""
+        _load(self.method, parts["method"])
+        now = self.optimizer.state_dict()["param_groups"]  # by strategy there are more of them, in the same order
+        learned = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state = unflatten_state(parts["optimizer"], rest["optimizer"])
+        for number, entries in state.items():
+            like = learned[number]
+            entries |= {k: sharded_like(v, like) for k, v in entries.items() if getattr(v, "shape", None) == like.shape}
+        self.optimizer.load_state_dict({"state": state, "param_groups": now})
         if self.ema is not None:
-            self.ema.load_state_dict(parts["ema"])
+            _load(self.ema, parts["ema"])
         if rest["scaler"]:
             self.fabric.strategy.precision.load_state_dict(rest["scaler"])
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    now = module.state_dict()
+    module.load_state_dict({name: sharded_like(tensor, now.get(name)) for name, tensor in tensors.items()})
 
 
 class Prepare:
