@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import nearfar as nf
+from nearfar.cli import main
 from nearfar.training.checkpoint import last_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
 from train_cases import ENVIRONMENT, differences, images, run_case, tensors_of, texts
 
@@ -147,3 +148,41 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path):
     (last / "model.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(ValueError, match="step-00000012 cannot be read"):
         read_checkpoint(last)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run that was told of a seed and a logger."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    options = {"seed": 3, "logger": "csv", "batch_size": 16, "steps": 2, "model": "mlp", "weight_decay": 0.1}
+    return nf.train(data="digits", method="supcon", views="none", out=str(folder), show=False, **options).path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        (["--seed", "0"], {"seed": 0}, "seed was 3"),
+        (["--weight-decay=1e-4"], {"weight_decay": 1e-4}, "weight_decay was 0.1"),
+        (["--batch-size", "256"], {"batch_size": 256}, "batch_size was 16"),
+        (["--no-pretrained", "--epochs", "3"], {"epochs": 3}, "epochs was None"),
+    ],
+)
+def test_a_default_that_is_asked_for_is_an_option_like_another(arguments, options, said, begun, capsys):
+    with pytest.raises(ValueError, match=f"{said} when .* was begun"):
+        nf.train(resume=str(begun), show=False, **options)
+    assert main(["train", "--resume", str(begun), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_may_change_goes_back_to_its_default(begun, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("nearfar.training.session.make_loggers", lambda logger, path: asked.append(logger))
+    file = tmp_path / "options.yaml"
+    file.write_text("logger: none\n")
+    for arguments in ([], ["--logger", "none"], ["--config", str(file)]):
+        assert main(["train", "--resume", str(begun), *arguments]) == 0
+    nf.train(nf.TrainConfig(resume=str(begun)), show=False)  # says nothing of the logger
+    nf.train(resume=str(begun), logger="none", show=False)
+    assert asked == ["csv", "none", "none", "csv", "none"]
+    file.write_text("seed: 0\n")
+    assert main(["train", "--config", str(file), "--resume", str(begun)]) == 2
