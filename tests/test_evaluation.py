@@ -106,10 +106,19 @@ class TestEvaluate:
         assert "5 rows without a label were left out" in found.notes
 
     def test_one_class(self):
-        found = nf.evaluate(torch.randn(10, 3), torch.zeros(10).long())
-        assert (found["knn/accuracy"], found["recall@1"]) == (1.0, 1.0)
-        assert found.get("knn/accuracy").chance == 1.0  # and so it is worth nothing
-        assert any("two classes" in note for note in found.notes)
+        """Whatever is found is right: that is worth nothing, and is no figure."""
+        z, one = torch.randn(10, 3), torch.zeros(10).long()
+        with pytest.raises(ValueError, match=r"knn: all rows are of one class.*retrieval: all rows are of one class"):
+            nf.evaluate(z, one)
+        found = nf.evaluate(z, one, pairs=z)
+        assert {measure.task for measure in found.measures} == {"first→second", "second→first"}
+        assert any("one class" in note for note in found.notes)
+
+    def test_one_class_among_several_that_were_learned(self):
+        z, learned = torch.randn(10, 3), (torch.randn(20, 3), torch.arange(20) % 2)
+        found = nf.evaluate(z, torch.zeros(10).long(), train=learned, gallery=learned, tasks=("knn", "retrieval"))
+        assert 0.0 < found["knn/accuracy"] < 1.0
+        assert found["precision@r"] < 1.0
 
     def test_one_row_a_class(self):
         found = nf.evaluate(torch.eye(5), torch.arange(5))
