@@ -209,4 +209,6 @@ class Prepare:
     def __call__(self, raw: RawBatch) -> Batch:
         """One batch."""
         columns = {c.name: self.embedder.prepare(c.kind, raw.columns[c.name]) for c in self.columns}
-        return Batch(raw.rows, columns, raw.labels, raw.groups, raw.bad)
+        alone = raw.same.get(self.columns[0].name) if len(self.columns) == 1 else None  # a value is all that a row is
+        groups = alone if raw.groups is None else raw.groups
+        return Batch(raw.rows, columns, raw.labels, groups, raw.bad, raw.similar, raw.same)
