@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
@@ -119,6 +120,29 @@ class TestEvaluate:
         found = nf.evaluate(z, torch.zeros(10).long(), train=learned, gallery=learned, tasks=("knn", "retrieval"))
         assert 0.0 < found["knn/accuracy"] < 1.0
         assert found["precision@r"] < 1.0
+
+    def test_classes_by_name(self):
+        """Sorted names are the ids, over all that is given; a missing one is unknown."""
+        pandas = pytest.importorskip("pandas")
+        z, ids = torch.randn(12, 3), torch.arange(12) % 3
+        names = [("ant", "bee", "cat")[i] for i in ids.tolist()]
+        keys = torch.randn(6, 3), ["cat", "bee", "dog", "cat", "bee", "dog"]
+        wanted = nf.evaluate(z, ids, gallery=(keys[0], torch.tensor([2, 1, 3, 2, 1, 3]))).to_dict()
+        for said in (names, tuple(names), np.array(names), pandas.Series(names, dtype="category")):
+            assert nf.evaluate(z, said, gallery=keys).to_dict() == wanted
+        assert nf.evaluate(z, pandas.Series(ids.numpy())).to_dict() == nf.evaluate(z, ids).to_dict()
+        some = torch.where(torch.arange(12) == 4, -1, ids)
+        partly = pandas.Series(names).where(pandas.Series(range(12)) != 4)
+        assert nf.evaluate(z, partly).to_dict() == nf.evaluate(z, some).to_dict()
+        with pytest.raises(ValueError, match="some labels are names and some are numbers"):
+            nf.evaluate(z, names, train=(z, ids))
+
+    def test_judged_pairs(self):
+        z = torch.eye(4)
+        found = nf.evaluate(z, pairs=z[[0, 1, 3, 2]], scores=torch.tensor([1.0, 1.0, 0.0, 0.0]))
+        assert (found["average precision"], found["auc"], found["eer"], found["spearman"]) == (1.0, 1.0, 0.0, 1.0)
+        graded = nf.evaluate(z, pairs=z[[0, 1, 3, 2]], scores=torch.tensor([1.0, 0.9, 0.2, 0.0]))
+        assert {measure.task for measure in graded.measures} == {"similarity"}
 
     def test_one_row_a_class(self):
         found = nf.evaluate(torch.eye(5), torch.arange(5))
