@@ -139,6 +139,16 @@ def _cases() -> Iterator[tuple[str, Case]]:
         "pairs by ids",
         Case(nf.InfoNCELoss, 2, lambda rows: {"pairs": Pairs.from_ids(LABELS[rows], UNKNOWN[rows].abs())}),
     )
+    yield (
+        "pairs that spare",
+        Case(
+            nf.CLIPLoss,
+            2,
+            lambda rows: {
+                "pairs": Pairs.sparing(*2 * (torch.stack([LABELS[rows], UNKNOWN[rows]], 1),)).excluding(rows, rows + 1)
+            },
+        ),
+    )
     yield "aligned pairs", Case(nf.InfoNCELoss, 2, lambda rows: {"pairs": Pairs.aligned(len(rows))})
     yield (
         "aligned pairs without oneself",

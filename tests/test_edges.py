@@ -23,6 +23,7 @@ RELATIONS = {
     "many ids without oneself": Pairs.by_label(MANY).excluding_self(),
     "own samples further on": Pairs((140, 150), Pairs.from_ids(MANY[5:145], MANY).parts, own=5),
     "own samples before": Pairs((150, 140), Pairs.from_ids(MANY, MANY[5:145]).parts, own=-5),
+    "several ids": Pairs.sparing(torch.stack([MANY, MANY // 3 - 1], 1), torch.stack([MANY + 20, MANY // 3], 1)[:140]),
     "ids of no key": Pairs.from_ids(MANY, MANY + 20),
     "classes": Pairs.from_ids(MANY, torch.arange(40)),
     "more classes than rows": Pairs.from_ids(IDS, torch.arange(9)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
@@ -106,10 +107,42 @@ class TestEvaluate:
         assert "5 rows without a label were left out" in found.notes
 
     def test_one_class(self):
-        found = nf.evaluate(torch.randn(10, 3), torch.zeros(10).long())
-        assert (found["knn/accuracy"], found["recall@1"]) == (1.0, 1.0)
-        assert found.get("knn/accuracy").chance == 1.0  # and so it is worth nothing
-        assert any("two classes" in note for note in found.notes)
+        """Whatever is found is right: that is worth nothing, and is no figure."""
+        z, one = torch.randn(10, 3), torch.zeros(10).long()
+        with pytest.raises(ValueError, match=r"knn: all rows are of one class.*retrieval: all rows are of one class"):
+            nf.evaluate(z, one)
+        found = nf.evaluate(z, one, pairs=z)
+        assert {measure.task for measure in found.measures} == {"first→second", "second→first"}
+        assert any("one class" in note for note in found.notes)
+
+    def test_one_class_among_several_that_were_learned(self):
+        z, learned = torch.randn(10, 3), (torch.randn(20, 3), torch.arange(20) % 2)
+        found = nf.evaluate(z, torch.zeros(10).long(), train=learned, gallery=learned, tasks=("knn", "retrieval"))
+        assert 0.0 < found["knn/accuracy"] < 1.0
+        assert found["precision@r"] < 1.0
+
+    def test_classes_by_name(self):
+        """Sorted names are the ids, over all that is given; a missing one is unknown."""
+        pandas = pytest.importorskip("pandas")
+        z, ids = torch.randn(12, 3), torch.arange(12) % 3
+        names = [("ant", "bee", "cat")[i] for i in ids.tolist()]
+        keys = torch.randn(6, 3), ["cat", "bee", "dog", "cat", "bee", "dog"]
+        wanted = nf.evaluate(z, ids, gallery=(keys[0], torch.tensor([2, 1, 3, 2, 1, 3]))).to_dict()
+        for said in (names, tuple(names), np.array(names), pandas.Series(names, dtype="category")):
+            assert nf.evaluate(z, said, gallery=keys).to_dict() == wanted
+        assert nf.evaluate(z, pandas.Series(ids.numpy())).to_dict() == nf.evaluate(z, ids).to_dict()
+        some = torch.where(torch.arange(12) == 4, -1, ids)
+        partly = pandas.Series(names).where(pandas.Series(range(12)) != 4)
+        assert nf.evaluate(z, partly).to_dict() == nf.evaluate(z, some).to_dict()
+        with pytest.raises(ValueError, match="some labels are names and some are numbers"):
+            nf.evaluate(z, names, train=(z, ids))
+
+    def test_judged_pairs(self):
+        z = torch.eye(4)
+        found = nf.evaluate(z, pairs=z[[0, 1, 3, 2]], scores=torch.tensor([1.0, 1.0, 0.0, 0.0]))
+        assert (found["average precision"], found["auc"], found["eer"], found["spearman"]) == (1.0, 1.0, 0.0, 1.0)
+        graded = nf.evaluate(z, pairs=z[[0, 1, 3, 2]], scores=torch.tensor([1.0, 0.9, 0.2, 0.0]))
+        assert {measure.task for measure in graded.measures} == {"similarity"}
 
     def test_one_row_a_class(self):
         found = nf.evaluate(torch.eye(5), torch.arange(5))

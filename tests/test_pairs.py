@@ -59,6 +59,11 @@ TABLES: list[tuple[str, Pairs, str]] = [
     # by id
     ("ids", Pairs.from_ids(torch.tensor([7, 8]), torch.tensor([8, 8, 7])), "- - + / + + -"),
     ("ids, unknown", Pairs.from_ids(torch.tensor([7, -3]), torch.tensor([-3, 7])), ". + / . ."),
+    (
+        "ids, and others that spare",
+        Pairs.sparing(torch.tensor([[7, 1], [8, -1]]), torch.tensor([[7, 2], [9, 1], [8, -1], [-1, -1]])),
+        "+ . - - / - - + -",
+    ),
     # by matrix
     ("matrix of booleans", Pairs.from_matrix(torch.tensor([[True, False], [False, False]])), "+ - / - -"),
     ("matrix of integers", Pairs.from_matrix(torch.tensor([[0, 1, 1]])), "- + +"),
@@ -261,6 +266,9 @@ def some_pairs(kind: str, n: int, m: int, seed: int) -> Pairs:
     return {
         "ids": lambda: Pairs.from_ids(ids(n), ids(m)),
         "known ids": lambda: Pairs.from_ids(ids(n) + 1, ids(m) + 1),
+        "several ids": lambda: Pairs.sparing(
+            torch.stack([ids(n), ids(n)], 1), torch.stack([ids(m), ids(m)], 1)
+        ),
         "own labels": lambda: Pairs.by_label(ids(n), unknown="negative"),
         "matrix": lambda: Pairs.from_matrix(matrix()),
         "sparse": lambda: Pairs.from_matrix(matrix().to_sparse()),
@@ -269,7 +277,7 @@ def some_pairs(kind: str, n: int, m: int, seed: int) -> Pairs:
     }[kind]()  # fmt: skip
 
 
-kinds = st.lists(st.sampled_from(["ids", "matrix", "sparse", "sets", "soft"]), min_size=1, max_size=3)
+kinds = st.lists(st.sampled_from(["ids", "several ids", "matrix", "sparse", "sets", "soft"]), min_size=1, max_size=3)
 
 
 @given(

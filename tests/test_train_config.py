@@ -87,6 +87,14 @@ def test_the_resolved_configuration_is_one(tmp_path):
     assert again == once == again.resolved(rows=1000, method="simclr", classes=0, accelerated=False)
 
 
+def test_batches_that_are_joined_are_chunks_of_a_rank():
+    """A chunk as large as the batch of all ranks would be all that a rank of two has: nothing would be spared."""
+    config = TrainConfig(accumulate=4, batch_size=64)
+    for world, chunk in ((1, 64), (2, 32), (4, 16)):
+        resolved = config.resolved(rows=1000, method="simclr", classes=0, accelerated=False, world=world)
+        assert (resolved.batch_size, resolved.chunk) == (256, chunk)
+
+
 @pytest.mark.parametrize(
     ("options", "given", "wanted"),
     [

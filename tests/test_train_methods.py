@@ -11,7 +11,7 @@ from torch import nn
 
 import nearfar as nf
 from nearfar.data.corpus import Column, Corpus, TensorPart
-from nearfar.data.streams import hashed
+from nearfar.data.same import hashed
 from nearfar.methods.base import Batch, Setting
 from nearfar.methods.config import MethodConfig
 from nearfar.methods.table import METHODS, Holds, choose_method

@@ -30,7 +30,7 @@ def under_torchrun(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-SAME = ("simclr", "queue", "clip", "chunks", "classes")
+SAME = ("simclr", "queue", "clip", "chunks", "classes", "same", "judged")
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import nearfar as nf
+from nearfar.cli import main
 from nearfar.training.checkpoint import last_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
 from train_cases import ENVIRONMENT, differences, images, run_case, tensors_of, texts
 
@@ -97,6 +98,29 @@ def test_a_look_in_between_changes_nothing(tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_the_optimiser_may_group_its_parameters_anew(tmp_path, monkeypatch):
+    """As by another strategy: a checkpoint counts them in an order of its own."""
+    from nearfar.training import optimiser, trainer
+
+    options = {"steps": 8, "checkpoint_every": 4, "eval_every": 8, "clip": None}
+    whole = run_case("clip", str(tmp_path / "whole"), **options)
+    update = trainer.Trainer._update
+
+    def fail(self) -> None:
+        if self._step == 6:
+            raise RuntimeError("the power is cut")
+        update(self)
+
+    with monkeypatch.context() as cut, pytest.raises(RuntimeError, match="the power is cut"):
+        cut.setattr(trainer.Trainer, "_update", fail)
+        run_case("clip", str(tmp_path / "cut"), **options)
+    asked: list[bool] = []
+    monkeypatch.setattr(optimiser, "is_sharded", lambda p: asked.append(p.ndim == 0) or p.ndim == 0)
+    resumed = run_case("clip", resume=str(tmp_path / "cut"))
+    assert any(asked)  # the temperature, now ahead of the biases
+    assert differences(whole, resumed) == []
+
+
 def test_killed_before_its_last_word(tmp_path):
     """The last checkpoint is written, the event that says so is not; an early stop does not go on either."""
     for number, options in enumerate(({"steps": 6}, {"steps": 24, "patience": 1, "eval_every": 2})):
@@ -147,3 +171,41 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path):
     (last / "model.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(ValueError, match="step-00000012 cannot be read"):
         read_checkpoint(last)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run that was told of a seed and a logger."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    options = {"seed": 3, "logger": "csv", "batch_size": 16, "steps": 2, "model": "mlp", "weight_decay": 0.1}
+    return nf.train(data="digits", method="supcon", views="none", out=str(folder), show=False, **options).path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        (["--seed", "0"], {"seed": 0}, "seed was 3"),
+        (["--weight-decay=1e-4"], {"weight_decay": 1e-4}, "weight_decay was 0.1"),
+        (["--batch-size", "256"], {"batch_size": 256}, "batch_size was 16"),
+        (["--no-pretrained", "--epochs", "3"], {"epochs": 3}, "epochs was None"),
+    ],
+)
+def test_a_default_that_is_asked_for_is_an_option_like_another(arguments, options, said, begun, capsys):
+    with pytest.raises(ValueError, match=f"{said} when .* was begun"):
+        nf.train(resume=str(begun), show=False, **options)
+    assert main(["train", "--resume", str(begun), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_may_change_goes_back_to_its_default(begun, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("nearfar.training.session.make_loggers", lambda logger, path: asked.append(logger))
+    file = tmp_path / "options.yaml"
+    file.write_text("logger: none\n")
+    for arguments in ([], ["--logger", "none"], ["--config", str(file)]):
+        assert main(["train", "--resume", str(begun), *arguments]) == 0
+    nf.train(nf.TrainConfig(resume=str(begun)), show=False)  # says nothing of the logger
+    nf.train(resume=str(begun), logger="none", show=False)
+    assert asked == ["csv", "none", "none", "csv", "none"]
+    file.write_text("seed: 0\n")
+    assert main(["train", "--config", str(file), "--resume", str(begun)]) == 2

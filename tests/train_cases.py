@@ -62,6 +62,21 @@ def vectors(rows: int = 128, seed: int = 0) -> Corpus:
     return Corpus("vectors", columns, *parts, ("a", "b", "c", "d"), None, 8)
 
 
+def judged(rows: int = 128, seed: int = 0) -> Corpus:
+    """Pairs of vectors, of which each third is not alike, and many of whose values come more than once."""
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(2, rows + 64, 8, generator=generator)
+    similar = (torch.arange(rows + 64) % 3 > 0).float()
+    y = torch.where(similar[:, None] > 0, x + 0.3 * y, y)
+    same = {"x": torch.arange(rows + 64) // 2, "y": 1000 + torch.arange(rows + 64) % 50}
+    columns = (Column("x", "vector"), Column("y", "vector", "positive"))
+    parts = [
+        TensorPart({"x": x[at], "y": y[at]}, similar=similar[at], same={name: ids[at] for name, ids in same.items()})
+        for at in (slice(rows), slice(rows, None))
+    ]
+    return Corpus("judged", columns, *parts, similar="alike")
+
+
 def tensors_of(run: Any) -> dict[str, torch.Tensor]:
     """All tensors of the last checkpoint of a run and of its model, by file and name."""
     from safetensors.torch import load_file
@@ -111,6 +126,8 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "chunks": (vectors, {"method": "clip", "batch_size": 32, "steps": 8, "chunk": 5}),
     "lars": (vectors, {"method": "clip", "batch_size": 32, "steps": 8, "optimizer": "lars", "lr": 2.0}),
     "sgd": (vectors, {"method": "clip", "batch_size": 32, "steps": 8, "optimizer": "sgd", "lr": 0.1}),
+    "same": (judged, {"method": "pairs", "batch_size": 32, "steps": 8}),
+    "judged": (judged, {"method": "siamese", "batch_size": 32, "steps": 8}),
     "classes": (images, {"method": "triplet", "batch_size": 16, "classes_per_batch": 2, "steps": 8, "views": "light"}),
 }  # fmt: skip
 

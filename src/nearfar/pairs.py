@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.rules import Ids, Matrix, Overlap, Relation
+from nearfar.rules import Ids, Matrix, Overlap, Relation, Sparing
 from nearfar.types import Rule
 
 
@@ -29,8 +29,8 @@ def _numbers(n: int, times: int, device: torch.device) -> Int[Tensor, " rows"]:
 class Pairs:
     """Who belongs with whom among ``n`` queries and ``m`` keys.
 
-    Build one with :meth:`by_label`, :meth:`views`, :meth:`aligned`, :meth:`from_ids` or :meth:`from_matrix`; ``a | b``
-    unites positives (a pair that one side ignores and neither calls positive is ignored).
+    Build one with :meth:`by_label`, :meth:`views`, :meth:`aligned`, :meth:`from_ids`, :meth:`sparing` or
+    :meth:`from_matrix`; ``a | b`` unites positives (a pair that one side ignores and neither calls positive is ignored).
 
     Example:
         >>> import torch
@@ -46,7 +46,7 @@ class Pairs:
     """
 
     shape: tuple[int, int]
-    parts: tuple[Ids | Overlap | Matrix, ...]
+    parts: tuple[Ids | Sparing | Overlap | Matrix, ...]
     rows: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None = None
     own: int | None = None  # the key that is the first query's own sample, the next one the next query's: no partners
     layout: int | None = None  # how many views of each sample stand behind one another (1: aligned), if that is all
@@ -125,6 +125,23 @@ class Pairs:
         unknown = torch.compiler.is_compiling() or _any_negative(query) or (key is not query and _any_negative(key))
         longs = query.long()
         return cls((len(query), len(key)), (Ids(longs, longs if key is query else key.long(), unknown),))
+
+    @classmethod
+    def sparing(cls, query: Int[Tensor, "n k"], key: Int[Tensor, "m k"]) -> Pairs:
+        """A query belongs with the keys that carry its first id; those that share another of its ids are ignored.
+
+        Ids are compared column by column; a negative one is carried by nobody else.
+
+        Example:
+            >>> print(Pairs.sparing(torch.tensor([[0, 5], [1, 5]]), torch.tensor([[0, -1], [2, 5], [2, -1]])).table())
+            + . -
+            - . -
+        """
+        if query.ndim != 2 or key.ndim != 2 or query.shape[1] != key.shape[1]:
+            raise ValueError(
+                f"ids have shape {tuple(query.shape)} and {tuple(key.shape)}; (n, k) and (m, k) were wanted, a column a kind of id"
+            )
+        return cls((len(query), len(key)), (Sparing(query.long(), key.long()),))
 
     @classmethod
     def from_matrix(cls, relation: Tensor) -> Pairs:
@@ -222,7 +239,7 @@ class Pairs:
         if self.device == device:
             return self
 
-        def move(part: Ids | Overlap | Matrix) -> Ids | Overlap | Matrix:
+        def move(part: Ids | Sparing | Overlap | Matrix) -> Ids | Sparing | Overlap | Matrix:
             if isinstance(part, Matrix):
                 return replace(part, values=part.values.to(device))
             query = part.query.to(device)

@@ -53,6 +53,36 @@ class Ids:
 
 
 @dataclass(frozen=True, eq=False)
+class Sparing:
+    """Positive where the first ids are equal; ignored where only another column's are. A negative id is nobody else's."""
+
+    query: Int[Tensor, "n k"]
+    key: Int[Tensor, "m k"]
+
+    @property
+    def own(self) -> bool:
+        """Whether both sides are one set of rows."""
+        return self.query is self.key
+
+    def relation(self, i: slice, j: slice) -> Relation:
+        """The tile of queries ``i`` and keys ``j``."""
+        query, key = self.query[i], self.key[j]
+        positive, *others = ((a[:, None] == b) & (a >= 0)[:, None] for a, b in zip(query.unbind(1), key.unbind(1)))
+        spared = torch.zeros_like(positive)
+        for shared in others:
+            spared |= shared
+        return Relation(positive, spared & ~positive, None)
+
+    def flip(self) -> Sparing:
+        """The rule seen from the keys."""
+        return Sparing(self.key, self.query)
+
+    def take(self, queries: Tensor | slice, keys: Tensor | slice) -> Sparing:
+        """The rule among some of the rows."""
+        return Sparing(self.query[queries], self.key[keys])
+
+
+@dataclass(frozen=True, eq=False)
 class Overlap:
     """Positive where two rows of label weights overlap; weighted by their inner product if they are soft."""
 

@@ -20,16 +20,22 @@ Holds = Literal["image", "text", "texts", "number", "vector", "series", "other"]
 USUAL: dict[str, tuple[str, ...]] = {
     "image": (
         "image", "img", "picture", "photo", "image_path", "img_path", "image_file", "file_name", "filename", "file",
-        "filepath", "path", "jpg", "jpeg", "png", "webp",
+        "filepath", "path", "jpg", "jpeg", "png", "webp", "image1",
     ),
-    "anchor": ("anchor", "query", "question", "sentence1", "premise", "sent1", "source"),
+    "anchor": (
+        "anchor", "query", "question", "question1", "sentence1", "sentence_1", "sentence_a", "text1", "premise", "sent1",
+        "source",
+    ),
     "text": ("text", "caption", "sentence", "title", "description", "txt", "name"),
     "positive": (
-        "positive", "pos", "answer", "passage", "document", "sentence2", "hypothesis", "sent2", "positive_image",
-        "paraphrase",
+        "positive", "pos", "answer", "passage", "document", "question2", "sentence2", "sentence_2", "sentence_b", "text2",
+        "hypothesis", "sent2", "positive_image", "paraphrase", "image2",
     ),
     "negative": ("negative", "neg", "negatives", "hard_negative", "hard_negatives", "hard_neg", "negative_image"),
     "label": ("label", "labels", "target", "class", "y", "cls", "category"),
+    "similar": (
+        "similar", "is_similar", "is_duplicate", "duplicate", "similarity", "similarity_score", "relatedness_score", "score",
+    ),
     "id": ("id", "group", "identity", "person", "subject", "person_id", "group_id", "identity_id"),
     "split": ("split", "subset", "partition"),
 }  # fmt: skip
@@ -47,6 +53,10 @@ class Chosen:
     label: str | None = None
     id: str | None = None
     split: str | None = None
+    similar: str | None = None
+    """What says how alike the sides of a pair are, by its name."""
+    judged: bool = False
+    """Whether the label may say it: a row is a pair by the names of its columns, and names no negative."""
 
 
 def what_it_holds(values: Sequence[Any]) -> Holds:
@@ -89,7 +99,8 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
         >>> choose_columns({"question": "text", "answer": "text", "id": "number"}, DataConfig(), "faq.csv").inputs
         (Column(name='question', kind='text', role='anchor'), Column(name='answer', kind='text', role='positive'))
     """
-    for given in (config.image, config.text, config.positive, *config.negative, config.label, config.id):
+    named = (config.image, config.text, config.positive, *config.negative, config.similar)
+    for given in (*named, config.label, config.id):
         if given is not None and given not in holds:
             raise ValueError(f"{where}: {unknown('column', given, holds)}")
     free = dict(holds)
@@ -103,7 +114,7 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
         free.pop(name or "", None)
         return name
 
-    for given in (config.image, config.text, config.positive, *config.negative):  # what was named is nothing else, too
+    for given in named:  # what was named is nothing else, too
         take(given)
     label, identity = config.label or usual("label", "text", "number"), config.id or usual("id", "text", "number")
     for name in (label, identity):
@@ -142,8 +153,15 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
                 "(--text, --image), and what belongs to it with positive= (--positive)"
             )
         inputs.append(Column("vector", "vector"))
+    if config.similar is not None and not any(column.role == "positive" for column in inputs):
+        raise ValueError(
+            f"{where}: column {config.similar!r} says how alike two sides are, and a row has one: name the other with positive= "
+            "(--positive)"
+        )
+    pair = len(inputs) > 1 and not negatives
+    similar = config.similar or (usual("similar", "text", "number") if pair else None)
     inputs += [Column(name, _kind(holds[name]), "negative") for name in negatives]
-    return Chosen(tuple(inputs), numbers, label, identity, split)
+    return Chosen(tuple(inputs), numbers, label, identity, split, similar, pair and positive is not None)
 
 
 def _check_kinds(config: DataConfig, holds: Mapping[str, Holds], where: str) -> None:

@@ -27,6 +27,9 @@ class DataConfig:
     """The column of what belongs to the text or image of its row; by default the one with a usual name."""
     negative: tuple[str, ...] = ()
     """The columns of what does not belong to it; by default those with usual names."""
+    similar: str | None = None
+    """The column that says how alike the two sides of a row are: 0 or 1, or grades from 0 to 1 or to 5; by default the one
+    with a usual name, such as is_duplicate or score, or a label of 0 and 1."""
     label: str | None = None
     """The column of classes; by default the one with a usual name. An empty cell is an unknown class."""
     id: str | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from nearfar.types import Kind
@@ -41,11 +41,47 @@ class RawBatch:
     """Class ids; negative: unknown."""
     groups: Int64[Tensor, "b"] | None = None
     """Ids: rows of one id are the same thing, and never each other's negatives."""
+    similar: Float32[Tensor, "b"] | None = None
+    """How alike the two sides of a row are, 0 to 1; None: every row's belong together."""
+    same: Mapping[str, Int64[Tensor, "b"]] = field(default_factory=dict)
+    """Numbers of values, by column: equal where the values are, also across columns. Only of columns with such values."""
     bad: tuple[str, ...] = ()
     """What was left out: path or line, and why."""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def similar_of(part: Part | Stream) -> Float32[Tensor, "n"] | None:
+    """How alike the two sides of its rows are, 0 to 1; None: every row's belong together, or it does not say beforehand."""
+    similar = getattr(part, "similar", None)
+    return similar if isinstance(similar, Tensor) else None
+
+
+def joined(batches: Sequence[RawBatch]) -> RawBatch:
+    """What is known of the rows of some batches of one part, one below the other; without their columns."""
+
+    def below(name: str) -> Tensor | None:
+        ids = [getattr(batch, name) for batch in batches]
+        return None if ids[0] is None else torch.cat(ids)
+
+    same = {name: torch.cat([batch.same[name] for batch in batches]) for name in batches[0].same}
+    rows = torch.cat([batch.rows for batch in batches])
+    bad = tuple(line for batch in batches for line in batch.bad)
+    return RawBatch(rows, {}, below("labels"), below("groups"), below("similar"), same, bad)
+
+
+def same_things(
+    groups: Int64[Tensor, "n"] | None, same: Mapping[str, Int64[Tensor, "n"]], columns: Sequence[Column]
+) -> Int64[Tensor, "n k"] | None:
+    """Ids of rows that are the same thing, a column a reason: an id, or a value that a column holds twice. Negative: none.
+
+    None: no two rows are. It is what ``nf.evaluate`` takes as ``ids=``.
+    """
+    found = [ids for ids in (groups, *(same.get(column.name) for column in columns)) if ids is not None]
+    if not found:
+        return None
+    return torch.stack([torch.arange(len(found[0])), *found], 1)  # a row without an id is itself
 
 
 @runtime_checkable
@@ -104,6 +140,8 @@ class Corpus:
     """Of images, series: 1 or 3; width of vectors."""
     bad: tuple[str, ...] = ()
     """What was found unreadable while opening, and left out."""
+    similar: str | None = None
+    """The column that says how alike the two sides of a row are."""
 
     def column(self, kind: Kind) -> Column:
         """The first column of a kind."""
@@ -124,6 +162,8 @@ class TensorPart:
     labels: Int64[Tensor, "n"] | None = None
     groups: Int64[Tensor, "n"] | None = None
     names: Sequence[str] = field(default=())
+    similar: Float32[Tensor, "n"] | None = None
+    same: Mapping[str, Int64[Tensor, "n"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.data.values())))
@@ -135,8 +175,8 @@ class TensorPart:
             name: held[at] if isinstance(held, Tensor) else [held[row] for row in at.tolist()]
             for name, held in self.data.items()
         }
-        labels, groups = (None if ids is None else ids[at] for ids in (self.labels, self.groups))
-        return RawBatch(at, columns, labels, groups)
+        labels, groups, similar = (None if ids is None else ids[at] for ids in (self.labels, self.groups, self.similar))
+        return RawBatch(at, columns, labels, groups, similar, {name: ids[at] for name, ids in self.same.items()})
 
     def name(self, row: int) -> str:
         """Its name, or its number."""

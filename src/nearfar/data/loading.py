@@ -217,7 +217,7 @@ def pinned(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value if value.device.type != "cpu" or value.is_pinned() else value.pin_memory()
     if isinstance(value, RawBatch):
-        ids = {name: pinned(getattr(value, name)) for name in ("rows", "labels", "groups")}
+        ids = {name: pinned(getattr(value, name)) for name in ("rows", "labels", "groups", "similar", "same")}
         return replace(value, columns=pinned(value.columns), **ids)
     if isinstance(value, Mapping):
         return {key: pinned(inner) for key, inner in value.items()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from nearfar.data import sheets
@@ -16,9 +17,11 @@ from nearfar.data.columns import Chosen, choose_columns, what_it_holds
 from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Corpus, Part, TensorPart
 from nearfar.data.meanings import number_of, read_groups, read_labels, read_numbers
-from nearfar.data.parts import TablePart, image_source, make_fields
+from nearfar.data.parts import Field, TablePart, image_source, make_fields
 from nearfar.data.pixels import BROKEN, SUFFIXES, common_size, image_header, is_grey, size_pair, unreadable
+from nearfar.data.same import Same, same_values
 from nearfar.data.sheets import Sheet
+from nearfar.data.similar import LIKENESS, find_similar
 from nearfar.data.sources import SOURCES, Found
 from nearfar.data.splits import split_rows
 
@@ -128,6 +131,8 @@ def _from_memory(found: Found, config: DataConfig) -> Corpus:
         train, test = split_rows(len(part), part.labels, part.groups, config.test_fraction, config.split_seed)
     else:
         train, test = (~found.test).nonzero().squeeze(1), found.test.nonzero().squeeze(1)
+    texts = {name: held for name, held in part.data.items() if not isinstance(held, Tensor)}
+    part = replace(part, same=same_values(texts))
     images = next((held for held in part.data.values() if isinstance(held, Tensor) and held.ndim == 4), None)
     return Corpus(
         name=found.name,
@@ -160,7 +165,7 @@ def take(part: TensorPart, rows: Int64[Tensor, "m"]) -> TensorPart:
     """Some rows of those in memory."""
     kept = part.fetch(rows.tolist())
     names = [part.name(row) for row in rows.tolist()] if len(part.names) else []
-    return TensorPart(kept.columns, kept.labels, kept.groups, names)
+    return TensorPart(kept.columns, kept.labels, kept.groups, names, kept.similar, kept.same)
 
 
 def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
@@ -169,21 +174,32 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
     shown = [name for name in sample if not name.startswith("__")]
     chosen = choose_columns({name: what_it_holds(sample[name]) for name in shown}, config, sheet.name)
     numbers, good = read_numbers(sheet, chosen.numbers)
-    bad, size, channels = _check(sheet, chosen, config, good)
+    told = {name: sheet.cells(name) for name in (chosen.similar, chosen.label) if name is not None}
+    judged = find_similar(chosen, told, sheet.class_names, config, sheet.name)
+    similar = None if judged is None else judged.read(told[judged.column])
+    if judged is not None and judged.column == chosen.label and config.label is None:
+        chosen = replace(chosen, label=None)
+    unjudged = "" if judged is None else f"column {judged.column!r} does not say how alike the sides are"
+    bad, size, channels = _check(sheet, chosen, config, good, similar, unjudged)
     rows = good.nonzero().squeeze(1)
     if not len(rows):
         raise ValueError(f"{sheet.name}: none of {count} rows can be read; the first: {bad[0]}")
     labels, names = read_labels(sheet, chosen.label, rows, given=config.label is not None)
     groups = read_groups(sheet, chosen.id, rows, given=config.id is not None)
-    train, test = _split(sheet, chosen, rows, labels, groups, config)
+    similar = None if similar is None else similar[rows]
+    alike = None if similar is None else (similar >= LIKENESS).long()
+    train, test = _split(sheet, chosen, rows, labels if alike is None else alike, groups, config)
     inputs = () if chosen.numbers else chosen.inputs
     cells = {column.name: sheet.cells(column.name) for column in inputs if isinstance(sample[column.name][0], list)}
     fields = make_fields(inputs, cells, sheet.base, size, channels)
+    same = _same(sheet, fields, rows)
 
     def part(at: Int64[Tensor, "m"]) -> Part:
         own = [None if ids is None else ids[at] for ids in (labels, groups)]
         if numbers is None:
-            return TablePart(table, fields, rows[at], own[0], own[1], sheet.where, config.skip_bad)
+            there = None if similar is None else similar[at]
+            values = {name: ids[at] for name, ids in same.items()}
+            return TablePart(table, fields, rows[at], own[0], own[1], sheet.where, config.skip_bad, there, values)
         # As they are: the encoder scales by what it was trained on, and so embeds the rows of any other file alike.
         held = numbers[rows[at]].float()
         return TensorPart({"vector": held}, own[0], own[1], [sheet.where(row) for row in rows[at].tolist()])
@@ -192,11 +208,27 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
     if first.kind in ("vector", "series"):
         channels = part(torch.arange(1)).fetch([0]).columns[first.name].shape[1]  # type: ignore[union-attr]
     columns = chosen.inputs if numbers is not None else tuple(field.column for field in fields)
-    return Corpus(sheet.name, columns, part(train), part(test), names, size, channels, (*sheet.bad, *bad))
+    column = None if judged is None else judged.column
+    return Corpus(sheet.name, columns, part(train), part(test), names, size, channels, (*sheet.bad, *bad), column)
+
+
+def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> Same:
+    """Texts, and images that are paths; bytes are not read for this."""
+    values = {}
+    for field in fields:
+        if field.column.kind == "text" or isinstance(sheet.table[0][field.source], str):
+            cells, item = sheet.cells(field.source), field.item
+            values[field.column.name] = [str(cells[row] if item is None else cells[row][item]) for row in rows.tolist()]
+    return same_values(values)
 
 
 def _check(
-    sheet: Sheet, chosen: Chosen, config: DataConfig, good: Bool[Tensor, "n"]
+    sheet: Sheet,
+    chosen: Chosen,
+    config: DataConfig,
+    good: Bool[Tensor, "n"],
+    similar: Float32[Tensor, "n"] | None,
+    unjudged: str,
 ) -> tuple[list[str], tuple[int, int] | None, int | None]:
     """What is wrong with rows, which ``good`` then leaves out; and the size and the channels of the images."""
     bad: list[str] = []
@@ -211,6 +243,8 @@ def _check(
         cells = sheet.table[row]
         wrong = next(name for name in chosen.numbers if not abs(number_of(cells[name])) < float("inf"))
         report(row, f"{sheet.where(row)}: column {wrong!r} holds {cells[wrong]!r}, wanted a finite number")
+    for row in () if similar is None else (good & similar.isnan()).nonzero().flatten().tolist():
+        report(row, f"{sheet.where(row)}: {unjudged}")
     headers = []
     for column in () if chosen.numbers else chosen.inputs:
         cells = sheet.cells(column.name) if column.kind != "image" else None

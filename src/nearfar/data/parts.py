@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from nearfar.data.corpus import Column, Raw, RawBatch
@@ -101,6 +101,8 @@ class TablePart:
         groups: Ids of those rows.
         where: What to call a row of the table.
         skip_bad: Leave out what cannot be decoded, and list it in ``RawBatch.bad``.
+        similar: How alike the two sides of those rows are.
+        same: Numbers of values that come more than once, by column.
     """
 
     table: Any
@@ -110,6 +112,8 @@ class TablePart:
     groups: Int64[Tensor, "n"] | None
     where: Callable[[int], str]
     skip_bad: bool = False
+    similar: Float32[Tensor, "n"] | None = None
+    same: Mapping[str, Int64[Tensor, "n"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -124,8 +128,9 @@ class TablePart:
         cells = self.table[self.rows[at].tolist()]
         columns, kept, bad = decode(self.fields, cells, [*map(int, at)], self.name, self.skip_bad)
         at = at[kept]
-        labels, groups = (None if ids is None else ids[at] for ids in (self.labels, self.groups))
-        return RawBatch(at, columns, labels, groups, bad)
+        labels, groups, similar = (None if ids is None else ids[at] for ids in (self.labels, self.groups, self.similar))
+        same = {name: ids[at] for name, ids in self.same.items()}
+        return RawBatch(at, columns, labels, groups, similar, same, bad)
 
 
 def decode(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
@@ -21,6 +20,8 @@ from nearfar.data.labelled import class_ids
 from nearfar.data.parts import Field, TablePart, decode, image_source, make_fields
 from nearfar.data.pixels import common_size, image_header, is_grey, size_pair
 from nearfar.data.records import records
+from nearfar.data.same import hashed, same_value, same_values
+from nearfar.data.similar import Similar, find_similar
 from nearfar.data.splits import MOST_TEST_ROWS
 
 # Rows among which the next is drawn. Images wait in it as they are stored.
@@ -45,6 +46,8 @@ class RowStream:
         id: The column of identities.
         classes: Class id by name; other names are unknown (−1).
         skip_bad: Leave out what cannot be decoded, and list it in ``RawBatch.bad``.
+        similar: How the column is read that says how alike the two sides of a row are.
+        same: Inputs with values that come more than once: column name to the column of the table.
     """
 
     table: Any
@@ -54,6 +57,8 @@ class RowStream:
     id: str | None = None
     classes: dict[Any, int] = field(default_factory=dict)
     skip_bad: bool = False
+    similar: Similar | None = None
+    same: Mapping[str, str] = field(default_factory=dict)
 
     def batches(
         self, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, start: int = 0
@@ -67,6 +72,10 @@ class RowStream:
                 row = next(rows)
                 if BAD in row:
                     bad.append(row[BAD])
+                elif wrong := self._unjudged(row):
+                    if not self.skip_bad:
+                        raise ValueError(f"{wrong}: mend it, or leave it out with skip_bad=True (--skip-bad)")
+                    bad.append(wrong)
                 else:
                     batch.append(row)
             if step >= start:
@@ -86,6 +95,12 @@ class RowStream:
             if empty:
                 raise ValueError(f"{self.name} holds no row that can be read")
 
+    def _unjudged(self, row: dict[str, Any]) -> str:
+        """What is wrong with a row of which nobody says how alike its sides are."""
+        if self.similar is None or not bool(self.similar.read([row.get(self.similar.column)]).isnan()):
+            return ""
+        return f"{where(row, self.name)}: column {self.similar.column!r} does not say how alike the sides are"
+
     def _decoded(self, rows: list[dict[str, Any]], first: int) -> RawBatch:
         def name(at: int) -> str:
             return where(rows[at - first], f"{self.name}: row {at} of the stream")
@@ -99,17 +114,17 @@ class RowStream:
         if self.id is not None:
             ids = [-1 if rows[i].get(self.id) is None else hashed(rows[i][self.id]) for i in kept]
             groups = torch.tensor(ids, dtype=torch.int64)
-        return RawBatch(at[kept], columns, labels, groups, bad)
+        similar = None if self.similar is None else self.similar.read([rows[i].get(self.similar.column) for i in kept])
+        same = {
+            name: torch.tensor([same_value(rows[i].get(source)) for i in kept], dtype=torch.int64)
+            for name, source in self.same.items()
+        }
+        return RawBatch(at[kept], columns, labels, groups, similar, same, bad)
 
 
 def class_of(cell: Any, classes: dict[Any, int]) -> int:
     """The class id of a cell; −1 if its name is not known."""
     return classes.get("" if cell is None else str(cell).strip(), -1)
-
-
-def hashed(cell: Any) -> int:
-    """A number for an id, the same in every process: 60 bits of its hash, of which a batch can take the threefold."""
-    return int.from_bytes(hashlib.blake2b(str(cell).encode(), digest_size=8).digest(), "big") >> 4
 
 
 def where(row: dict[str, Any], otherwise: str) -> str:
@@ -190,19 +205,38 @@ def open_stream(config: DataConfig) -> Corpus:
     lists = {name: [row.get(name) for row in sample] for name in names if isinstance(sample[0][name], list)}
     fields = make_fields(chosen.inputs, lists, base, size, channels)
     columns = tuple(field.column for field in fields)
+    told = {n: [row.get(n) for row in sample] for n in (chosen.similar, chosen.label) if n is not None}
+    judged = find_similar(chosen, told, sheets.names_of_classes(train.features), config, name)
+    if judged is not None and judged.column == chosen.label and config.label is None:
+        chosen = replace(chosen, label=None)
+    same = _same(sample, fields)
     classes, class_names = _classes(train, sample, chosen.label)
     held = None
     if test is not None:
         rows, lost = _good(test, MOST_TEST_ROWS)
         bad += lost
+        if judged is not None:
+            known = (~judged.read([row.get(judged.column) for row in rows]).isnan()).tolist()
+            rows = [row for row, keep in zip(rows, known) if keep]
         table = sheets.library().Dataset.from_list(rows)
         labels = torch.tensor([class_of(row.get(chosen.label), classes) for row in rows]) if chosen.label else None
         groups = _groups(rows, chosen.id)
         held = TablePart(
-            table, fields, torch.arange(len(rows)), labels, groups, sheets.Numbered(f"{name} (test)"), config.skip_bad
-        )
-    stream = RowStream(train, fields, name, chosen.label, chosen.id, classes, config.skip_bad)
-    return Corpus(name, columns, stream, held, class_names, size, channels, tuple(bad))
+            table, fields, torch.arange(len(rows)), labels, groups, sheets.Numbered(f"{name} (test)"), config.skip_bad,
+            None if judged is None else judged.read([row.get(judged.column) for row in rows]),
+            same_values({n: [str(row.get(source)) for row in rows] for n, source in same.items()}),
+        )  # fmt: skip
+    stream = RowStream(train, fields, name, chosen.label, chosen.id, classes, config.skip_bad, judged, same)
+    column = None if judged is None else judged.column
+    return Corpus(name, columns, stream, held, class_names, size, channels, tuple(bad), column)
+
+
+def _same(sample: Sequence[dict[str, Any]], fields: Sequence[Field]) -> dict[str, str]:
+    """The inputs in which the first rows hold a text or a path that is there twice, and their columns."""
+    single = [f for f in fields if f.item is None]
+    plain = [f for f in single if f.column.kind == "text" or isinstance(sample[0].get(f.source), str)]
+    found = same_values({f.column.name: [str(row.get(f.source)) for row in sample] for f in plain})
+    return {f.column.name: f.source for f in plain if f.column.name in found}
 
 
 def _good(table: Any, most: int) -> tuple[list[dict[str, Any]], list[str]]:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from nearfar.evaluation.clustering import clustering
 from nearfar.evaluation.evaluation import Evaluation, Measure
-from nearfar.evaluation.inputs import as_ids, as_rows, as_tensors
+from nearfar.evaluation.inputs import Classes, as_ids, as_rows, as_tensors, number_classes
 from nearfar.evaluation.intervals import bootstrap_interval, share_interval
 from nearfar.evaluation.knn import knn_predict
 from nearfar.evaluation.neighbours import Metric
 from nearfar.evaluation.probe import linear_probe
 from nearfar.evaluation.retrieval import Relevant, Retrieval, pair_retrieval, relevance_retrieval, retrieval
 from nearfar.evaluation.similarity import correlation_interval, sts
-from nearfar.evaluation.verification import calibrate, pair_scores, roc
+from nearfar.evaluation.verification import Roc, calibrate, listed_scores, pair_scores, roc
 from nearfar.evaluation.zeroshot import zero_shot
 from nearfar.losses.arguments import choice
 
@@ -34,14 +34,14 @@ FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 def evaluate(
     embeddings: Float[Given, "n d"],
-    labels: Integer[Given, "n"] | None = None,
+    labels: Classes | None = None,
     *,
     pairs: Float[Given, "n d"] | None = None,
     scores: Float[Given, "n"] | None = None,
-    ids: Integer[Given, "n"] | None = None,
-    gallery: tuple[Float[Given, "m d"], Integer[Given, "m"]] | Float[Given, "m d"] | None = None,
+    ids: Integer[Given, "n"] | Integer[Given, "n k"] | None = None,
+    gallery: tuple[Float[Given, "m d"], Classes] | Float[Given, "m d"] | None = None,
     relevant: Sequence[Relevant] | None = None,
-    train: tuple[Float[Given, "t d"], Integer[Given, "t"]] | None = None,
+    train: tuple[Float[Given, "t d"], Classes] | None = None,
     prototypes: Float[Given, "classes d"] | None = None,
     tasks: Sequence[str] | None = None,
     k: int = 20,
@@ -61,15 +61,18 @@ def evaluate(
     ``labels``, ``prototypes``                zero-shot classification
     ``pairs``                                 retrieval of each row's partner, both ways
     ``pairs``, ``scores``                     Spearman's and Pearson's correlation of cosines with the scores (STS)
+    ``pairs``, ``scores`` of 0 and 1          the same, and verification: similar pairs told from the others
     ``gallery=rows``, ``relevant``            retrieval by lists
     ========================================  =================================================================
 
     Args:
         embeddings: ``(n, d)``, of rows that were not trained on. Here and below, arrays of NumPy's do as well.
-        labels: Their classes or identities; negative: unknown, left out.
+        labels: Their classes or identities: integers, where negative is unknown and left out; or names, in a sequence, an
+            array or a column of a data frame, where a missing one is unknown.
         pairs: Their partners ``(n, d)``: row i belongs to row i, such as captions of images.
         scores: How alike row i and its partner are judged to be; then ``pairs`` are not retrieved.
-        ids: Rows of one id are the same thing: for ``pairs`` with several partners of one row.
+        ids: Rows of one id are the same thing: for ``pairs`` with several partners of one row. With several columns: rows that
+            share an id in any of them; negative: none.
         gallery: Keys with their classes, or with ``relevant=`` alone, to retrieve from in place of the other rows.
         relevant: For each row, the gallery's rows that are relevant, or row to grade.
         train: Rows to learn classifiers from, and their classes.
@@ -95,8 +98,12 @@ def evaluate(
         >>> nf.evaluate(z, torch.tensor([0, 0, 1, 1]), ks=(1,))["recall@1"]
         1.0
     """
-    rows, classes, partners, judged, same, keys, learned, prompts = map(
-        as_tensors, (embeddings, labels, pairs, scores, ids, gallery, train, prototypes)
+    searched, taught = (given if isinstance(given, tuple) else None for given in (gallery, train))
+    classes, theirs, learned_from = number_classes(labels, *(given and given[1] for given in (searched, taught)))
+    gallery = gallery if searched is None else (searched[0], theirs)
+    train = None if taught is None else (taught[0], learned_from)
+    rows, partners, judged, same, keys, learned, prompts = map(
+        as_tensors, (embeddings, pairs, scores, ids, gallery, train, prototypes)
     )
     rows = as_rows("embeddings", rows)
     for task in tasks or ():
@@ -125,6 +132,7 @@ def evaluate(
         work.add_retrieval("retrieval", found, lists=True)
     if partners is not None and judged is not None:
         work.similarity(rows, partners, judged)
+        work.judged(rows, partners, judged)
     elif partners is not None and "retrieval" in work.tasks:
         for task, found in zip(
             ("first→second", "second→first"), pair_retrieval(rows, partners, same, ks=ks, metric=metric)
@@ -208,8 +216,18 @@ class _Work:
             )
             self.add(task, name, value, found.chance.get(name), interval)
 
+    def alone(self, task: str, y: Tensor, others: Tensor | None) -> bool:
+        """Whether there is one class only, which any embedding finds."""
+        there = y if others is None else torch.cat([y, others.to(y)])
+        one = len(there[there >= 0].unique()) < 2
+        if one:
+            self.notes.append(f"{task}: all rows are of one class, so that any embedding would be right")
+        return one
+
     def knn(self, z: Tensor, y: Tensor, train: tuple[Tensor, Tensor] | None, k: int) -> None:
         if "knn" not in self.tasks or (train is None and len(z) < 2):
+            return
+        if self.alone("knn", y, None if train is None else train[1]):
             return
         rows = self.drawn("knn", z)
         queries, truth = (z, y) if rows is None else (z[rows], y[rows])
@@ -234,6 +252,8 @@ class _Work:
         if gallery is None and int(y.unique(return_counts=True)[1].max()) < 2:
             self.notes.append("retrieval: no two rows share a class")
             return
+        if self.alone("retrieval", y, None if gallery is None else gallery[1]):
+            return
         rows = self.drawn("retrieval", z)
         found = retrieval(z, y, *(gallery or (None, None)), ks=self.ks, metric=self.metric, rows=rows)
         self.add_retrieval("retrieval", found, lists=False)
@@ -251,18 +271,32 @@ class _Work:
                 f"verification: {len(pairs.genuine):,} of {pairs.genuine_pairs:,} genuine and {len(pairs.impostor):,} of "
                 f"{pairs.impostor_pairs:,} impostor pairs"
             )
-        curve = roc(pairs.genuine, pairs.impostor)
-        self.add("verification", "auc", curve.auc, 0.5)
-        self.add("verification", "eer", curve.eer, 0.5)
-        for far in FARS:
-            if far * curve.impostor >= 10:  # of fewer, the rate would rest on single pairs
-                self.add("verification", f"tar@far={far:g}", curve.tar_at(far), far)
+        self.curve(roc(pairs.genuine, pairs.impostor))
         if int((counts > 1).sum()) >= 4:
             found = calibrate(z, y, metric=self.metric, seed=self.seed)
             self.notes.append(
                 f"verification: threshold {found.threshold:.4f}, chosen at equal errors on {found.calibrated_on:,} classes, makes "
                 f"FAR {found.far:.2%} and FRR {found.frr:.2%} on the {found.tested_on:,} others"
             )
+
+    def curve(self, curve: Roc) -> None:
+        self.add("verification", "auc", curve.auc, 0.5)
+        self.add("verification", "eer", curve.eer, 0.5)
+        for far in FARS:
+            if far * curve.impostor >= 10:  # of fewer, the rate would rest on single pairs
+                self.add("verification", f"tar@far={far:g}", curve.tar_at(far), far)
+
+    def judged(self, first: Tensor, second: Tensor, scores: Tensor) -> None:
+        """Pairs that are similar or not."""
+        if "verification" not in self.tasks or not bool(((scores == 0) | (scores == 1)).all()):
+            return
+        if len(scores.unique()) < 2:
+            self.notes.append("verification: it needs pairs that are similar, and pairs that are not")
+            return
+        pairs = listed_scores(first, second, scores == 1, metric=self.metric)
+        curve = roc(pairs.genuine, pairs.impostor)
+        self.add("verification", "average precision", curve.average_precision, len(pairs.genuine) / len(scores))
+        self.curve(curve)
 
     def clustering(self, z: Tensor, y: Tensor) -> None:
         if "clustering" not in self.tasks or len(y.unique()) < 2:
@@ -284,7 +318,9 @@ class _Work:
                 self.add("zero-shot", f"top-{k}", value, k / len(prototypes), interval)
 
     def similarity(self, first: Tensor, second: Tensor, scores: Tensor) -> None:
-        if "similarity" in self.tasks:
+        if "similarity" in self.tasks and len(scores.unique()) < 2:
+            self.notes.append("similarity: all scores are the same")
+        elif "similarity" in self.tasks:
             for name, value in sts(first, second, scores).items():
                 self.add("similarity", name, value, 0.0, correlation_interval(value, len(scores)))
 

@@ -107,7 +107,7 @@ def retrieval(
 def pair_retrieval(
     first: Float[Tensor, "n d"],
     second: Float[Tensor, "n d"],
-    ids: Int64[Tensor, "n"] | None = None,
+    ids: Int64[Tensor, "n"] | Int64[Tensor, "n k"] | None = None,
     *,
     ks: Sequence[int] = (1, 5, 10),
     metric: Metric = "cosine",
@@ -118,7 +118,8 @@ def pair_retrieval(
     Args:
         first: ``(n, d)``.
         second: ``(n, d)``.
-        ids: Rows of one id all belong together (five captions of one image, each beside a copy of it).
+        ids: Rows of one id all belong together (five captions of one image, each beside a copy of it). With several columns,
+            rows that share an id in any of them; negative: none.
         ks: Cut-offs.
         metric: As in :func:`nearfar.evaluation.knn.nearest`.
         complete: As in :func:`retrieval`.
@@ -134,8 +135,41 @@ def pair_retrieval(
             f"the sides are {tuple(first.shape)} and {tuple(second.shape)}: row i belongs to row i, so both alike"
         )
     ids = torch.arange(len(first), device=first.device) if ids is None else ids
+    if ids.ndim == 2:
+        return (
+            _by_any(first, second, ids, ks=ks, metric=metric, complete=complete),
+            _by_any(second, first, ids, ks=ks, metric=metric, complete=complete),
+        )
     there = retrieval(first, ids, second, ids, ks=ks, metric=metric, complete=complete)
     return there, retrieval(second, ids, first, ids, ks=ks, metric=metric, complete=complete)
+
+
+def _by_any(
+    queries: Tensor,
+    keys: Tensor,
+    ids: Int64[Tensor, "n k"],
+    *,
+    ks: Sequence[int],
+    metric: Metric,
+    complete: bool | None,
+) -> Retrieval:
+    """Keys that share one of a query's ids are relevant."""
+    ids = ids.to(queries.device)
+
+    def together(rows: slice, others: Int64[Tensor, "b m k"]) -> Tensor:
+        mine = ids[rows, None]
+        return ((mine == others) & (mine >= 0)).any(2)
+
+    blocks = [slice(at, min(at + ROWS, len(ids))) for at in range(0, len(ids), ROWS)]
+    relevant = torch.cat([together(block, ids[None]).sum(1) for block in blocks])
+
+    def gains(rows: slice, indices: Tensor) -> Tensor:
+        return together(rows, ids[indices]).float()
+
+    def ideal(rows: slice, width: int) -> Tensor:
+        return (torch.arange(width, device=ids.device) < relevant[rows, None]).float()
+
+    return _measure(queries, keys, None, relevant, gains, ideal, ks, metric, complete)
 
 
 def relevance_retrieval(

@@ -39,6 +39,12 @@ class Roc:
         return float(torch.trapezoid(self.tar, self.far))
 
     @property
+    def average_precision(self) -> float:
+        """The mean, over genuine pairs, of the share of genuine ones among all that score as high: no straight lines."""
+        genuine, impostor = self.tar[1:] * self.genuine, self.far[1:] * self.impostor
+        return float((self.tar.diff() * genuine / (genuine + impostor)).sum())
+
+    @property
     def eer(self) -> float:
         """The equal error rate: where the curve, straight between its points, meets FAR = FRR."""
         return self._crossing()[0]

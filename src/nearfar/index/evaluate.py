@@ -11,8 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nearfar.data.corpus import Corpus, Part
+from nearfar.data.similar import LIKENESS
 from nearfar.diagnostics.collapse import collapse
-from nearfar.diagnostics.geometry import geometry
+from nearfar.diagnostics.geometry import alignment, geometry
 from nearfar.evaluation.config import EvaluateConfig
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.evaluation import Evaluation
@@ -53,11 +54,11 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
     z, pairs = held.embeddings[0], held.embeddings[1] if len(held.columns) > 1 else None
     labels = held.labels if held.known else held.groups if pairs is None else None
     named = held.known and held.labels is not None
-    if labels is None and pairs is None:
-        why = (
-            f"{held.corpus.name} has neither classes, ids nor pairs, so nothing says what belongs together: pass --data with "
-            "labelled rows"
-        )
+    train = _training_rows(opened, held, config) if named and held.tested and _wanted("probe", config) else None
+    nothing = "has neither classes, ids nor pairs" if labels is None else "holds one class in the rows looked at"
+    alone = labels is not None and len(labels[labels >= 0].unique()) < 2 and train is None
+    if pairs is None and (labels is None or alone):
+        why = f"{held.corpus.name} {nothing}, so nothing says what belongs together: pass --data with labelled rows"
         if config.tasks:
             raise ValueError(why)
         found = Evaluation((), len(z), z.shape[1], config.metric, (f"{why} to measure more than geometry",))
@@ -66,11 +67,17 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
         z,
         labels,
         pairs=pairs,
-        ids=held.groups if pairs is not None and held.groups is not None and bool((held.groups >= 0).all()) else None,
-        train=_training_rows(opened, held, config) if named and held.tested and _wanted("probe", config) else None,
+        scores=held.similar,
+        ids=held.ids if held.similar is None else None,
+        train=train,
         prototypes=_prototypes(opened, held.corpus, config) if named and held.columns[0].kind == "image" else None,
         **_options(config),
     )
+    if held.similar is not None and pairs is not None:
+        alike = held.similar >= LIKENESS  # only those are said to lie near
+        told = _geometry(z, labels, None)
+        told["geometry"] |= {"alignment": alignment(z[alike], pairs[alike])} if bool(alike.any()) else {}
+        return found, told | _facts(opened, held)
     return found, _geometry(z, labels, pairs) | _facts(opened, held)
 
 

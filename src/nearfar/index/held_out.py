@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from nearfar.data.corpus import Column, Corpus, Part, Raw
+from nearfar.data.corpus import Column, Corpus, Part, Raw, joined, same_things
 from nearfar.index.run import Run
 from nearfar.types import Kind
 
@@ -31,6 +31,8 @@ class HeldOut:
         labels: Class ids; negative: unknown.
         groups: Ids.
         bad: Rows that could not be read and were left out.
+        similar: How alike the two sides of a row are; None: every row's belong together.
+        ids: As ``nf.evaluate`` takes them: rows of one id, or with the same text, are the same thing.
     """
 
     corpus: Corpus
@@ -43,6 +45,8 @@ class HeldOut:
     labels: Int64[Tensor, "n"] | None
     groups: Int64[Tensor, "n"] | None
     bad: list[str] = field(default_factory=list)
+    similar: Float32[Tensor, "n"] | None = None
+    ids: Int64[Tensor, "n k"] | None = None
 
     @property
     def known(self) -> bool:
@@ -86,24 +90,25 @@ def embed_held_out(
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:most].sort().values
     found: list[list[Tensor]] = [[] for _ in used]
     raw: list[list[Raw]] = [[] for _ in used]
-    rows, labels, groups, bad = [], [], [], [*corpus.bad]
+    read, bad = [], [*corpus.bad]
     for chunk in order.split(CHUNK):
         batch = part.fetch(chunk.tolist())
         bad += batch.bad
         if not len(batch):
             continue
-        rows.append(batch.rows)
-        labels.append(batch.labels)
-        groups.append(batch.groups)
+        read.append(batch)
         for at, column in enumerate(used):
             held = batch.columns[column.name]
             found[at].append(run.embed(column.kind, held))
             raw[at].append(held)
-    if not rows:
+    if not read:
         raise ValueError(f"none of the {len(order)} rows of {corpus.name} to look at could be read")
-    classes, ids = (torch.cat(each) if each and each[0] is not None else None for each in (labels, groups))
-    joined = [torch.cat(z) for z in found], [_join(r) for r in raw]
-    return HeldOut(corpus, part, tested, torch.cat(rows), used, *joined, classes, ids, bad)
+    all_rows = joined(read)
+    return HeldOut(
+        corpus, part, tested, all_rows.rows, used, [torch.cat(z) for z in found], [_join(r) for r in raw],
+        all_rows.labels, all_rows.groups, bad, all_rows.similar if len(used) > 1 else None,
+        same_things(all_rows.groups, all_rows.same, used) if len(used) > 1 else None,
+    )  # fmt: skip
 
 
 def _join(parts: list[Raw]) -> Raw:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from nearfar.data.labelled import require
+from nearfar.data.similar import LIKENESS
 from nearfar.diagnostics.geometry import effective_rank, similarity_histogram, spectrum
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.evaluation import Evaluation
@@ -122,7 +123,11 @@ def _spread(labels: Int64[Tensor, "n"] | None, n: int) -> list[int]:
 def _belongs(held: HeldOut, i: int, j: int, paired: bool) -> bool | None:
     """By pair or id, else by class; None: not known."""
     if paired:
-        return i == j or (held.groups is not None and bool(held.groups[i] == held.groups[j]))
+        if i == j:
+            return held.similar is None or bool(held.similar[i] >= LIKENESS)
+        if held.ids is None:
+            return False
+        return bool(((held.ids[i] == held.ids[j]) & (held.ids[i] >= 0)).any())
     ids = held.labels if held.known else held.groups
     if ids is None or int(ids[i]) < 0 or int(ids[j]) < 0:
         return None
@@ -133,7 +138,11 @@ def histogram(held: HeldOut, temperature: float | None, bins: int = 80) -> page.
     """Cosines of pairs that belong together and of those that do not; None: nobody knows which do."""
     z, ids = held.embeddings, held.labels if held.known else held.groups
     if len(z) > 1:
-        found = similarity_histogram(z[0], partners=z[1], bins=bins)
+        alike = slice(None) if held.similar is None else held.similar >= LIKENESS
+        first, second = z[0][alike], z[1][alike]
+        if len(first) < 2:
+            return None
+        found = similarity_histogram(first, partners=second, bins=bins)
     elif ids is not None:
         found = similarity_histogram(z[0], ids, bins=bins)
     else:
@@ -211,7 +220,8 @@ def measure(held: HeldOut) -> Evaluation | None:
     if labels is None and pairs is None:
         return None
     try:
-        return evaluate(held.embeddings[0], labels, pairs=pairs, ks=(1, 5))
+        ids = held.ids if held.similar is None else None
+        return evaluate(held.embeddings[0], labels, pairs=pairs, scores=held.similar, ids=ids, ks=(1, 5))
     except ValueError:  # too few rows
         return None
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from nearfar.data.corpus import Column
@@ -34,6 +34,10 @@ class Batch:
     groups: Int64[Tensor, "b"] | None = None
     bad: tuple[str, ...] = ()
     """Rows that could not be read and were left out: path or line, and why."""
+    similar: Float32[Tensor, "b"] | None = None
+    """How alike the two sides of a row are, 0 to 1; None: every row's belong together."""
+    same: Mapping[str, Int64[Tensor, "b"]] = field(default_factory=dict)
+    """Numbers of values, by column: equal where the values are. Only of columns with values that come more than once."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -186,6 +190,5 @@ def on(batch: Batch, device: torch.device) -> Batch:
             return value.to(device, non_blocking=True)
         return {name: move(part) for name, part in value.items()} if isinstance(value, dict) else value
 
-    return replace(
-        batch, rows=move(batch.rows), columns=move(batch.columns), labels=move(batch.labels), groups=move(batch.groups)
-    )
+    names = ("rows", "columns", "labels", "groups", "similar", "same")
+    return replace(batch, **{name: move(getattr(batch, name)) for name in names})

@@ -78,19 +78,39 @@ class _Classifier(CosineHead):
 
 
 class Siamese(Method):
-    """All pairs of a batch, near or apart by a margin (Hadsell et al. 2006, eq. 4), between normalised embeddings."""
+    """Near, or apart by a margin (Hadsell et al. 2006, eq. 4), between normalised embeddings.
+
+    The pairs of a batch's rows, by label; or the two sides of each row, where it is said how alike they are: a grade between 0
+    and 1 weighs both terms, so that an even one asks for half a margin.
+    """
 
     def __init__(self, embedder: nn.Module, dim: int, setting: Setting) -> None:
         super().__init__(embedder, dim, setting)
-        self.loss = ContrastiveLoss(setting.config.margin, normalize=True, gather=setting.gather)
+        role = setting.role
+        self.columns = [*role["anchor"][:1], *role["positive"][:1]]
+        self.judged = bool(role["positive"])
+        self.loss = ContrastiveLoss(setting.config.margin, normalize=True, gather=setting.gather and not self.judged)
 
     @override
     def sides(self, batch: Batch) -> list[Side]:
-        return self.views(batch, 1)
+        if not self.judged:
+            return self.views(batch, 1)
+        view, kind = self.setting.view, self.columns[0].kind
+        sides = [(column.kind, batch.columns[column.name]) for column in self.columns]
+        return [
+            (of, inputs if view is None or of != kind else view(inputs, which))
+            for which, (of, inputs) in enumerate(sides)
+        ]
 
     @override
     def terms(self, outputs: Sequence[Any], batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        return {"contrastive": self.loss(outputs[0], labels=batch.labels)}
+        if not self.judged:
+            return {"contrastive": self.loss(outputs[0], labels=batch.labels)}
+        first, second = (torch.cat([side, side]) for side in outputs)
+        assert batch.similar is not None
+        alike = batch.similar
+        label = torch.cat([torch.ones_like(alike), torch.zeros_like(alike)])
+        return {"contrastive": self.loss(first, second, label, weights=torch.cat([alike, 1 - alike]))}
 
 
 class Triplet(Method):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from nearfar.names import unknown
 
-Needs = Literal["views", "text", "labels", "pairs", "labels or triplets"]
+Needs = Literal["views", "text", "labels", "pairs", "labels or triplets", "labels or judged pairs"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class MethodRow:
     home: str
     """``module:Class``."""
     needs: Needs
-    """What the data must hold: an input that views can be drawn of, texts, labels, a second column, a third."""
+    """What the data must hold: an input that views can be drawn of, texts, labels, a second column, a third, a judgement of the two."""
     paper: str
     temperature: float | None = None
     """Of its softmax, where it has one: the paper's, or the best of its sweep."""
@@ -37,7 +37,7 @@ METHODS: dict[str, MethodRow] = {
     "simcse": MethodRow("a text under two dropout masks", "nearfar.methods.views:SimCSE", "text", "arXiv:2104.08821", 0.05),
     "supcon": MethodRow("inputs of one class", "nearfar.methods.labels:SupCon", "labels", "arXiv:2004.11362", 0.1, projection=128),
     "joint": MethodRow("inputs of one class, beside cross-entropy", "nearfar.methods.labels:JointMethod", "labels", "arXiv:2004.11362", 0.1),
-    "siamese": MethodRow("inputs of one class, by distance", "nearfar.methods.labels:Siamese", "labels", "Hadsell et al. 2006"),
+    "siamese": MethodRow("inputs of one class, or pairs judged similar, by distance", "nearfar.methods.labels:Siamese", "labels or judged pairs", "Hadsell et al. 2006"),
     "triplet": MethodRow("inputs of one class, or anchor, positive and negative", "nearfar.methods.labels:Triplet", "labels or triplets", "arXiv:1503.03832"),
     "pairs": MethodRow("the two columns of a row", "nearfar.methods.pairs:PairsMethod", "pairs", "arXiv:1807.03748", 0.05),
     "clip": MethodRow("the two columns of a row, both ways", "nearfar.methods.pairs:CLIP", "pairs", "arXiv:2103.00020", 0.07, learnable=True),
@@ -54,6 +54,8 @@ class Holds:
     labels: bool
     negatives: bool = False
     """Beside positives: triplets."""
+    judged: bool = False
+    """Whether it is said of each pair how alike it is."""
 
 
 def choose_method(given: str | None, holds: Holds) -> str:
@@ -81,6 +83,8 @@ def choose_method(given: str | None, holds: Holds) -> str:
 
 
 def _fitting(holds: Holds) -> str:
+    if holds.judged:
+        return "siamese"
     if holds.kinds[1:]:
         return "pairs" if holds.kinds[0] == holds.kinds[1] else "clip"
     if holds.labels:
@@ -96,6 +100,8 @@ def _lacking(needs: Needs, holds: Holds) -> str:
         return (
             "labels, or a positive and a negative column, and the data have neither: name them by label= or negative="
         )
+    if needs == "labels or judged pairs" and not holds.labels and not holds.judged:
+        return "labels, or pairs that are judged similar or not, and the data have neither: name them by label= or similar="
     if needs == "pairs" and len(holds.kinds) < 2:
         return "a second column, and the data have one: name it by positive="
     if needs == "text" and holds.kinds[0] != "text":

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from nearfar.data.corpus import Column, Corpus, Stream
+from nearfar.data.corpus import Column, Corpus, Stream, similar_of
 from nearfar.data.views import make_view
 from nearfar.methods.base import Method, Setting, View
 from nearfar.methods.table import METHODS, Holds, choose_method
 from nearfar.training.config import TrainConfig
+from nearfar.training.looks import looked_at, watched_part
 
 
 def what_it_holds(corpus: Corpus) -> Holds:
@@ -19,7 +20,7 @@ def what_it_holds(corpus: Corpus) -> Holds:
     kinds = tuple(column.kind for column in corpus.columns if column.role != "negative")
     labelled = bool(corpus.class_names) or getattr(corpus.train, "labels", None) is not None
     roles = {column.role for column in corpus.columns}
-    return Holds(kinds, labelled, roles >= {"positive", "negative"})
+    return Holds(kinds, labelled, roles >= {"positive", "negative"}, corpus.similar is not None)
 
 
 def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool, world: int = 1) -> TrainConfig:
@@ -33,7 +34,15 @@ def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool, world: int =
     if rows is not None and rows < 2:
         raise ValueError(f"{corpus.name} has {rows} rows to train on: wanted two at least")
     labels = getattr(corpus.train, "labels", None)  # a stream has none that could be chosen by
-    trained = 0 if labels is None else len(labels[labels >= 0].unique())  # classes may be held out as a whole
+    counts = None if labels is None else labels[labels >= 0].unique(return_counts=True)[1]
+    trained = 0 if counts is None else len(counts)  # classes may be held out as a whole
+    by_label = METHODS[method].needs.startswith("labels") and len(used_columns(method, corpus)) == 1
+    if by_label and counts is not None and not bool((counts > 1).any()):
+        column = f"column {config.label!r}" if config.label else "the labels"
+        raise ValueError(
+            f"method {method!r} puts rows of one class together, and by {column} each of the {trained:,} classes has one row of "
+            f"{rows:,} to train on: name a column that rows share with label= (--label), or leave it out to train without"
+        )
     config = config.resolved(rows=rows, method=method, classes=trained, accelerated=accelerated, world=world)
     known = watched_metrics(corpus, used_columns(method, corpus))
     if config.metric is not None and config.metric not in known:
@@ -51,15 +60,16 @@ def class_count(corpus: Corpus) -> int:
 
 def watched_metrics(corpus: Corpus, columns: tuple[Column, ...]) -> tuple[str, ...]:
     """What a look measures."""
-    if len([column for column in columns if column.role != "negative"]) > 1:
-        return ("mrr", "recall@1")
-    return ("knn", "recall@1") if what_it_holds(corpus).labels else ()
+    part = watched_part(corpus)
+    return () if part is None else looked_at(columns, part.labels, similar_of(part))[0]
 
 
 def used_columns(method: str, corpus: Corpus) -> tuple[Column, ...]:
     """Those that the method reads: only they need a tower."""
     needs = METHODS[method].needs
-    if needs == "pairs" or (needs == "labels or triplets" and what_it_holds(corpus).negatives):
+    holds = what_it_holds(corpus)
+    sided = {"pairs": True, "labels or triplets": holds.negatives, "labels or judged pairs": holds.judged}
+    if sided.get(needs, False):
         negatives = method in ("pairs", "triplet")
         return tuple(column for column in corpus.columns if column.role != "negative" or negatives)
     return corpus.columns[:1]

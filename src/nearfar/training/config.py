@@ -43,7 +43,8 @@ class TrainConfig(MethodConfig, DataConfig):
     classes_per_batch: int | None = None
     """Draw batches of so many classes with as many rows each; by default where labels are needed and classes are many."""
     chunk: int | None = None
-    """Encode so many rows of a batch at a time, exactly (cached gradients): a large batch in the memory of a small one."""
+    """Encode so many rows of a batch at a time on each device, exactly (cached gradients): a large batch in the memory of a
+    small one."""
     accumulate: int = 1
     """Join so many batches into one step whose loss sees all their rows: batch_size times this, chunk by chunk."""
     optimizer: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
@@ -114,7 +115,7 @@ class TrainConfig(MethodConfig, DataConfig):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} is {value}: wanted 0 to below 1, such as 0.99")
-        if self.epochs is not None and self.steps is not None:
+        if None not in (self.epochs, self.steps) and self.resume is None:  # a run that goes on has its steps
             raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}: pass one of them")
         if self.strategy == "fsdp" and self.precision == "16":
             raise ValueError("precision 16 scales gradients, which strategy fsdp does not: pass bf16, or strategy ddp")
@@ -138,12 +139,22 @@ class TrainConfig(MethodConfig, DataConfig):
 
     @classmethod
     def preset(cls, arguments: Sequence[str]) -> TrainConfig | None:
-        """What the file of ``--config`` holds, for the command line to change; None: there is none."""
+        """What the run of ``--resume`` was told and the file of ``--config`` holds, for the command line to change; None: neither.
+
+        What then differs from the run was asked for, also where it is a default.
+        """
+        told: dict[str, str] = {}
         for place, argument in enumerate(arguments):
             name, equals, value = argument.partition("=")
-            if name == "--config" and (equals or place + 1 < len(arguments)):
-                return cls.of(value if equals else arguments[place + 1])
-        return None
+            if name in ("--config", "--resume") and (equals or place + 1 < len(arguments)):
+                told[name] = value if equals else arguments[place + 1]
+        run = Path(told["--resume"]).expanduser() / RUN_FILE if "--resume" in told else None
+        begun = read_yaml(run) if run is not None and run.is_file() else {}
+        given = read_yaml(told["--config"]) if "--config" in told else {}
+        if not begun and not given:
+            return None
+        options_of(cls, given, told.get("--config", ""))  # its mistakes are told as the file's
+        return options_of(cls, begun | given | ({"resume": told["--resume"]} if begun else {}))
 
     def resolved(
         self, *, rows: int | None, method: str, classes: int, accelerated: bool, world: int = 1
@@ -155,7 +166,7 @@ class TrainConfig(MethodConfig, DataConfig):
             method: As chosen.
             classes: How many there are among the training rows; 0 where rows come in an order of their own.
             accelerated: Whether the device is no CPU.
-            world: Ranks, which share a batch: where rows are too few for it, it has as many for each.
+            world: Ranks, which share a batch and its chunks: where rows are too few for it, it has as many for each.
 
         Raises:
             ValueError: If rows are streamed and no number of steps is given.
@@ -192,7 +203,7 @@ class TrainConfig(MethodConfig, DataConfig):
             batch_size=batch,
             accumulate=1,
             quick=False,
-            chunk=self.chunk or (self.batch_size if self.accumulate > 1 else None),
+            chunk=self.chunk or (max(1, self.batch_size // world) if self.accumulate > 1 else None),
             classes_per_batch=drawn,
             lr=self.lr or RATES[self.optimizer] * scale,
             warmup=float(round(self.warmup * steps) if self.warmup < 1 else self.warmup),
@@ -211,6 +222,8 @@ class TrainConfig(MethodConfig, DataConfig):
         }
 
 
+RUN_FILE = "config.yaml"
+"""What a run was told, in its folder."""
 # The smallest sensible value of each whole number. A batch of one row has no pair in it.
 LEAST = {
     "steps": 1, "batch_size": 2, "classes_per_batch": 1, "chunk": 1, "accumulate": 1, "devices": 1, "num_nodes": 1,

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from nearfar.data.corpus import Stream
+from nearfar.data.corpus import Corpus, Stream, similar_of
+from nearfar.data.similar import LIKENESS, is_binary
 from nearfar.methods.table import METHODS
 from nearfar.shards import all_whole
 from nearfar.training.checkpoint import last_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
 from nearfar.training.events import EventLog
 from nearfar.training.loggers import Logger, figures, make_logger
-from nearfar.training.looks import Look, collapse_warnings, look, watched_rows
+from nearfar.training.looks import Look, collapse_warnings, look, looked_at, watched_rows
 from nearfar.training.loop import Diverged, Pause
 from nearfar.training.progress import Progress
 from nearfar.training.run import Run
@@ -48,16 +49,27 @@ def opening(trainer: Trainer) -> tuple[str, str]:
     corpus, config, setting = trainer.corpus, trainer.config, trainer.method.setting
     rows = "rows in a stream" if isinstance(corpus.train, Stream) else f"{len(corpus.train):,} rows"
     held = 0 if corpus.test is None else len(corpus.test)
-    classes = f"{len(corpus.class_names):,} classes" if corpus.class_names else "no classes"
+    known = [f"{len(corpus.class_names):,} classes" if corpus.class_names else "no classes"]
+    if corpus.similar is not None:
+        known = [f"by {corpus.similar}{_judged(corpus)}", *(known if corpus.class_names else [])]
     inputs = ", ".join(
         column.name if column.name == column.kind else f"{column.name} ({column.kind})" for column in setting.columns
     )
     towers: Any = trainer.method.embedder.towers
     networks = ", ".join(str(tower.spec["name"]) for tower in towers.values())
     return (
-        f"{corpus.name}: {rows} to train on, {held:,} held out · {inputs} · {classes}",
+        f"{corpus.name}: {rows} to train on, {held:,} held out · {inputs} · {', '.join(known)}",
         f"method {config.method} · encoder {networks} · {config.steps:,} steps of {config.batch_size} rows",
     )
+
+
+def _judged(corpus: Corpus) -> str:
+    """How many pairs of the training rows are similar; of a stream nobody knows."""
+    similar = similar_of(corpus.train)
+    if similar is None:
+        return " similar or not"
+    share = f"{int((similar >= LIKENESS).sum()):,} similar"
+    return f" {share}" if is_binary(similar) else f" graded, {share} ({LIKENESS:g} of the scale or more)"
 
 
 class Session:
@@ -141,6 +153,12 @@ class Session:
             self.progress.say(line)
         for line in self.trainer.corpus.bad:
             self.progress.say(f"left out: {line}")
+        if self.watched is not None:
+            part, _ = self.watched
+            why = looked_at(self.trainer.method.setting.columns, part.labels, similar_of(part))[1]
+            if why:
+                self._write("warning", step=self.first, message=why)
+                self.progress.say(f"warning: {why}")
         if self.first == 0:
             self._keep()  # so that a run can be loaded from its first moment
         try:
@@ -218,7 +236,8 @@ class Session:
         chance = trainer.method.chance(self.config.batch_size)
         dim = trainer.method.embedder.dim
         assert isinstance(dim, int)
-        classes = setting.classes if METHODS[setting.name].needs == "labels" else None
+        by_label = METHODS[setting.name].needs in ("labels", "labels or judged pairs") and len(setting.columns) == 1
+        classes = setting.classes if by_label else None
         for message in collapse_warnings(seen.geometry, pause.loss, chance, dim, classes, len(rows)):
             self._write("warning", step=pause.step, message=message)
             self.progress.say(f"warning: {message}")

@@ -18,6 +18,7 @@ from nearfar.training.devices import make_fabric
 from nearfar.training.environment import describe_machine
 from nearfar.training.loggers import check_logger
 from nearfar.training.loop import Diverged
+from nearfar.training.options import read_yaml
 from nearfar.training.run import Run
 from nearfar.training.session import Interrupted, Session
 from nearfar.training.trainer import Trainer
@@ -36,7 +37,8 @@ def train(
     """Trains an encoder, and writes everything to a run folder.
 
     Args:
-        config: A configuration, or a YAML file of one; by default the fields' own defaults.
+        config: A configuration, or a YAML file of one; by default the fields' own defaults. To resume, a configuration's
+            fields at their default say nothing; an option of the file or of the call does, whatever it is.
         corpus: Data in memory, in place of ``data=``. To resume, pass the same again.
         embedder: An ``Embedder`` of your own, in place of ``model=``; it is trained in place. To resume, pass one of the
             same make.
@@ -63,7 +65,7 @@ def train(
     run = None
     if asked.resume is not None:
         run = Run.open(asked.resume)
-        asked = _resumed(asked, run)
+        asked = _resumed(asked, run, _said(config) | options.keys())
     check_logger(asked.logger)
     fabric = make_fabric(asked)
     if corpus is None:
@@ -129,12 +131,20 @@ FREE = ("resume", "out", "config", "logger", "checkpoint_every", "checkpoint_sec
 """Options that may change when a run is resumed: none of its numbers depends on them, but for strategy's rounding."""
 
 
-def _resumed(asked: TrainConfig, run: Run) -> TrainConfig:
+def _said(config: TrainConfig | str | Path | None) -> set[str]:
+    """The options that a configuration or a file names; of a configuration, those that are no default."""
+    if isinstance(config, TrainConfig):
+        default = TrainConfig()
+        return {name for name, value in vars(config).items() if value != getattr(default, name)}
+    return set() if config is None else set(read_yaml(config))
+
+
+def _resumed(asked: TrainConfig, run: Run, said: set[str]) -> TrainConfig:
     """The configuration that the run was begun with; what is asked for now may not differ from it."""
-    then, default = run.config, TrainConfig()
+    then = run.config
     changed = {}
     for name, now in vars(asked).items():
-        if now in (getattr(default, name), getattr(then, name)):
+        if name not in said or now == getattr(then, name):
             continue
         if name not in FREE:
             raise ValueError(

@@ -194,7 +194,9 @@ class Trainer:
 
         Tensors are whole whatever the strategy. All ranks must call this; the first one gets the tensors.
         """
-        tensors, rest = flatten_state(self.optimizer.state_dict())
+        now = self.optimizer.state_dict()
+        order = self._order()
+        tensors, rest = flatten_state(now | {"state": {order[own]: entries for own, entries in now["state"].items()}})
         parts = {"method": self.method.state_dict(), "optimizer": tensors}
         if self.ema is not None:
             parts["ema"] = self.ema.state_dict()
@@ -202,16 +204,26 @@ class Trainer:
         whole = {name: all_whole(part, keep=first) for name, part in parts.items()}
         return whole, {"optimizer": rest, "scaler": self.fabric.strategy.precision.state_dict()}
 
+    def _order(self) -> list[int]:
+        """The number in a checkpoint of each parameter, as the optimiser counts them: its groups differ by strategy."""
+        place = {id(p): number for number, p in enumerate(self.method.parameters())}
+        learned = [(group["plain"], place[id(p)]) for group in self.optimizer.param_groups for p in group["params"]]
+        number = {key: number for number, key in enumerate(sorted(learned))}
+        return [number[key] for key in learned]
+
     def load(self, parts: dict[str, dict[str, Tensor]], rest: dict[str, Any]) -> None:
         """Puts a state back, whatever the strategy that it comes from."""
         _load(self.method, parts["method"])
-        now = self.optimizer.state_dict()["param_groups"]  # by strategy there are more of them, in the same order
         learned = [p for group in self.optimizer.param_groups for p in group["params"]]
-        state = unflatten_state(parts["optimizer"], rest["optimizer"])
-        for number, entries in state.items():
-            like = learned[number]
-            entries |= {k: sharded_like(v, like) for k, v in entries.items() if getattr(v, "shape", None) == like.shape}
-        self.optimizer.load_state_dict({"state": state, "param_groups": now})
+        saved, state = unflatten_state(parts["optimizer"], rest["optimizer"]), {}
+        for own, (number, like) in enumerate(zip(self._order(), learned)):
+            if number in saved:
+                state[own] = {
+                    name: sharded_like(value, like) if getattr(value, "shape", None) == like.shape else value
+                    for name, value in saved[number].items()
+                }
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         if self.ema is not None:
             _load(self.ema, parts["ema"])
         if rest["scaler"]:
@@ -237,4 +249,6 @@ class Prepare:
     def __call__(self, raw: RawBatch) -> Batch:
         """One batch."""
         columns = {c.name: self.embedder.prepare(c.kind, raw.columns[c.name]) for c in self.columns}
-        return Batch(raw.rows, columns, raw.labels, raw.groups, raw.bad)
+        alone = raw.same.get(self.columns[0].name) if len(self.columns) == 1 else None  # a value is all that a row is
+        groups = alone if raw.groups is None else raw.groups
+        return Batch(raw.rows, columns, raw.labels, groups, raw.bad, raw.similar, raw.same)

@@ -50,7 +50,8 @@ def verification(runs: Sequence[Shown]) -> Section | None:
             "Verification curves; the table below has the numbers",
             note="Two rows are taken for the same if their cosine similarity reaches a threshold. "
             "Cross: the equal error rate. Star: the calibrated threshold, at its rates on the rows that it was "
-            "not chosen on.",
+            "not chosen on. All other thresholds, and the equal error rate, are read off the curve of the rows that they are "
+            "judged by: on new rows expect somewhat more errors.",
         )
         + notes
         + folded("The same as a table", table("Verification", head, rows))
