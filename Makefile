@@ -14,7 +14,7 @@ test: install ## everything: lint, types, layers, tests, doctests
 check: lint
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # a core a worker: more threads would wait for each other
 
 lint:
 	$(BIN)/ruff check --output-format concise .

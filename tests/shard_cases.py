@@ -1,5 +1,6 @@
 """Runs of `test_train_sharded.py`, as one rank of torchrun: weights divided among the ranks, and what each of them held.
 
+torchrun --nproc-per-node 2 tests/shard_cases.py FOLDER killed
 torchrun --nproc-per-node 2 tests/shard_cases.py FOLDER
 """
 
@@ -58,7 +59,10 @@ class Trainer(training.Trainer):
     def _update(self) -> None:
         if self._step == Trainer.die:
             Trainer.there.with_suffix(f".{self.fabric.global_rank}").touch()
-            time.sleep(60)  # to be killed
+            until = time.monotonic() + 60
+            while time.monotonic() < until and len(list(Trainer.there.parent.glob("there.*"))) < 2:
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGKILL)
         if self._step == Trainer.stop:
             os.kill(os.getpid(), signal.SIGTERM)
         super()._update()
@@ -132,24 +136,12 @@ def small_step(split: list[int], rank: int, chunk: int, sharded: bool, clip: flo
 
 
 def killed(folder: str) -> None:
-    """A process of each rank's own trains, and is killed in step 6, once both are there."""
-    child = os.fork()  # nothing runs yet but this thread
-    if not child:
-        Trainer.die, Trainer.there = 6, Path(folder) / "there"
-        try:
-            run_case("moco", f"{folder}/killed", strategy="fsdp", **MOCO)
-        finally:
-            os._exit(1)
-    until = time.monotonic() + 60
-    while time.monotonic() < until and len(list(Path(folder).glob("there.*"))) < 2:
-        time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"  # as when torchrun starts ranks again: they meet under another name
+    """Trains, and is killed in step 6, once both ranks are there."""
+    Trainer.die, Trainer.there = 6, Path(folder) / "there"
+    run_case("moco", f"{folder}/killed", strategy="fsdp", **MOCO)
 
 
 def main(folder: str) -> None:
-    killed(folder)
     facts: dict[str, Any] = {}
     for name in ONE:
         run_case(name, f"{folder}/{name}", strategy="fsdp", **LOOK)
@@ -173,7 +165,8 @@ def main(folder: str) -> None:
         {n: g.tolist() for n, g in small_step([6, 1], rank, 2, True, clip).items()} for clip in (None, 0.01)
     ]
     Path(f"{folder}/held-{rank}.json").write_text(json.dumps(facts))
+    del Trainer.last  # before the ranks part
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    (killed if sys.argv[2:] == ["killed"] else main)(sys.argv[1])

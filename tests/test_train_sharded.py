@@ -20,8 +20,11 @@ CASES = Path(__file__).parent / "shard_cases.py"
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """The folder of all runs by two ranks, one after another."""
+    """The folder of all runs by two ranks, one after another; of one, both were killed."""
     folder = tmp_path_factory.mktemp("sharded")
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        under_torchrun(str(CASES), str(folder), "killed")
+    assert len(list(folder.glob("there.*"))) == 2
     under_torchrun(str(CASES), str(folder))
     return folder
 

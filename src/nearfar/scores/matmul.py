@@ -18,8 +18,6 @@ from torch import Tensor
 
 _LARGE = 2**22
 """Multiplications from which the other library's start is repaid."""
-_TRANSPOSED = 2**24
-"""And the copy that it makes of a transposed operand."""
 
 
 @functools.cache
@@ -42,14 +40,13 @@ def _other_library() -> Callable[[Tensor, Tensor], Tensor] | None:
 
 
 def _large(a: Tensor, b: Tensor) -> bool:
-    least = _LARGE if a.stride(-1) == 1 else _TRANSPOSED
-    return a.dtype == torch.float32 and a.device.type == "cpu" and a.numel() * b.shape[1] >= least
+    return a.dtype == torch.float32 and a.device.type == "cpu" and a.numel() * b.shape[1] >= _LARGE
 
 
 def mm(a: Float[Tensor, "n k"], b: Float[Tensor, "k m"], out: Tensor | None = None) -> Float[Tensor, "n m"]:
     """``a·b``; in ``out`` where the library can write there."""
     other = _other_library() if _large(a, b) else None
-    return torch.mm(a, b, out=out) if other is None else _by(other, a, b)
+    return torch.mm(a, b, out=out) if other is None else other(a, b.T)
 
 
 def add_mm(total: Float[Tensor, "n m"], a: Float[Tensor, "n k"], b: Float[Tensor, "k m"], sign: int = 1) -> None:
@@ -58,9 +55,4 @@ def add_mm(total: Float[Tensor, "n m"], a: Float[Tensor, "n k"], b: Float[Tensor
     if other is None:
         total.addmm_(a, b, alpha=sign)
     else:
-        total.add_(_by(other, a, b), alpha=sign)
-
-
-def _by(other: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """Its first operand is copied where it is not in order of rows, the second never: the transpose of a tile goes second."""
-    return other(a, b.T) if a.stride(-1) == 1 or a.numel() < b.numel() else other(b.T, a).T
+        total.add_(other(a, b.T), alpha=sign)

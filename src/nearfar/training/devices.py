@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import random
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -57,7 +60,20 @@ def make_fabric(config: TrainConfig) -> Any:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     fabric.launch()
+    if fabric.world_size > 1:
+        atexit.unregister(_part)
+        atexit.register(_part)
     return fabric
+
+
+def _part() -> None:
+    """Leaves the other ranks before the interpreter ends: one that ends first may abort, and a finished run would have failed.
+
+    Not after an error, whose frames still hold the network: freed later than its process group, it may wait for ever.
+    """
+    gc.collect()
+    if torch.distributed.is_initialized() and getattr(sys, "last_value", None) is None:
+        torch.distributed.destroy_process_group()
 
 
 def _strategy(name: str, world: int) -> Any:
