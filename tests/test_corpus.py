@@ -318,6 +318,41 @@ class TestSplits:
         with pytest.raises(ValueError, match="all 3 rows have one id"):
             split_rows(3, None, torch.zeros(3, dtype=torch.int64))
 
+    def test_captions_of_one_picture_are_not_parted(self, tmp_path):
+        for i in range(12):
+            picture(tmp_path / f"{i}.png", i)
+        rows = "".join(f"{i}.png,a picture with number {i} in words {j}\n" for i in range(12) for j in range(5))
+        for seed in range(3):
+            corpus = open_corpus(DataConfig(write(tmp_path / "c.csv", "image,caption\n" + rows), split_seed=seed))
+            seen, held = (
+                {text.split()[4] for text in part.fetch(range(len(part))).columns["caption"]}
+                for part in (corpus.train, corpus.test)
+            )
+            assert len(corpus.test) % 5 == 0
+            assert not seen & held
+
+    def test_a_conversation_is_not_parted_nor_bound_by_what_everyone_says(self, tmp_path):
+        lines = [
+            f"{said},{said} then\n" + f"{said} then,{said} at last\n" for said in (f"topic {i}" for i in range(20))
+        ]
+        path = write(tmp_path / "talk.csv", "text,positive\n" + "".join(lines))
+        corpus = open_corpus(DataConfig(path))
+        seen, held = ({" ".join(t[0].split()[:2]) for t in part} for part in both(corpus))
+        assert not seen & held
+        same = "".join(f"question {i // 2},yes\n" for i in range(40))  # each twice
+        corpus = open_corpus(DataConfig(write(tmp_path / "yes.csv", "text,positive\n" + same)))
+        seen, held = ({t[0] for t in part} for part in both(corpus))
+        assert not seen & held
+
+    def test_what_is_a_negative_elsewhere_ties_nothing(self, tmp_path):
+        rows = "".join(f"q{i},a{i},a{(i + 1) % 30}\n" for i in range(30))
+        corpus = open_corpus(DataConfig(write(tmp_path / "t.csv", "text,positive,negative\n" + rows)))
+        assert (len(corpus.train), len(corpus.test)) == (20, 10)
+
+    def test_two_rows_of_one_text_can_still_be_split(self, tmp_path):
+        corpus = open_corpus(DataConfig(write(tmp_path / "2.csv", "text,positive\na,b\na,c\n")))
+        assert (len(corpus.train), len(corpus.test)) == (1, 1)
+
     def test_ids_that_repeat_hold_out_whole_groups(self, tmp_path):
         path = write(tmp_path / "g.csv", "text,id\n" + "".join(f"t{i},p{i % 7}\n" for i in range(28)))
         corpus = open_corpus(DataConfig(path))

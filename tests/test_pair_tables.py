@@ -271,7 +271,7 @@ def test_trained_and_evaluated_by_judgements(tmp_path):
     assert done.returncode == 0, done.stderr
     told = done.stderr.splitlines()
     assert (
-        "dup: 160 rows to train on, 80 held out · question1 (text), question2 (text) · by is_duplicate 80 similar"
+        "dup: 161 rows to train on, 79 held out · question1 (text), question2 (text) · by is_duplicate 81 similar"
         in told
     )
     assert any(line.startswith("method siamese · encoder text-small") for line in told)

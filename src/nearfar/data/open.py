@@ -23,7 +23,7 @@ from nearfar.data.same import Same, same_values
 from nearfar.data.sheets import Sheet
 from nearfar.data.similar import LIKENESS, find_similar
 from nearfar.data.sources import SOURCES, Found
-from nearfar.data.splits import split_rows
+from nearfar.data.splits import split_rows, tied_rows
 
 # Headers of so many images are looked at when a data set is opened: all of most sets, in a second or two.
 MOST_HEADERS = 20_000
@@ -188,11 +188,16 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
     groups = read_groups(sheet, chosen.id, rows, given=config.id is not None)
     similar = None if similar is None else similar[rows]
     alike = None if similar is None else (similar >= LIKENESS).long()
-    train, test = _split(sheet, chosen, rows, labels if alike is None else alike, groups, config)
     inputs = () if chosen.numbers else chosen.inputs
     cells = {column.name: sheet.cells(column.name) for column in inputs if isinstance(sample[column.name][0], list)}
     fields = make_fields(inputs, cells, sheet.base, size, channels)
     same = _same(sheet, fields, rows)
+    # a text that is a negative on both sides of the split gives nothing away
+    belonging = [
+        same[field.column.name] for field in fields if field.column.role != "negative" and field.column.name in same
+    ]
+    tied = tied_rows(belonging) if groups is None else groups
+    train, test = _split(sheet, chosen, rows, labels if alike is None else alike, tied, config)
 
     def part(at: Int64[Tensor, "m"]) -> Part:
         own = [None if ids is None else ids[at] for ids in (labels, groups)]

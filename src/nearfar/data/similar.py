@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from nearfar.data.columns import Chosen
@@ -69,29 +69,23 @@ def find_similar(
     Raises:
         ValueError: If the column says something else, or that no row's sides are similar.
     """
-    name, said = chosen.similar, chosen.similar is not None
-    if name is None:
-        name = chosen.label if chosen.judged and config.label is None else None
+    name = chosen.similar
+    if name is None and chosen.judged and config.label is None:
+        name = chosen.label
     if name is None or not any(column.role == "positive" for column in chosen.inputs):
         return None
     cells = [_named(cell, names.get(name, ())) for cell in columns[name]]
     values = torch.tensor([_value(cell) for cell in cells], dtype=torch.float64)
-    known = values[~values.isnan()]
-    lowest, highest = (float(known.min()), float(known.max())) if len(known) else (float("nan"), float("nan"))
-    scale = next(((low, high) for low, high in SCALES if low <= lowest <= highest <= high), None)
-    if scale == (-1.0, 1.0) and bool((known.abs() != 1).any()):
-        scale = None
-    binary = scale is not None and bool(torch.isin(known, torch.tensor(scale, dtype=torch.float64)).all())
-    if not said:
-        fractions = bool((known % 1 != 0).any())
+    scale = _scale(values)
+    if chosen.similar is None:
         unread = any(cell is not None and value.isnan() for cell, value in zip(cells, values))
-        entailment = chosen.inputs[-1].name.rpartition(".")[2].lower() == "hypothesis"
-        if entailment and not unread and not binary and not fractions and len(known):
+        kind = "classes" if unread else _kind(values, scale)
+        if kind == "numbers" and chosen.inputs[-1].name.rpartition(".")[2].lower() == "hypothesis":
             raise ValueError(
                 f"{where}: column {name!r} holds numbers, and nothing says which is entailment: write words (entailment, "
                 "neutral, contradiction), or keep the rows that are entailed and leave the column out"
             )
-        if unread or scale is None or not ((binary and scale[1] == 1) or fractions):
+        if kind != "judgements":
             return None
     if scale is None:
         if config.similar is None and name.rpartition(".")[2].lower() == "score":
@@ -108,7 +102,37 @@ def find_similar(
             f"{where}: by column {name!r} no row's sides are similar ({LIKENESS * (scale[1] - scale[0]) + scale[0]:g} or more), "
             "so nothing belongs together: 1 or the highest grade means similar"
         )
-    return None if binary and bool(alike[~values.isnan()].all()) else found
+    everyone = bool(alike[~values.isnan()].all())
+    return None if everyone and _of_two(values, scale) else found
+
+
+def _scale(values: Float64[Tensor, "n"]) -> tuple[float, float] | None:
+    """The usual scale that the values lie on."""
+    known = values[~values.isnan()]
+    for low, high in SCALES if len(known) else ():
+        if bool(((known >= low) & (known <= high)).all()):
+            ends = low >= 0 or bool(
+                (known.abs() == 1).all()
+            )  # from -1 on, the ends alone: what lies between may be a class
+            return (low, high) if ends else None
+    return None
+
+
+def _of_two(values: Float64[Tensor, "n"], scale: tuple[float, float]) -> bool:
+    """Whether the values are the ends of the scale, and nothing between."""
+    return bool(torch.isin(values[~values.isnan()], torch.tensor(scale, dtype=torch.float64)).all())
+
+
+def _kind(
+    values: Float64[Tensor, "n"], scale: tuple[float, float] | None
+) -> Literal["judgements", "classes", "numbers"]:
+    """What a column called ``label`` holds; numbers may be either."""
+    known = values[~values.isnan()]
+    if bool((known % 1 != 0).any()):
+        return "classes" if scale is None else "judgements"
+    if scale is not None and _of_two(values, scale):
+        return "judgements" if scale[1] == 1 else "classes"
+    return "numbers" if len(known) else "classes"
 
 
 def _named(cell: Any, names: tuple[str, ...]) -> Any:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from nearfar.data.labelled import TEST_FRACTION, stratified_split
+from nearfar.data.labelled import TEST_FRACTION, require, stratified_split
 
 # More would make every look at the held-out rows slower and tell little more.
 MOST_TEST_ROWS = 5_000
+# Of the rows that are tied to one another: more would decide alone how many are held out.
+MOST_TIED = 0.1
+# Of the groups that lie within a class: from here on they are drawn class by class.
+MOSTLY = 0.9
 
 
 def split_rows(
@@ -23,7 +29,7 @@ def split_rows(
 
     Args:
         count: How many rows there are.
-        labels: Class ids, if known. Groups that each lie within a class are drawn class by class, too.
+        labels: Class ids, if known. Groups that nearly all lie within a class are drawn class by class, too.
         groups: Ids of what must not be parted, such as the person on a picture.
         fraction: The part to hold out; by default a third, at most 5,000 rows.
         seed: Of the draw.
@@ -47,6 +53,43 @@ def split_rows(
     return stratified_split(torch.zeros(count, dtype=torch.int64) if labels is None else labels, fraction, seed)
 
 
+def tied_rows(values: Sequence[Int64[Tensor, "n"]]) -> Int64[Tensor, "n"] | None:
+    """Groups of the rows that share a value, directly or through others: a picture and its five captions, a conversation.
+
+    Where that ties more than a tenth of the rows to one another (buyers and what they bought, or "yes" for an answer), one
+    column alone ties: the first that ties fewer.
+
+    Args:
+        values: Numbers of the values, by column: equal where the values are, also across columns.
+
+    Returns:
+        A number a row, equal for rows that hang together; None: no two do, or too many by any column.
+
+    Example:
+        >>> first, second = torch.arange(40), torch.arange(40, 80)
+        >>> second[[3, 5]] = 7  # row 7's first value is the second of rows 3 and 5
+        >>> len(tied_rows([first, second]).unique()), tied_rows([torch.zeros(40, dtype=torch.int64)])
+        (38, None)
+    """
+    for columns in (values, *((alone,) for alone in values)) if len(values) else ():
+        groups = _components(columns)
+        largest = int(groups.bincount().max())
+        if 1 < largest < len(groups) and largest <= max(2, MOST_TIED * len(groups)):
+            return groups
+    return None
+
+
+def _components(columns: Sequence[Int64[Tensor, "n"]]) -> Int64[Tensor, "n"]:
+    """Which component of the graph of rows and values each row lies in."""
+    graphs = require("scipy.sparse", "splitting rows"), require("scipy.sparse.csgraph", "splitting rows")
+    known, at = torch.cat([*columns]).unique(return_inverse=True)
+    rows = torch.arange(len(columns[0]))
+    size = len(rows) + len(known)
+    edges = torch.ones(len(at)).numpy(), (rows.repeat(len(columns)).numpy(), (at + len(rows)).numpy())
+    found = graphs[1].connected_components(graphs[0].coo_matrix(edges, (size, size)), directed=False)[1]
+    return torch.from_numpy(found[: len(rows)]).long()
+
+
 def _by_group(
     groups: Int64[Tensor, "n"], labels: Int64[Tensor, "n"] | None, fraction: float, seed: int
 ) -> tuple[Int64[Tensor, "train"], Int64[Tensor, "test"]]:
@@ -57,7 +100,8 @@ def _by_group(
     if labels is not None:
         lowest = torch.zeros_like(ids).scatter_reduce_(0, of_row, labels, "amin", include_self=False)
         highest = torch.zeros_like(ids).scatter_reduce_(0, of_row, labels, "amax", include_self=False)
-        if bool((lowest == highest).all()) and len(ids) >= 2 * len(labels.unique()):
+        within = float((lowest == highest).double().mean())
+        if within >= MOSTLY and len(ids) >= 2 * len(labels.unique()):
             held = stratified_split(lowest, fraction, seed)[1]
     if held is None:
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
