@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,11 +24,7 @@ _LARGE = 2**22
 @functools.cache
 def _other_library() -> Callable[[Tensor, Tensor], Tensor] | None:
     """``a, b ↦ a·bᵀ`` by oneDNN where that is the faster one and torch offers it; else ``None``."""
-    try:
-        vendor = Path("/proc/cpuinfo").read_text()[:4096]
-    except OSError:
-        vendor = platform.processor()
-    if "AuthenticAMD" not in vendor or torch.backends.cpu.get_cpu_capability() != "AVX512":
+    if _amd_family() is None or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return None
     try:
         linear = torch.ops.mkldnn._linear_pointwise.default
@@ -39,20 +36,49 @@ def _other_library() -> Callable[[Tensor, Tensor], Tensor] | None:
     return None
 
 
-def _large(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == torch.float32 and a.device.type == "cpu" and a.numel() * b.shape[1] >= _LARGE
+@functools.cache
+def _amd_family() -> int | None:
+    """25: Zen 4, 26: Zen 5; ``None``: not AMD's."""
+    try:
+        facts = Path("/proc/cpuinfo").read_text()[:4096]
+    except OSError:
+        facts = platform.processor()
+    if "AuthenticAMD" not in facts:
+        return None
+    family = re.search(r"(?:cpu family\s*:|Family) *(\d+)", facts)
+    return int(family[1]) if family else 0
+
+
+def _library(a: Tensor, b: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The other library, if it is to multiply these."""
+    if a.dtype != torch.float32 or a.device.type != "cpu" or a.numel() * b.shape[1] < _LARGE:
+        return None
+    # what lies in columns it must be given another way, which only the faster of its processors repay
+    return None if _in_columns(a) and (_amd_family() or 0) <= 25 else _other_library()
+
+
+def _in_columns(a: Tensor) -> bool:
+    return a.stride(0) == 1 and a.stride(1) != 1
 
 
 def mm(a: Float[Tensor, "n k"], b: Float[Tensor, "k m"], out: Tensor | None = None) -> Float[Tensor, "n m"]:
     """``a·b``; in ``out`` where the library can write there."""
-    other = _other_library() if _large(a, b) else None
-    return torch.mm(a, b, out=out) if other is None else other(a, b.T)
+    other = _library(a, b)
+    return torch.mm(a, b, out=out) if other is None else _product(other, a, b)
 
 
 def add_mm(total: Float[Tensor, "n m"], a: Float[Tensor, "n k"], b: Float[Tensor, "k m"], sign: int = 1) -> None:
     """Add ``a·b`` (``sign``: 1, or −1 to subtract) to a matrix in place."""
-    other = _other_library() if _large(a, b) else None
+    other = _library(a, b)
     if other is None:
         total.addmm_(a, b, alpha=sign)
     else:
-        total.add_(other(a, b.T), alpha=sign)
+        total.add_(_product(other, a, b), alpha=sign)
+
+
+def _product(other: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    if not _in_columns(a):
+        return other(a, b.T)
+    # It copies a first operand that lies in columns, number by number; so the smaller one goes first: (bᵀ·aᵀ)ᵀ. Columns
+    # that do not stand one behind another it would multiply a thousand times as slowly.
+    return other(b.T, a if a.T.is_contiguous() else a.T.contiguous().T).T
