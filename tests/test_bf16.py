@@ -84,3 +84,14 @@ def test_extreme_scores_stay_finite():
     value = nf.SupConLoss(0.005, precision="bf16")(z, labels=labels)
     assert value.isfinite()
     assert torch.autograd.grad(value, z)[0].isfinite().all()
+
+
+def test_uniformity_is_rounded_too():
+    z1, z2, _ = rows()
+    views = [normalize(z).requires_grad_() for z in (z1, z2)]
+    spread = [torch.pdist(z).square().mul(-2).exp().mean().log() for z in views]
+    value = (views[0] - views[1]).square().sum(1).mean() + sum(spread) / 2
+    found = nf.AlignUniformLoss(precision="bf16")(z1.float(), z2.float())
+    full = nf.AlignUniformLoss()(z1.float(), z2.float())
+    assert abs(float(full - value)) < 1e-6
+    assert 1e-7 < abs(float(found - full)) < 1e-3

@@ -14,7 +14,7 @@ from nearfar.losses.arguments import Options, as_matrix, check_range, check_rows
 from nearfar.losses.base import Loss, Outcome, loss_function
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over, normalize
-from nearfar.scores.autograd import full_precision
+from nearfar.scores.autograd import full_precision, in_transform
 from nearfar.scores.gather import Ranks, meet, relation_with_all
 from nearfar.scores.similarity import root
 
@@ -143,6 +143,11 @@ def vicreg_loss(
     return Outcome(value, None, lambda: {"queries": torch.tensor(n)})
 
 
+def _all_of_length_one(z: Tensor) -> bool:
+    """Of normalised rows: none was 0; False where numbers cannot be looked at."""
+    return not torch.compiler.is_compiling() and not in_transform() and bool(z.detach().any(1).all())
+
+
 UNIFORMITY: Stage = {"value": logsumexp_over("candidates", lambda s, t: -t.parameters["t"] * s)}
 
 
@@ -170,7 +175,8 @@ def align_uniform_loss(
         t: Sharpness of the Gaussian, 2 in the paper.
         align: Weight of the alignment.
         uniform: Weight of the uniformity.
-        **options: ``normalize`` (on), ``backend``, ``gather`` and ``validate`` of :class:`nearfar.losses.arguments.Options`.
+        **options: ``normalize`` (on), ``backend``, ``precision``, ``gather`` and ``validate`` of
+            :class:`nearfar.losses.arguments.Options`.
 
     Example:
         >>> import torch, nearfar as nf
@@ -183,11 +189,19 @@ def align_uniform_loss(
     z1, z2, ranks = _two_views(z1, z2, options, True)
     n, every = len(z1), ranks.rows
 
+    pairs = Pairs.aligned(n, z1.device).excluding_self()
+    pairs = pairs if ranks.alone else relation_with_all(pairs, ranks)
+    sharp = ranks.shared(parameter(t, z1)) if isinstance(t, Tensor) else t
+    how: Any = {"backend": options.get("backend"), "precision": options.get("precision")}
+
     def uniformity(z: Tensor) -> Tensor:
-        pairs = Pairs.aligned(n, z.device).excluding_self()
-        pairs = pairs if ranks.alone else relation_with_all(pairs, ranks)
-        scores = Scores(z, ranks.gather(z), pairs, "sqeuclidean", backend=options.get("backend"))
-        rows = scores.reduce(UNIFORMITY, {"t": ranks.shared(parameter(t, z))})["value"]
+        keys = ranks.gather(z)
+        if options.get("normalize", True) and _all_of_length_one(keys):
+            # −t‖x − y‖² = 2t⟨x, y⟩ − 2t: a softmax loss's sum
+            rows = Scores(z, keys, pairs, scale=2 * sharp, **how).logsumexp() - 2 * sharp
+        else:
+            scores = Scores(z, keys, pairs, "sqeuclidean", **how)
+            rows = scores.reduce(UNIFORMITY, {"t": parameter(sharp, z)})["value"]
         # in float64: alignment and uniformity cancel
         return ranks.log_total(rows.double().logsumexp(0)) - math.log(every * (every - 1))
 
@@ -258,7 +272,7 @@ class AlignUniformLoss(Loss):
         t: Sharpness of the Gaussian.
         align: Weight of the alignment.
         uniform: Weight of the uniformity.
-        **options: ``normalize``, ``backend``, ``gather`` and ``validate``.
+        **options: ``normalize``, ``backend``, ``precision``, ``gather`` and ``validate``.
 
     Example:
         >>> import torch, nearfar as nf

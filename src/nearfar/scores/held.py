@@ -24,6 +24,7 @@ from nearfar.scores.matmul import mm
 from nearfar.scores.reductions import Reduction, Tile
 from nearfar.scores.sides import Sides
 from nearfar.scores.similarity import tile_scores
+from nearfar.scores.softmax import RANGE, largest, longest_product
 from nearfar.types import Rule, Similarity
 
 
@@ -51,23 +52,33 @@ class Held:
         pairs: Pairs,
     ) -> None:
         self.pairs, self.edges = pairs, Edges.of(pairs, x.dtype)
+        self._rows = x, y, scale, offsets, similarity, unit
         self.scores: Float[Tensor, "n m"]
         self.near: Float[Tensor, "p 1"]
         """The positives' scores."""
         self.scores, self.near = _Hold.apply(x, None if y is x else y, scale, offsets, self.edges, similarity, unit)  # pyright: ignore[reportGeneralTypeIssues]
+
+    @cached_property
+    def _bound(self) -> float:
+        """No score is further from 0."""
+        x, y, scale, offsets, similarity, unit = self._rows
+        if similarity != "dot":
+            return torch.inf
+        with torch.no_grad():
+            return float(scale) * (1.0 if unit else longest_product(x, y)) + largest(offsets)
 
     def logsumexp(self, over: Rule, power: float = 1.0) -> Float[Tensor, " n"]:
         """``log Σ_j e^{power · s_ij}`` over a rule; −∞ where nothing counts."""
         if over == "positives":
             near = self.near if power == 1.0 else self.near * power
             return self._of_edges(Reduction("logsumexp", over), near, self._near({}, {}, {}))
-        return log_sum_exp(self.scores, self.edges.left_out(over), power)
+        return log_sum_exp(self.scores, self.edges.left_out(over), power, self._bound * power <= RANGE)
 
     def logsumexp_by_key(self) -> Float[Tensor, " m"]:
         """``log Σ_i e^{s_ij}`` over the candidates of each key."""
         left, (n, m) = self.edges.ignored, self.edges.shape
         left = None if left is None else left % m * n + left.div(m, rounding_mode="floor")
-        return log_sum_exp(self.scores.T, left, 1.0)
+        return log_sum_exp(self.scores.T, left, 1.0, self._bound <= RANGE)
 
     def sum_by_key(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
         """The weighted sum of each key's positive scores, and the sum of their weights."""

@@ -21,9 +21,11 @@ def filled(matrix: Tensor, places: Tensor | None, value: float) -> Tensor:
     return matrix
 
 
-def log_sum_exp(values: Float[Tensor, "n m"], left_out: Tensor | None, power: float = 1.0) -> Float[Tensor, " n"]:
-    """``log Σ_j e^{power · v_ij}`` but for the places left out; −∞ where nothing is left."""
-    return _LogSumExp.apply(values, left_out, power)  # pyright: ignore[reportReturnType]
+def log_sum_exp(
+    values: Float[Tensor, "n m"], left_out: Tensor | None, power: float = 1.0, bounded: bool = False
+) -> Float[Tensor, " n"]:
+    """``log Σ_j e^{power · v_ij}`` but for the places left out; −∞ where nothing is left. ``bounded``: e^v cannot overflow."""
+    return _LogSumExp.apply(values, left_out, power, bounded)  # pyright: ignore[reportReturnType]
 
 
 def row_sum(values: Float[Tensor, "n m"], left_out: Tensor | None) -> Float[Tensor, " n"]:
@@ -40,7 +42,14 @@ class _LogSumExp(torch.autograd.Function):
     """``log Σ_j e^{power · v_ij}``, some places left out."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, left_out: Tensor | None, power: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, values: Tensor, left_out: Tensor | None, power: float, bounded: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.power = power
+        if bounded:
+            e = torch.mul(values, power * _LOG2E).exp2_()
+            e = filled(e if e.is_contiguous() else e.contiguous(), left_out, 0.0)
+            total = e.sum(1, keepdim=True)
+            ctx.save_for_backward(values, e, total)
+            return total.log()[:, 0]
         e = filled(
             values.clone(memory_format=torch.contiguous_format) if power == 1.0 else values * power,
             left_out,
@@ -49,7 +58,6 @@ class _LogSumExp(torch.autograd.Function):
         high = e.amax(1, keepdim=True)
         high.clamp_(min=torch.finfo(high.dtype).min)  # of rows with nothing left
         total = e.sub_(high).mul_(_LOG2E).exp2_().sum(1, keepdim=True)
-        ctx.power = power
         ctx.save_for_backward(values, e, total)
         return total.log().add_(high)[:, 0]
 
@@ -59,7 +67,7 @@ class _LogSumExp(torch.autograd.Function):
         with torch.no_grad():
             share = gradients[0][:, None] / total.clamp(min=torch.finfo(total.dtype).tiny)
             slope = e * (share if ctx.power == 1.0 else share * ctx.power)
-        return once(slope, values), None, None
+        return once(slope, values), None, None, None
 
 
 class _Sum(torch.autograd.Function):

@@ -31,7 +31,7 @@ from nearfar.scores.buffers import Buffer
 from nearfar.scores.products import Products
 from nearfar.types import Rule
 
-_RANGE = 60.0  # e^±60 times a million rows stays inside float32
+RANGE = 60.0  # e^±60 times a million rows stays inside float32
 _LOG2E = 1 / math.log(2)
 
 
@@ -103,15 +103,23 @@ def mean_logsumexp(
 
 def within_range(x: Tensor, y: Tensor, offsets: Tensor | None) -> bool:
     """Whether no score can overflow when it is exponentiated as it is."""
-    if not len(x) or not len(y):
-        return True
-    longest = torch.linalg.vector_norm(x, dim=1).amax()
-    return in_range(float(longest * (longest if y is x else torch.linalg.vector_norm(y, dim=1).amax())), offsets)
+    return not len(x) or not len(y) or in_range(longest_product(x, y), offsets)
 
 
 def in_range(bound: float, offsets: Tensor | None) -> bool:
     """The same where the products are known to be bounded."""
-    return bound + (0.0 if offsets is None else float(offsets.abs().amax())) <= _RANGE
+    return bound + largest(offsets) <= RANGE
+
+
+def longest_product(x: Tensor, y: Tensor) -> float:
+    """No product of two rows is further from 0 (Cauchy–Schwarz)."""
+    longest = torch.linalg.vector_norm(x, dim=1).amax()
+    return float(longest * (longest if y is x else torch.linalg.vector_norm(y, dim=1).amax()))
+
+
+def largest(offsets: Tensor | None) -> float:
+    """No offset is further from 0."""
+    return 0.0 if offsets is None else float(offsets.abs().amax())
 
 
 @presigned
