@@ -1,6 +1,6 @@
 """Every loss beside every peer that has it: forward + backward on this machine, in one run.
 
-    python benchmarks/losses.py            # the table, about half an hour: all losses at a few sizes, the softmax family at many
+    python benchmarks/losses.py            # the table, about an hour: all losses at a few sizes, the softmax family at many
     python benchmarks/losses.py --resume   # goes on with a run that was cut
     python benchmarks/losses.py --full     # everything, hours
     python benchmarks/losses.py --huge     # SupCon at 131,072 rows, one step, added to the results
@@ -63,7 +63,7 @@ def standard() -> list[Cell]:
     """What `make bench` runs: sizes of a loss from small to large, so that each foretells the next."""
     cells = [Cell(loss, n, 128, compiled=True) for n in (64, 256, 1024, 4096, 16384) for loss in FAMILY]
     cells += [Cell("InfoNCE, frozen keys", n, 128) for n in (1024, 16384)]
-    cells += [Cell(loss, n, 128) for n in (512, 4096) for loss in WORKLOADS if loss not in FAMILY]
+    cells += [Cell(loss, n, 128) for n in (64, 512, 4096) for loss in WORKLOADS if loss not in FAMILY]
     cells += [Cell(loss, n, 128) for n in (8192, 16384) for loss in TRIPLETS]
     cells += [Cell(loss, 8192, 512) for loss in ("InfoNCE", "CLIP")]
     cells += [Cell(loss, 16384, 512) for loss in FAMILY]
