@@ -65,7 +65,7 @@ def standard() -> list[Cell]:
     cells += [Cell("InfoNCE, frozen keys", n, 128) for n in (1024, 16384)]
     cells += [Cell(loss, n, 128) for n in (64, 512, 4096) for loss in WORKLOADS if loss not in FAMILY]
     cells += [Cell(loss, n, 128) for n in (8192, 16384) for loss in TRIPLETS]
-    cells += [Cell(loss, 8192, 512) for loss in ("InfoNCE", "CLIP")]
+    cells += [Cell("InfoNCE", 8192, 128), *(Cell(loss, 8192, 512) for loss in ("InfoNCE", "CLIP"))]
     cells += [Cell(loss, 16384, 512) for loss in FAMILY]
     cells += [Cell(loss, 4096, 1024) for loss in ("NT-Xent", "InfoNCE")]
     return [*cells, Cell("NT-Xent", 65536, 128)]
