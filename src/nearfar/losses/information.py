@@ -13,7 +13,6 @@ from typing_extensions import Unpack, override
 from nearfar.losses.arguments import Options, as_matrix, check_range, choice, refuse
 from nearfar.losses.base import Loss, Outcome, loss_function, query_stats
 from nearfar.losses.batch import read
-from nearfar.losses.softmax import softmax
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, sum_over
 from nearfar.scores.gather import Ranks, meet
@@ -96,12 +95,10 @@ def mutual_information_loss(
         summary = summary @ items.shared(bilinear)
     read_batch = read((summary, parts), sided=True, labels=None, pairs=pairs, options=options, normalized=False)
     scores, ranks = read_batch.scores, read_batch.ranks
+    near, far = scores.count("positives"), scores.count("negatives")
     seen: dict[str, Tensor] = {}
 
     def value() -> Tensor:
-        if estimator == "infonce" and scores.pairs.layout == 1:  # one positive each: a softmax over the row
-            return softmax(read_batch, 1.0, "out").value() - math.log(max(scores.pairs.shape[1], 1))
-        near, far = scores.count("positives"), scores.count("negatives")
         total = ranks.total(near.sum()).clamp(min=1)
         if estimator == "jsd":
             found = scores.reduce(JSD)
