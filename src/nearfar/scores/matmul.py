@@ -77,8 +77,12 @@ def add_mm(total: Float[Tensor, "n m"], a: Float[Tensor, "n k"], b: Float[Tensor
 
 
 def _product(other: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    if not _in_columns(a):
-        return other(a, b.T)
-    # It copies a first operand that lies in columns, number by number; so the smaller one goes first: (bᵀ·aᵀ)ᵀ. Columns
-    # that do not stand one behind another it would multiply a thousand times as slowly.
-    return other(b.T, a if a.T.is_contiguous() else a.T.contiguous().T).T
+    # It copies a first operand that lies in columns, number by number; so the smaller one goes first: (bᵀ·aᵀ)ᵀ.
+    return other(b.T, _packed(a)).T if _in_columns(a) else other(a, _packed(b.T))
+
+
+def _packed(a: Tensor) -> Tensor:
+    """In rows or in columns that stand one behind another: any other second operand it multiplies a thousand times as slowly."""
+    if a.is_contiguous() or a.T.is_contiguous():
+        return a
+    return a.T.contiguous().T if _in_columns(a) else a.contiguous()
