@@ -193,11 +193,8 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
     fields = make_fields(inputs, cells, sheet.base, size, channels)
     same = _same(sheet, fields, rows)
     # a text that is a negative on both sides of the split gives nothing away
-    belonging = [
-        same[field.column.name] for field in fields if field.column.role != "negative" and field.column.name in same
-    ]
-    tied = tied_rows(belonging) if groups is None else groups
-    train, test = _split(sheet, chosen, rows, labels if alike is None else alike, tied, config)
+    values = [same[c.name] for c in (field.column for field in fields) if c.role != "negative" and c.name in same]
+    train, test = _split(sheet, chosen, rows, labels if alike is None else alike, groups, values, config)
 
     def part(at: Int64[Tensor, "m"]) -> Part:
         own = [None if ids is None else ids[at] for ids in (labels, groups)]
@@ -278,15 +275,17 @@ def _split(
     rows: Int64[Tensor, "m"],
     labels: Int64[Tensor, "m"] | None,
     groups: Int64[Tensor, "m"] | None,
+    values: Sequence[Int64[Tensor, "m"]],
     config: DataConfig,
 ) -> tuple[Int64[Tensor, "train"], Int64[Tensor, "test"]]:
-    """Positions in ``rows``: the data's own split if there is one."""
+    """Positions in ``rows``: the data's own split if there is one; else ids, or what shares a value, are not parted."""
     parts = sheet.split
     if parts is None and chosen.split is not None:
         parts = [str(part or "").strip().lower() for part in sheet.cells(chosen.split)]
         if "train" not in parts:
             parts = None
     if parts is None:
+        groups = tied_rows(values) if groups is None else groups
         return split_rows(len(rows), labels, groups, config.test_fraction, config.split_seed)
     held = next((name for name in sheets.TEST_NAMES if name in parts), None)
     own = [parts[row] for row in rows.tolist()]

@@ -81,12 +81,12 @@ def tied_rows(values: Sequence[Int64[Tensor, "n"]]) -> Int64[Tensor, "n"] | None
 
 def _components(columns: Sequence[Int64[Tensor, "n"]]) -> Int64[Tensor, "n"]:
     """Which component of the graph of rows and values each row lies in."""
-    graphs = require("scipy.sparse", "splitting rows"), require("scipy.sparse.csgraph", "splitting rows")
+    sparse, csgraph = (require(f"scipy.{name}", "splitting rows") for name in ("sparse", "sparse.csgraph"))
     known, at = torch.cat([*columns]).unique(return_inverse=True)
     rows = torch.arange(len(columns[0]))
     size = len(rows) + len(known)
     edges = torch.ones(len(at)).numpy(), (rows.repeat(len(columns)).numpy(), (at + len(rows)).numpy())
-    found = graphs[1].connected_components(graphs[0].coo_matrix(edges, (size, size)), directed=False)[1]
+    found = csgraph.connected_components(sparse.coo_matrix(edges, (size, size)), directed=False)[1]
     return torch.from_numpy(found[: len(rows)]).long()
 
 
