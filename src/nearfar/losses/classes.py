@@ -14,6 +14,7 @@ from typing_extensions import override
 from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, parameter, working_dtype
 from nearfar.losses.base import Loss, Outcome, averaged
 from nearfar.pairs import Pairs
+from nearfar.rules import Ids
 from nearfar.scores import Scores, Stage, normalize, sum_over
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.gather import meet
@@ -86,7 +87,9 @@ class Classified:
     def scores(self, similarity: Similarity = "dot") -> Scores:
         """Rows asking the classes."""
         if similarity not in self._scores:
-            pairs = Pairs.from_ids(self.labels, torch.arange(len(self.given[1]), device=self.labels.device))
+            shape = len(self.labels), len(self.given[1])
+            classes = torch.arange(shape[1], device=self.labels.device)
+            pairs = Pairs(shape, (Ids(self.labels, classes, False, numbered=True),))
             self._scores[similarity] = Scores(*self.given, pairs, similarity, backend=self.backend, unit=self.unit)
         return self._scores[similarity]
 

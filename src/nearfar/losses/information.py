@@ -95,10 +95,12 @@ def mutual_information_loss(
         summary = summary @ items.shared(bilinear)
     read_batch = read((summary, parts), sided=True, labels=None, pairs=pairs, options=options, normalized=False)
     scores, ranks = read_batch.scores, read_batch.ranks
-    near, far = scores.count("positives"), scores.count("negatives")
     seen: dict[str, Tensor] = {}
 
     def value() -> Tensor:
+        if estimator == "infonce" and scores.pairs.row_by_row and scores.plan == "small" and ranks.alone:
+            return scores.mean_softmax(None, less=math.log(scores.pairs.shape[1]))
+        near, far = scores.count("positives"), scores.count("negatives")
         total = ranks.total(near.sum()).clamp(min=1)
         if estimator == "jsd":
             found = scores.reduce(JSD)

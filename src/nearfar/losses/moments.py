@@ -17,6 +17,7 @@ from nearfar.scores import Scores, Stage, logsumexp_over, normalize
 from nearfar.scores.autograd import full_precision, in_transform
 from nearfar.scores.gather import Ranks, meet, relation_with_all
 from nearfar.scores.similarity import root
+from nearfar.scores.small import pooled_logsumexp
 
 
 def _two_views(z1: Tensor, z2: Tensor, options: Options, normalized: bool) -> tuple[Tensor, Tensor, Ranks]:
@@ -198,7 +199,10 @@ def align_uniform_loss(
         keys = ranks.gather(z)
         if options.get("normalize", True) and _all_of_length_one(keys):
             # −t‖x − y‖² = 2t⟨x, y⟩ − 2t: a softmax loss's sum
-            rows = Scores(z, keys, pairs, scale=2 * sharp, **how).logsumexp() - 2 * sharp
+            scores = Scores(z, keys, pairs, scale=2 * sharp, **how)
+            if scores.plan == "small" and ranks.alone and not isinstance(sharp, Tensor):
+                return pooled_logsumexp(z, 2 * sharp) - (2 * sharp + math.log(every * (every - 1)))
+            rows = scores.logsumexp() - 2 * sharp
         else:
             scores = Scores(z, keys, pairs, "sqeuclidean", **how)
             rows = scores.reduce(UNIFORMITY, {"t": parameter(sharp, z)})["value"]

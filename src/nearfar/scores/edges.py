@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.pairs import Pairs
+from nearfar.rules import Ids
 from nearfar.types import Rule
 
 _FEW = 128 * 128  # scores up to which a mask is made faster than a sort
@@ -27,6 +28,7 @@ class Edges:
         shape: ``(n, m)``.
         row: Queries of the positives, in order.
         column: Their keys.
+        single: Whether each query has one positive, so that a list of them is in order of the queries.
         weight: Their weights, if there are any.
         ignored: Places of the pairs that are neither positive nor negative; ``None``: there are none.
     """
@@ -34,6 +36,7 @@ class Edges:
     shape: tuple[int, int]
     row: Int[Tensor, " p"]
     column: Int[Tensor, " p"]
+    single: bool
     weight: Float[Tensor, " p"] | None
     ignored: Int[Tensor, " i"] | None
 
@@ -50,16 +53,17 @@ class Edges:
             ignored = torch.arange(first, first + many * (m + 1), m + 1, device=pairs.device)
         if pairs.layout is not None and pairs.own in (None, 0):
             row, column = _of_views(pairs)
-        elif pairs.own is None and _are_places(ids):  # rows asking classes
-            row, column = torch.arange(n, device=pairs.device), ids[0]
-        elif n * m <= _FEW:
+            return cls(pairs.shape, row, column, row.shape[0] == n, None, ignored)
+        if pairs.own is None and _are_places(pairs):  # rows asking classes
+            return cls(pairs.shape, torch.arange(n, device=pairs.device), ids[0], True, None, ignored)
+        if n * m <= _FEW:
             positive = ids[0][:, None] == ids[1]
             if pairs.own is not None:
                 positive.diagonal(pairs.own).fill_(False)
             row, column = positive.nonzero(as_tuple=True)
         else:
             row, column = _of_ids(pairs)
-        return cls(pairs.shape, row, column, None, ignored)
+        return cls(pairs.shape, row, column, _one_each(row, n), None, ignored)
 
     @classmethod
     def _of_masks(cls, pairs: Pairs, dtype: torch.dtype) -> Edges:
@@ -67,18 +71,13 @@ class Edges:
         assert positive is not None
         row, column = positive.nonzero(as_tuple=True)
         left = None if ignored is None else ignored.reshape(-1).nonzero()[:, 0]
-        return cls(pairs.shape, row, column, None if weight is None else weight[row, column].to(dtype), left)
+        weight = None if weight is None else weight[row, column].to(dtype)
+        return cls(pairs.shape, row, column, _one_each(row, pairs.shape[0]), weight, left)
 
     @cached_property
     def place(self) -> Int[Tensor, " p"]:
         """Of the positives."""
         return self.row * self.shape[1] + self.column
-
-    @cached_property
-    def single(self) -> bool:
-        """Whether each query has one positive, so that a list of them is in order of the queries."""
-        n = self.shape[0]
-        return len(self.row) == n and torch.equal(self.row, torch.arange(n, device=self.row.device))
 
     @cached_property
     def _related(self) -> Int[Tensor, " r"]:
@@ -102,9 +101,17 @@ def _of_views(pairs: Pairs) -> tuple[Tensor, Tensor]:
     return row.repeat_interleave(views - own), column
 
 
-def _are_places(ids: tuple[Tensor, Tensor]) -> bool:
+def _one_each(row: Tensor, n: int) -> bool:
+    return row.shape[0] == n and torch.equal(row, torch.arange(n, device=row.device))
+
+
+def _are_places(pairs: Pairs) -> bool:
     """Whether a query's id is the place of its one positive."""
-    query, key = ids
+    part = pairs.parts[0]
+    assert isinstance(part, Ids)
+    if part.numbered:
+        return True
+    query, key = part.query, part.key
     numbered = torch.equal(key, torch.arange(len(key), device=key.device))
     return numbered and int(query.min()) >= 0 and int(query.max()) < len(key)
 

@@ -78,9 +78,11 @@ class Scores(Planned):
         plan = replace(self._softmax_plan("candidates"), rows=rows)
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
 
-    def mean_softmax(self, weights: Float[Tensor, " n"] | None, both_ways: bool = False) -> Float[Tensor, ""]:
+    def mean_softmax(
+        self, weights: Float[Tensor, " n"] | None, both_ways: bool = False, less: float = 0.0
+    ) -> Float[Tensor, ""]:
         """Mean of ``LSE(candidates) − mean(positives)`` over queries with a positive, where all scores are one tile."""
-        ask = small.Ask(self.pairs, self.unit, both_ways)
+        ask = small.Ask(self.pairs, self.unit, both_ways, less)
         return small.mean_softmax(self.query_rows, self.key_rows, self.scale, self.offsets, weights, ask)
 
     def _softmax_plan(self, over: Rule) -> softmax.SoftmaxPlan:

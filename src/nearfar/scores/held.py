@@ -114,7 +114,7 @@ class Held:
         rows = {name: value[:, None] for name, value in statistics.items()}
         rows = rows if edges.single else {name: value.index_select(0, edges.row) for name, value in rows.items()}
         columns = {name: value.index_select(0, edges.column)[:, None] for name, value in key_statistics.items()}
-        positive = torch.ones(len(edges.row), 1, dtype=torch.bool, device=edges.row.device)
+        positive = torch.ones(edges.row.shape[0], 1, dtype=torch.bool, device=edges.row.device)
         weight = None if edges.weight is None else edges.weight[:, None]
         return Tile(Relation(positive, None, weight), parameters, rows, columns)
 
@@ -235,7 +235,7 @@ class _Hold(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.edges, ctx.number, ctx.similarity = edges, number, similarity
         ctx.save_for_backward(x, y, scale if isinstance(scale, Tensor) else None, *sides[:3], distances)
-        near = scores.view(-1).index_select(0, edges.place) if len(edges.row) else scores.new_zeros(0)
+        near = scores.view(-1).index_select(0, edges.place) if edges.row.shape[0] else scores.new_zeros(0)
         return scores, near[:, None]
 
     @staticmethod
@@ -246,7 +246,7 @@ class _Hold(torch.autograd.Function):
             return (None,) * 7
         with torch.no_grad():
             slope = x.new_zeros(ctx.edges.shape) if of_scores is None else of_scores
-            if of_near is not None and len(of_near):
+            if of_near is not None and of_near.shape[0]:
                 slope = slope.clone(memory_format=torch.contiguous_format) if of_scores is not None else slope
                 slope.view(-1).index_add_(0, ctx.edges.place, of_near[:, 0])
             sides, wanted = Sides(*sides, own=y is None), ctx.needs_input_grad[:4]

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_LARGE = 2**22
-"""Multiplications from which the other library's start is repaid."""
+_LARGE = {25: 2**24, 26: 2**22}
+"""Multiplications from which the other library's start is repaid, by the processor's family (25: Zen 4, 26: Zen 5)."""
 
 
 @functools.cache
@@ -51,7 +51,9 @@ def _amd_family() -> int | None:
 
 def _library(a: Tensor, b: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
     """The other library, if it is to multiply these."""
-    if a.dtype != torch.float32 or a.device.type != "cpu" or a.numel() * b.shape[1] < _LARGE:
+    if a.dtype != torch.float32 or a.device.type != "cpu":
+        return None
+    if a.numel() * b.shape[1] < _LARGE.get(_amd_family() or 0, 2**24):
         return None
     # what lies in columns it must be given another way, which only the faster of its processors repay
     return None if _in_columns(a) and (_amd_family() or 0) <= 25 else _other_library()

@@ -177,12 +177,15 @@ class Planned:
 
     def scaled(self: P, scale: float | Tensor) -> P:
         """The same scores times ``scale``, above 0 (dot products; before any offsets)."""
-        return replace(self, scale=scale if isinstance(self.scale, float) and self.scale == 1.0 else scale * self.scale)
+        return replace(self, scale=self._times(scale))
 
     def powered(self: P, power: float) -> P:
         """The same scores, offsets included, times ``power``: what e^s raised to it has for exponents."""
         offsets = None if self.offsets is None else self.offsets * power
-        return replace(self.scaled(power), offsets=offsets, power_of=(self, power))
+        return replace(self, scale=self._times(power), offsets=offsets, power_of=(self, power))
+
+    def _times(self, scale: float | Tensor) -> float | Tensor:
+        return scale if isinstance(self.scale, float) and self.scale == 1.0 else scale * self.scale
 
     def _by_class(self: P) -> tuple[P, Int[Tensor, " n"] | None, Int[Tensor, " m"] | None]:
         """Rows in order of their ids, so that most tiles hold no positive; and the orders of queries and keys."""

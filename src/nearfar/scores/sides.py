@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from nearfar.types import Similarity
 
 Wanted = tuple[bool, bool, bool, bool]
 """Whose gradient: the queries', the keys', the scale's, the offsets'."""
+Less = Callable[[Tensor, Tensor, int], None]
+"""Subtract some pairs' part from a gradient of the queries (0) or of the keys (1), given the rows of the other side."""
 
 
 class Sides(NamedTuple):
@@ -35,7 +38,9 @@ class Sides(NamedTuple):
         inverse = torch.linalg.vector_norm(both, dim=1, keepdim=True).reciprocal_()
         inverse.nan_to_num_(nan=torch.nan, posinf=0.0)  # a row of zeros
         both = both * inverse
-        return cls(both if y is None else both[: len(x)], both if y is None else both[len(x) :], inverse, y is None)
+        return cls(
+            both if y is None else both[: x.shape[0]], both if y is None else both[x.shape[0] :], inverse, y is None
+        )
 
     def pull(
         self,
@@ -44,6 +49,7 @@ class Sides(NamedTuple):
         scale: float = 1.0,
         similarity: Similarity = "dot",
         distances: Float[Tensor, "n m"] | None = None,
+        less: Less | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of the raw queries, the raw keys, the scale and the offsets.
 
@@ -53,8 +59,11 @@ class Sides(NamedTuple):
             scale: What multiplied the products.
             similarity: What a score is.
             distances: The scores, where they are distances.
+            less: Subtracts what the slope leaves out.
         """
         doffsets = slope.sum(0) if wanted[3] else None
+        if doffsets is not None and less is not None:
+            less(doffsets[:, None], doffsets.new_ones(self.queries.shape[0], 1), 1)
         metric, x, y = similarity != "dot", self.queries, self.keys
         if self.own:  # by way of a copy: a transposed sum reads its memory across
             slope = slope.T.clone(memory_format=torch.contiguous_format).add_(slope)
@@ -63,6 +72,10 @@ class Sides(NamedTuple):
         # frozen keys, such as a queue's, spare a product
         sides = [mm(slope, y) if wanted[0] or wanted[2] else None]
         sides.append(mm(slope.T, x) if wanted[1] and not self.own else None)
+        if less is not None:
+            for part, rows, side in zip(sides, (y, x), (0, 1)):
+                if part is not None:
+                    less(part, rows, side)
         if metric:  # a weighted graph Laplacian
             for part, rows, dim in zip(sides, (x, y), (1, 0)):
                 if part is not None:
@@ -71,12 +84,13 @@ class Sides(NamedTuple):
         if wanted[2] and sides[0] is not None:  # ⟨∂/∂x, x⟩ by products, and twice that where x is on both sides
             dscale = torch.sum(sides[0] * x)
             dscale = dscale / 2 if self.own else dscale
-        if scale != 1.0:
-            sides = [None if part is None else part.mul_(scale) for part in sides]
         if self.inverse is not None:  # what changes a row's length alone is lost
-            for part, rows, inverse in zip(sides, (x, y), self.inverse.split([len(x), len(self.inverse) - len(x)])):
+            factor, n = self.inverse if scale == 1.0 else self.inverse * scale, x.shape[0]
+            for part, rows, share in zip(sides, (x, y), (factor[:n], factor[n:])):
                 if part is not None:
                     along = (part * rows).sum(1, keepdim=True)
-                    part.addcmul_(rows, along, value=-1).mul_(inverse)
+                    part.addcmul_(rows, along, value=-1).mul_(share)
+        elif scale != 1.0:
+            sides = [None if part is None else part.mul_(scale) for part in sides]
         dx, dy = (part if want else None for part, want in zip(sides, wanted))
         return dx, dy, dscale, doffsets

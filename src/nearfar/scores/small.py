@@ -1,4 +1,4 @@
-"""The mean softmax loss of a batch that fits one tile: value and gradient at once, from raw rows to raw rows.
+"""Softmax losses of a batch that fits one tile: value and gradient at once, from raw rows to raw rows.
 
 At the sizes that most people train with, time goes into the number of operations, not into arithmetic. This plan builds the
 scores once, and what backward would need is a product away while they are still at hand; norms and temperature are part
@@ -16,7 +16,7 @@ from torch import Tensor
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once
 from nearfar.scores.matmul import mm
-from nearfar.scores.sides import Sides, Wanted
+from nearfar.scores.sides import Less, Sides, Wanted
 from nearfar.scores.softmax import in_range, within_range
 
 _FEW = 256 * 256  # up to here a second matrix costs less than more operations do
@@ -31,6 +31,8 @@ class Ask(NamedTuple):
     """Divide rows by their norm."""
     both_ways: bool
     """The mean of this and of the same with keys asking queries (offsets cancel there)."""
+    less: float = 0.0
+    """Taken from the mean before it is rounded, so that what is left of it has all its digits."""
 
 
 def mean_softmax(
@@ -99,23 +101,25 @@ def _forward(
         scores += offsets
     large = scores.numel() > _FEW
     large = large and (in_range(number, offsets) if ask.unit else within_range(scaled, sides.keys, offsets))
-    value, slope = _mean(scores, weights, ask, large)
+    value, slope, less = _mean(scores, weights, ask, large, y is None)
+    value = (value - ask.less if ask.less else value).to(scores.dtype)
     if not any(wanted):
         return value, ()
-    dx, dy, dscale, doffsets = sides.pull(slope, wanted, number)
+    dx, dy, dscale, doffsets = sides.pull(slope, wanted, number, less=less)
     dscale = dscale.view(scale.shape) if isinstance(scale, Tensor) and dscale is not None else None
     return value, (dx, dy, dscale, doffsets)
 
 
-def _mean(scores: Tensor, weights: Tensor | None, ask: Ask, large: bool) -> tuple[Tensor, Tensor]:
-    """The mean, and its gradient by the scores, which it uses up."""
+def _mean(
+    scores: Tensor, weights: Tensor | None, ask: Ask, large: bool, own: bool
+) -> tuple[Tensor, Tensor, Less | None]:
+    """The mean, its gradient by the scores, which it uses up, and what that gradient leaves out."""
     positives = _Diagonals(ask.pairs) if _Diagonals.suit(ask.pairs) else _Mask(ask.pairs, scores.dtype)
     dims = (1, 0) if ask.both_ways else (1,)
     shares = [positives.shares(weights, dim, len(dims)) for dim in dims]
     value, slope = (_by_exponentials if large else _by_logarithms)(scores, positives, shares, dims)
-    for (_, each), dim in zip(shares, dims):
-        positives.subtract(slope, each, dim)
-    return value, slope
+    each = [(part, dim) for (_, part), dim in zip(shares, dims)]
+    return value, slope, positives.subtract(slope, each, own)
 
 
 def _by_logarithms(
@@ -162,7 +166,8 @@ Share = float | Tensor
 
 
 def _weighted(share: Share, values: Tensor) -> Tensor:
-    return torch.dot(share, values) if isinstance(share, Tensor) else values.sum().mul_(share)
+    """Σ of values by their share, in float64 where that costs nothing."""
+    return torch.dot(share, values) if isinstance(share, Tensor) else values.sum(dtype=torch.float64).mul_(share)
 
 
 class _Mask:
@@ -202,8 +207,11 @@ class _Mask:
             scores.diagonal(self.own).fill_(value)
         return scores if self.ignored is None else scores.masked_fill_(self.ignored, value)
 
-    def subtract(self, slope: Tensor, each: Share, dim: int) -> None:
-        slope.sub_(each)
+    def subtract(self, slope: Tensor, each: list[tuple[Share, int]], own: bool) -> Less | None:
+        """The positives' part of the gradient."""
+        for share, _ in each:
+            slope.sub_(share)
+        return None
 
 
 class _Diagonals:
@@ -238,14 +246,55 @@ class _Diagonals:
     def without_ignored(self, scores: Tensor, value: float) -> Tensor:
         return scores.fill_diagonal_(value) if self.itself else scores
 
-    def subtract(self, slope: Tensor, each: Share, dim: int) -> None:
+    def subtract(self, slope: Tensor, each: list[tuple[Share, int]], own: bool) -> Less | None:
+        """The positives' part of the gradient, apart: summed with many small numbers, one large one takes their digits."""
+        lines = []
         for offset in self.offsets:
-            along = self._along(each, offset, dim)
-            slope.diagonal(offset).sub_(along)
+            ways = (offset, -offset) if own else (offset,)  # rows on both sides meet a pair from either
+            shares = [self._along(share, way, dim) for share, dim in each for way in ways]
+            lines.append((self._met(offset, 1), self._met(offset, 0), sum(shares[1:], shares[0])))
+
+        def less(part: Tensor, rows: Tensor, side: int) -> None:
+            for queries, keys, share in lines:
+                there, here = (keys, queries) if side else (queries, keys)
+                if isinstance(share, Tensor):
+                    part[there].addcmul_(rows[here], share[:, None], value=-1)
+                else:
+                    part[there].sub_(rows[here], alpha=share)
+
+        return less
 
     def _along(self, each: Share, offset: int, dim: int) -> Share:
         """The share of the queries that a diagonal meets, in rows (1) or in columns (0)."""
-        if not isinstance(each, Tensor):
-            return each
+        return each[self._met(offset, dim)] if isinstance(each, Tensor) else each
+
+    def _met(self, offset: int, dim: int) -> slice:
+        """The rows (1) or columns (0) that a diagonal meets."""
         skipped = max(-offset, 0) if dim else max(offset, 0)
-        return each[skipped : skipped + self.rows - abs(offset)]
+        return slice(skipped, skipped + self.rows - abs(offset))
+
+
+# ---- all pairs in one sum ---------------------------------------------------------------------------------------------
+
+
+def pooled_logsumexp(x: Float[Tensor, "n d"], scale: float) -> Float[Tensor, ""]:
+    """``log Σ_{i≠j} e^{scale·⟨x_i, x_j⟩}`` over all pairs of rows, two at least, in float64."""
+    return _Pooled.apply(x, scale)  # pyright: ignore[reportReturnType]
+
+
+class _Pooled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        scores = mm(x * scale, x.T).fill_diagonal_(-torch.inf)
+        high = scores.amax()
+        total = scores.sub_(high).exp_().sum(1).sum(dtype=torch.float64)
+        ctx.scale = scale
+        ctx.save_for_backward(x, scores, total)
+        return total.log().add_(high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, exponentials, total = ctx.saved_tensors
+        with torch.no_grad():  # the exponentials are their own transpose
+            slope = mm(exponentials, x).mul_(gradients[0] * (2 * ctx.scale) / total)
+        return once(slope, x), None
