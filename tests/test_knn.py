@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from nearfar.evaluation import neighbours
+from nearfar.evaluation import among, neighbours
 from nearfar.evaluation.knn import knn_accuracy, knn_predict, nearest
 
 METRICS = ("cosine", "euclidean", "dot")
@@ -104,6 +104,47 @@ def test_a_mistake_in_a_thread_is_told(monkeypatch):
             nearest(rows(2000), k=1)
     finally:
         torch.set_num_threads(1)
+
+
+def in_clusters(n):
+    centres = rows(n // 50 + 1, seed=1).repeat_interleave(50, 0)[:n]
+    return torch.nn.functional.normalize(centres + 0.3 * rows(n), dim=1)
+
+
+def drifting(n):
+    """Neighbours of a row stand beside it, and the last rows are the longest."""
+    angle = torch.linspace(0, 3, n)
+    return torch.stack([angle.cos(), angle.sin()], 1) * (1 + angle[:, None])
+
+
+def with_twins_and_zeros(n):
+    z = rows(n).round(decimals=1)
+    z[n // 2 :] = z[: n - n // 2]
+    z[::97] = 0.0
+    return z
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+@pytest.mark.parametrize("make", [in_clusters, drifting, with_twins_and_zeros])
+@pytest.mark.parametrize("n", [1100, 1280])
+def test_rows_among_themselves_find_what_queries_find(n, make, metric, threads, monkeypatch):
+    z, seen = make(n), []
+    both_sides = among.see_from_both_sides
+    monkeypatch.setattr(among, "BLOCK", 256)
+    monkeypatch.setattr(among, "see_from_both_sides", lambda *tile: seen.append(tile) or both_sides(*tile))
+    try:
+        torch.set_num_threads(threads)
+        found = nearest(z, k=5, metric=metric)
+        assert len(seen) == 10  # pairs of five blocks
+        asked = nearest(z, z.clone(), k=5, metric=metric, exclude_self=True)
+    finally:
+        torch.set_num_threads(1)
+    assert len(seen) == 10
+    assert torch.equal(found.indices, asked.indices)
+    assert torch.equal(found.scores, asked.scores)
+    if make is not drifting:  # whose cosines are told apart beyond the digits that the definition rounds to
+        assert torch.equal(found.indices, torch.from_numpy(by_definition(z, z, metric, 5, True)[1]))
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from nearfar.evaluation.among import rough_candidates, serves
 from nearfar.evaluation.inputs import as_rows
 from nearfar.evaluation.scoring import Keys, ranks, slack
 from nearfar.evaluation.selection import Largest
@@ -44,6 +45,7 @@ def neighbour_blocks(
 
     ``itself`` is the key to leave out for each query: a row, or −1.
     """
+    own = itself if keys is queries and rows is None else None
     queries, keys = as_rows("queries", queries), as_rows("keys", keys)
     choice("metric", metric, METRICS)
     choice("backend", backend, BACKENDS)
@@ -62,33 +64,38 @@ def neighbour_blocks(
         search = _Search(Keys(keys, metric), k, least, None if backend == "torch" else _faiss_index(keys, metric))
         if not math.isfinite(search.keys.longest**2):
             raise ValueError("keys are too large: the square of their length is infinite in float64")
+        if own is not None and search.faiss is None and torch.equal(own, torch.arange(len(keys), device=own.device)):
+            search.look_among()
     rows = rows or (ROWS if backend == "torch" else 16 * ROWS)
     blocks = [slice(start, min(start + rows, len(queries))) for start in range(0, len(queries), rows)]
 
     def found(block: slice) -> tuple[slice, Tensor, Tensor]:
         with full_precision(queries), torch.no_grad():
-            return block, *search.block(queries[block], None if itself is None else itself[block])
+            return block, *search.block(block, queries[block], None if itself is None else itself[block])
 
-    threads = torch.get_num_threads() if queries.device.type == "cpu" and backend == "torch" else 1
-    yield from map(found, blocks) if threads == 1 or len(blocks) < 2 * threads else _abreast(found, blocks, threads)
+    yield from _abreast(found, blocks) if queries.device.type == "cpu" and backend == "torch" else map(found, blocks)
 
 
-def _abreast(work: Callable[[slice], Any], blocks: list[slice], threads: int) -> Iterator[Any]:
-    """Blocks side by side, each on one thread, given back in order.
+def _abreast(work: Callable[[Any], Any], parts: list[Any]) -> Iterator[Any]:
+    """Parts side by side, each on one thread, given back in order.
 
     Threads within an operation wait for the slowest at the end of each: of thousands of small ones, on a machine that does
     other things as well, that took ten times as long.
     """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(parts) < 2 * threads:
+        yield from map(work, parts)
+        return
 
-    def alone(block: slice) -> Any:
+    def alone(part: Any) -> Any:
         torch.set_num_threads(1)  # of this thread
-        return work(block)
+        return work(part)
 
     try:
         with ThreadPoolExecutor(threads) as pool:
             waiting: deque[Future[Any]] = deque()
-            for block in blocks:
-                waiting.append(pool.submit(alone, block))
+            for part in parts:
+                waiting.append(pool.submit(alone, part))
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:
@@ -104,24 +111,35 @@ class _Search:
         self.keys, self.k, self.least, self.faiss = keys, k, least, faiss
         keys.prepare()
         self.candidates = min(k + max(_SPARE, k // 4), least)
+        self._among: tuple[Tensor, Tensor] | None = None
 
-    def block(self, x: Tensor, itself: Tensor | None) -> tuple[Tensor, Tensor]:
+    def look_among(self) -> None:
+        """Where the queries are the keys, each left out for itself: looks for everybody's candidates at once."""
+        small = self.candidates < _MANY and float(self.keys.scale(self.keys.norms).max()) <= _LARGEST
+        if small and serves(self.keys, self.candidates):
+            self._among = rough_candidates(self.keys, self.candidates, _abreast)
+
+    def block(self, place: slice, x: Tensor, itself: Tensor | None) -> tuple[Tensor, Tensor]:
         norms = self.keys.lengths(x)
         scale = self.keys.scale(norms)
         everything = self.candidates >= _MANY or float(scale.max()) > _LARGEST
         if everything:
             scores, indices = self._exactly(x, norms, scale, itself)
         else:
-            scores, indices, unsure = self._roughly(x, norms, scale, itself)
+            scores, indices, unsure = self._roughly(place, x, norms, scale, itself)
             for some in unsure.nonzero()[:, 0].split(ROWS // 4) if bool(unsure.any()) else ():
                 scores[some], indices[some] = self._exactly(
                     x[some], norms[some], scale[some], None if itself is None else itself[some]
                 )
         return scores.to(torch.float64 if x.dtype == torch.float64 else torch.float32), indices
 
-    def _roughly(self, x: Tensor, norms: Tensor, scale: Tensor, itself: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _roughly(
+        self, place: slice, x: Tensor, norms: Tensor, scale: Tensor, itself: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """By float32 products, and which rows they cannot decide."""
-        if self.faiss is not None:
+        if self._among is not None:
+            worst, columns = (part[place] for part in self._among)
+        elif self.faiss is not None:
             worst, columns = self._by_faiss(x, norms, itself)
         else:
             found = Largest(len(x), self.candidates, torch.float32, x.device)
@@ -130,7 +148,8 @@ class _Search:
                 tile = self.keys.tile(queries, j)
                 _leave_out(tile, itself, j, -torch.inf)
                 found.see(tile, j.start)
-            worst, columns = found.values.amin(1), found.columns
+            found.settle()
+            worst, columns = found.worst, found.columns
         values, scores = self.keys.exact(x, norms, columns)
         order = ranks(values, columns, scale, len(self.keys.rows)).argsort(1, descending=True)[:, : self.k]
         last = values.gather(1, order[:, -1:])
@@ -156,6 +175,7 @@ class _Search:
                 kept.append((tile, order))
             else:
                 found.see(order, j.start)
+        found.settle()
         if many:  # a whole strip is smaller than what would be kept of it
             values, order = (torch.cat(parts, 1) for parts in zip(*kept))
             indices = (

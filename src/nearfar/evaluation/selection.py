@@ -2,48 +2,122 @@
 
 A full ``topk`` of every tile would cost several times the matrix product that made it. So a tile is first reduced to the
 maxima of groups of its columns, one cheap pass; only groups whose maximum beats a row's worst kept value can hold one of
-its best, and there are few of them after the first tiles.
+its best, and after the first tiles they are so few that a list of them is shorter than any table.
 """
 
 from __future__ import annotations
 
+from threading import RLock
+
 import torch
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 GROUP = 16  # columns a group: the pass over the maxima is then small beside the pass over the tile
+_FEW = 3  # one group in so many: up to there a list of groups is the quicker
+
+_MANY = 4  # values a row that wait
 
 
 class Largest:
-    """Keeps the ``k`` largest values of each row and their columns, in no order."""
+    """Keeps the ``k`` largest values of each row and their columns, in no order; :meth:`settle` before they are read.
+
+    What a tile adds waits in a list until that is worth the table that it becomes: a worst value that is a little old lets
+    a few more in. Threads may add at the same time.
+    """
 
     def __init__(self, rows: int, k: int, dtype: torch.dtype, device: torch.device) -> None:
         self.lowest = -torch.inf if dtype.is_floating_point else torch.iinfo(dtype).min
         self.values = torch.full((rows, k), self.lowest, dtype=dtype, device=device)
         self.columns = torch.zeros(rows, k, dtype=torch.int64, device=device)
-        self._tiles = 0
+        self.worst = self.values.amin(1)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, values, columns
+        self._lock = RLock()
 
-    def see(self, tile: Tensor, start: int) -> None:
+    def see(self, tile: Shaped[Tensor, "rows width"], start: int) -> None:
         """Takes in columns ``start`` to ``start + width``."""
         k, (rows, width) = self.values.shape[1], tile.shape
         groups = width // GROUP
         if groups <= k or tile.device.type != "cpu":
-            self._merge(tile, torch.arange(start, start + width, device=tile.device).expand(rows, width))
+            self._merge(slice(None), tile, torch.arange(start, start + width, device=tile.device).expand(rows, width))
             return
-        grouped = tile[:, : groups * GROUP].view(rows, GROUP, groups)  # group g: columns g, g + groups, …
-        highest = grouped.amax(1)
-        # as many groups of each row as the row with the most needs; all k best lie in at most k groups
-        wanted = k
-        if self._tiles:
-            wanted = min(k, int((highest > self.values.amin(1, keepdim=True)).sum(1).max()))
-        self._tiles += 1
-        if wanted:
-            chosen = highest.topk(wanted, 1, sorted=False).indices
-            columns = (chosen[:, None] + groups * torch.arange(GROUP)[:, None]).flatten(1)
-            self._merge(tile.gather(1, columns), columns + start)
+        grouped, highest = _maxima(tile)
+        row, group = (highest > self.worst[:, None]).nonzero(as_tuple=True)
+        if len(row) * _FEW > highest.numel():
+            self._see_best_groups(grouped, highest, start)
+        elif len(row):
+            values = grouped[row, :, group]
+            hit, member = (values > self.worst[row, None]).nonzero(as_tuple=True)
+            self.add(row[hit], values[hit, member], group[hit] + groups * member + start)
         if groups * GROUP < width:
             self.see(tile[:, groups * GROUP :], start + groups * GROUP)
 
-    def _merge(self, values: Tensor, columns: Tensor) -> None:
-        both = torch.cat([self.values, values], 1)
-        self.values, kept = both.topk(self.values.shape[1], 1, sorted=False)
-        self.columns = torch.cat([self.columns, columns], 1).gather(1, kept)
+    def _see_best_groups(self, grouped: Tensor, highest: Tensor, start: int) -> None:
+        """All k best of a row lie in at most k groups."""
+        rows, _, groups = grouped.shape
+        chosen = highest.topk(self.values.shape[1], 1, sorted=False).indices
+        values = grouped.gather(2, chosen[:, None].expand(rows, GROUP, -1))
+        columns = chosen[:, None] + groups * torch.arange(GROUP)[:, None]
+        self._merge(slice(None), values.flatten(1), columns.flatten(1) + start)
+
+    def add(self, row: Int64[Tensor, " h"], values: Shaped[Tensor, " h"], columns: Int64[Tensor, " h"]) -> None:
+        """Takes in single values."""
+        with self._lock:
+            self._waiting.append((row, values, columns))
+            if sum(len(values) for _, values, _ in self._waiting) > _MANY * len(self.values):
+                self.settle()
+
+    def settle(self) -> None:
+        """Takes in what waits."""
+        with self._lock:
+            if not self._waiting:
+                return
+            row, values, columns = (torch.cat(parts) for parts in zip(*self._waiting))
+            self._waiting.clear()
+            row, order = row.sort()
+            count = row.bincount(minlength=len(self.values))
+            some = count.nonzero()[:, 0]
+            place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]  # within its row's
+            line = ((count > 0).cumsum(0) - 1)[row]
+            shape = len(some), int(count.max())
+            table = values.new_full(shape, self.lowest).index_put_((line, place), values[order])
+            self._merge(some, table, columns.new_zeros(shape).index_put_((line, place), columns[order]))
+
+    def _merge(self, rows: slice | Tensor, values: Tensor, columns: Tensor) -> None:
+        with self._lock:
+            both = torch.cat([self.values[rows], values], 1)
+            best, kept = both.topk(self.values.shape[1], 1, sorted=False)
+            self.columns[rows] = torch.cat([self.columns[rows], columns], 1).gather(1, kept)
+            self.values[rows], self.worst[rows] = best, best.amin(1)
+
+
+def see_from_both_sides(
+    rows: Largest, columns: Largest, tile: Shaped[Tensor, "rows columns"], row: int, column: int
+) -> None:
+    """A tile for its rows and, in the same pass, for its columns, on a CPU; it begins at (``row``, ``column``)."""
+    groups = tile.shape[1] // GROUP
+    if groups * GROUP == tile.shape[1] and groups > rows.values.shape[1]:
+        grouped, highest = _maxima(tile)
+        mine, theirs = rows.worst, columns.worst
+        least = torch.minimum(mine[:, None], theirs.view(GROUP, groups).amin(0))
+        i, group = (highest > least).nonzero(as_tuple=True)
+        if len(i) * _FEW <= highest.numel():
+            values = grouped[i, :, group]
+            j = group[:, None] + groups * torch.arange(GROUP)
+            for side, worst in ((rows, mine[i, None]), (columns, theirs[j])):
+                hit, member = (values > worst).nonzero(as_tuple=True)
+                here, there = i[hit], j[hit, member]
+                if side is rows:
+                    side.add(here, values[hit, member], there + column)
+                else:
+                    side.add(there, values[hit, member], here + row)
+            return
+    rows.see(tile, column)
+    columns.see(tile.T.contiguous(), row)
+
+
+def _maxima(tile: Tensor) -> tuple[Tensor, Tensor]:
+    """A tile's columns by group ``(rows, members, groups)``, g having columns g, g + groups, …; and the groups' maxima."""
+    groups = tile.shape[1] // GROUP
+    grouped = tile[:, : groups * GROUP].unflatten(1, (GROUP, groups))
+    return grouped, grouped.amax(1)

@@ -1,0 +1,63 @@
+"""Rows that look for their neighbours among themselves: a product serves both of its rows, so that half of them suffice.
+
+Candidates of all rows are held meanwhile, 12 bytes each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import combinations
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from nearfar.evaluation.scoring import Keys
+from nearfar.evaluation.selection import Largest, see_from_both_sides
+
+BLOCK = 2048
+"""Rows a block: a tile of 16 MB, where products run at their full rate, and lists of what it adds are short."""
+_HELD = 2**29
+"""Bytes of candidates: those of all rows are held at once."""
+
+
+def serves(keys: Keys, candidates: int) -> bool:
+    """Whether values are the same from either side, on a CPU, and rows are many enough, and not too many."""
+    rows = len(keys.rows)
+    return (
+        keys.metric != "euclidean"
+        and keys.rows.device.type == "cpu"
+        and 4 * BLOCK <= rows <= _HELD // (12 * candidates)
+    )
+
+
+def rough_candidates(
+    keys: Keys, candidates: int, run: Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
+) -> tuple[Float32[Tensor, " n"], Int64[Tensor, "n c"]]:
+    """The largest float32 values of each row with all others: the worst of them, and their columns.
+
+    Args:
+        keys: The rows, in a metric that :func:`serves`.
+        candidates: How many of each row.
+        run: Runs a function on each of a list, maybe side by side.
+    """
+    rows = keys.rows
+    blocks = [slice(at, min(at + BLOCK, len(rows))) for at in range(0, len(rows), BLOCK)]
+    found = [Largest(block.stop - block.start, candidates, torch.float32, rows.device) for block in blocks]
+
+    def visit(pair: tuple[int, int]) -> None:
+        i, j = pair
+        tile = keys.tile(keys.queries(rows[blocks[i]], keys.norms[blocks[i]], torch.float32), blocks[j])
+        if i == j:
+            found[i].see(tile.fill_diagonal_(-torch.inf), blocks[j].start)
+        else:
+            see_from_both_sides(found[i], found[j], tile, blocks[i].start, blocks[j].start)
+
+    own = [(i, i) for i in range(len(blocks))]  # first, since little is let in by a row that has seen some
+    with torch.no_grad():
+        for _ in run(visit, own + list(combinations(range(len(blocks)), 2))):
+            pass
+    for best in found:
+        best.settle()
+    return torch.cat([best.worst for best in found]), torch.cat([best.columns for best in found])
