@@ -48,11 +48,12 @@ def rough_candidates(
 
     def visit(pair: tuple[int, int]) -> None:
         i, j = pair
-        tile = keys.tile(keys.queries(rows[blocks[i]], keys.norms[blocks[i]], torch.float32), blocks[j])
+        queries = keys.queries(rows[blocks[i]], keys.norms[blocks[i]], torch.float32)
         if i == j:
-            found[i].see(tile.fill_diagonal_(-torch.inf), blocks[j].start)
+            found[i].see(keys.tile(queries, blocks[j]).fill_diagonal_(-torch.inf), blocks[j].start)
         else:
-            see_from_both_sides(found[i], found[j], tile, blocks[i].start, blocks[j].start)
+            strip = lambda some: keys.tile(queries[some], blocks[j])  # noqa: E731
+            see_from_both_sides(found[i], found[j], strip, blocks[i].start, blocks[j].start)
 
     own = [(i, i) for i in range(len(blocks))]  # first, since little is let in by a row that has seen some
     with torch.no_grad():

@@ -7,6 +7,7 @@ its best, and after the first tiles they are so few that a list of them is short
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import RLock
 
 import torch
@@ -17,6 +18,7 @@ GROUP = 16  # columns a group: the pass over the maxima is then small beside the
 _FEW = 3  # one group in so many: up to there a list of groups is the quicker
 
 _MANY = 4  # values a row that wait
+STRIP = 256  # rows of a tile that are looked at together
 
 
 class Largest:
@@ -92,26 +94,39 @@ class Largest:
 
 
 def see_from_both_sides(
-    rows: Largest, columns: Largest, tile: Shaped[Tensor, "rows columns"], row: int, column: int
+    rows: Largest, columns: Largest, strip: Callable[[slice], Shaped[Tensor, "_ width"]], row: int, column: int
 ) -> None:
-    """A tile for its rows and, in the same pass, for its columns, on a CPU; it begins at (``row``, ``column``)."""
-    groups = tile.shape[1] // GROUP
-    if groups * GROUP == tile.shape[1] and groups > rows.values.shape[1]:
-        grouped, highest = _maxima(tile)
+    """A tile for its rows and, in the same pass, for its columns, on a CPU.
+
+    Args:
+        rows: Of the tile's rows.
+        columns: Of its columns.
+        strip: The values of some of its rows; used at once, while the cache holds them.
+        row: The first row.
+        column: The first column.
+    """
+    height, width, k = len(rows.values), len(columns.values), rows.values.shape[1]
+    groups = width // GROUP
+    if groups * GROUP == width and groups > k:
         mine, theirs = rows.worst, columns.worst
-        least = torch.minimum(mine[:, None], theirs.view(GROUP, groups).amin(0))
-        i, group = (highest > least).nonzero(as_tuple=True)
-        if len(i) * _FEW <= highest.numel():
-            values = grouped[i, :, group]
+        weakest = theirs.view(GROUP, groups).amin(0)
+        found = []
+        for start in range(0, height, STRIP):
+            here = slice(start, min(start + STRIP, height))
+            grouped, highest = _maxima(strip(here))
+            i, group = (highest > torch.minimum(mine[here, None], weakest)).nonzero(as_tuple=True)
+            if not start and len(i) * _FEW > highest.numel():
+                break  # little was seen yet
+            found.append((i + start, group, grouped[i, :, group]))
+        else:
+            i, group, values = (torch.cat(parts) for parts in zip(*found))
             j = group[:, None] + groups * torch.arange(GROUP)
-            for side, worst in ((rows, mine[i, None]), (columns, theirs[j])):
-                hit, member = (values > worst).nonzero(as_tuple=True)
-                here, there = i[hit], j[hit, member]
-                if side is rows:
-                    side.add(here, values[hit, member], there + column)
-                else:
-                    side.add(there, values[hit, member], here + row)
+            hit, member = (values > mine[i, None]).nonzero(as_tuple=True)
+            rows.add(i[hit], values[hit, member], j[hit, member] + column)
+            hit, member = (values > theirs[j]).nonzero(as_tuple=True)
+            columns.add(j[hit, member], values[hit, member], i[hit] + row)
             return
+    tile = strip(slice(0, height))
     rows.see(tile, column)
     columns.see(tile.T.contiguous(), row)
 
