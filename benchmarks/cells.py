@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure import probe, rates, share, timed, write_reference
+from measure import probe, share, timed, write_reference
 from peers import Contender
 from processes import GB, Row, forked, free_memory
 from workloads import Workload
@@ -81,10 +81,8 @@ def first_step(
     return found
 
 
-def cell(
-    workload: Workload, n: int, d: int, contenders: list[Contender], past: Past, limits: Limits, once: bool = False
-) -> list[Row]:
-    """Every contender's row at one size; `once`: the probe's own step is the time."""
+def cell(workload: Workload, n: int, d: int, contenders: list[Contender], past: Past, limits: Limits) -> list[Row]:
+    """Every contender's row at one size."""
     probes: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:
         reference = None
@@ -95,12 +93,9 @@ def cell(
             probes[contender.name] = first_step(contender, workload, n, d, reference, past, limits)
     able = [contender for contender in contenders if "seconds" in probes[contender.name]]
     seconds = {contender.name: probes[contender.name]["seconds"] for contender in able}
-    if once:
-        spent: Row = {"rates": forked(lambda: rates(d), 60), "times": {name: [s, 1] for name, s in seconds.items()}}
-    else:
-        compiling = COMPILING * sum(contender.compiled for contender in able)
-        allowed = 60 + compiling + sum(5 * max(limits.budget, 3 * s) for s in seconds.values())
-        spent = forked(lambda: timed(able, seconds, workload, n, d, limits.budget), allowed)
+    compiling = COMPILING * sum(contender.compiled for contender in able)
+    allowed = 60 + compiling + sum(5 * max(limits.budget, 3 * s) for s in seconds.values())
+    spent = forked(lambda: timed(able, seconds, workload, n, d, limits.budget), allowed)
     return [row(contender, workload, n, d, probes[contender.name], spent) for contender in contenders]
 
 

@@ -3,7 +3,7 @@
     python benchmarks/losses.py            # the table, about an hour: all losses at a few sizes, the softmax family at many
     python benchmarks/losses.py --resume   # goes on with a run that was cut
     python benchmarks/losses.py --full     # everything, hours
-    python benchmarks/losses.py --huge     # SupCon at 131,072 rows, one step, added to the results
+    python benchmarks/losses.py --huge     # SupCon at 131,072 rows, added to the results
     python benchmarks/losses.py --quick    # does it run? seconds
     python benchmarks/losses.py --losses SupCon CLIP --rows 4096 --features 128
 
@@ -52,7 +52,6 @@ class Cell:
     d: int
     compiled: bool = False
     ours: bool = False  # us alone
-    once: bool = False  # one step
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -80,7 +79,7 @@ def quick() -> list[Cell]:
 
 
 def huge() -> list[Cell]:
-    return [Cell("SupCon", 131072, 128, ours=True, once=True)]
+    return [Cell("SupCon", 131072, 128, ours=True)]
 
 
 def machine() -> dict[str, Any]:
@@ -126,7 +125,7 @@ def run(cells: list[Cell], folder: Path, rows: list[dict[str, Any]], facts: dict
             continue
         workload = WORKLOADS[one.loss]
         those = contenders(workload, one.n, compiled=one.compiled)
-        found = cell(workload, one.n, one.d, those[:1] if one.ours else those, past, limits, one.once)
+        found = cell(workload, one.n, one.d, those[:1] if one.ours else those, past, limits)
         for row in found:
             print(*(row.get(name, "") for name in SHOWN), sep="\t", file=sys.stderr, flush=True)
         rows = rows + found
@@ -142,7 +141,7 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quick", action="store_true", help="every loss at 64 rows, seconds")
     which.add_argument("--full", action="store_true", help="every loss at every size")
-    which.add_argument("--huge", action="store_true", help="SupCon at 131,072 rows, one step, added to the results")
+    which.add_argument("--huge", action="store_true", help="SupCon at 131,072 rows, added to the results")
     parser.add_argument("--losses", nargs="+", choices=list(WORKLOADS), metavar="LOSS", help="these only")
     parser.add_argument("--rows", nargs="+", type=int, help="these only")
     parser.add_argument("--features", nargs="+", type=int, default=[128], help="with --rows; 128 if left out")

@@ -57,19 +57,24 @@ class Source:
         )
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Embedded rows in order, a batch and an input at a time. The next items are read while these are embedded.
+        """Embedded rows in order, a batch and an input at a time."""
+        for _, batches in self.chunks():
+            yield from batches
+
+    def chunks(self, start: int = 0) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
+        """The same by ``batch_size`` items, numbered, from one of them on. The next items are read while these are embedded.
 
         An item's number does not depend on the size of a batch.
         """
-        schema, first = item_schema(self.meta), 0
+        schema, first, number = item_schema(self.meta), 0, 0
         for split, part in self.parts:
             chunks = [range(at, min(at + self.batch_size, len(part))) for at in range(0, len(part), self.batch_size)]
+            left, number = chunks[max(start - number, 0) :], number + len(chunks)
             with ThreadPoolExecutor(1) as reader:
-                for raw in _ahead(reader, part, chunks):
+                for at, raw in enumerate(_ahead(reader, part, left), number - len(left)):
                     self.bad += raw.bad
-                    for at, column in enumerate(self.columns):
-                        if len(raw):
-                            yield self._embedded(schema, split, part, raw, column, first, at)
+                    inputs = enumerate(self.columns) if len(raw) else ()
+                    yield at, [self._embedded(schema, split, part, raw, column, first, k) for k, column in inputs]
             first += len(part)
 
     def _embedded(
@@ -117,26 +122,30 @@ def open_source(run: Run, config: EmbedConfig | IndexConfig) -> Source:
 
 
 def run(config: EmbedConfig) -> int:
-    """Embeds data into a file."""
+    """Embeds data into a file, or the rest of it where an earlier call did not end."""
     from nearfar.index.files import open_file
+    from nearfar.index.resumed import Parts, job_of
 
     out = Path(config.out).expanduser()
     if out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"out is {str(out)!r}: wanted a file that ends in {', '.join(SUFFIXES)}")
     source = open_source(open_run(config.run, config.device, allow_code=config.allow_code), config)
-    store = open_file(out)
+    store, parts = open_file(out), Parts(out, job_of(source))
+    if parts.rows:
+        print(f"{parts.rows} rows are there already", file=sys.stderr)
     try:
         store.create(source.meta)
-        store.add(progress(source))
+        store.add(progress(source, parts.through(source)))
         store.finish()
     finally:
         store.close()
+    parts.remove()
     tell_bad(source)
     print(f"{store.count()} rows of {source.meta.dim} numbers: {out}")
     return 0
 
 
-def progress(source: Source) -> Iterator[pa.RecordBatch]:
+def progress(source: Source, batches: Iterable[pa.RecordBatch] | None = None) -> Iterator[pa.RecordBatch]:
     """The batches of a source, with a bar on stderr where that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -145,7 +154,7 @@ def progress(source: Source) -> Iterator[pa.RecordBatch]:
     columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("embedding", total=source.items * len(source.columns))
-        for batch in source.batches():
+        for batch in source.batches() if batches is None else batches:
             yield batch
             bar.advance(task, len(batch))
 

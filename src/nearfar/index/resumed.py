@@ -1,0 +1,108 @@
+"""Embedded rows that outlive their process: kept in a folder beside the output, where the next one goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearfar.data.labelled import require
+from nearfar.index.beside import beside
+from nearfar.index.items import item_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nearfar.index.embed import Source
+
+ROWS = 4096
+"""Rows a part: what a process that dies has done in vain, at most."""
+KEY = b"nearfar.part"
+
+
+class Parts:
+    """The rows of one job, in Parquet files of :data:`ROWS`.
+
+    Args:
+        out: The file that is being made; the folder stands beside it.
+        job: What the rows depend on. Parts of another job are removed.
+    """
+
+    def __init__(self, out: Path, job: str) -> None:
+        self.folder, self._job = out.with_name(f".{out.name}.parts"), job
+        self._parts = self._found()
+
+    @property
+    def rows(self) -> int:
+        """How many rows are there already."""
+        return sum(part["rows"] for _, part in self._parts)
+
+    def through(self, source: Source) -> Iterator[pa.RecordBatch]:
+        """All rows of a source: those that are there, then the others, which are kept as they come."""
+        pa, parquet = (require(name, "embeddings in files") for name in ("pyarrow", "pyarrow.parquet"))
+        schema, start = item_schema(source.meta), 0
+        for path, part in self._parts:
+            start, source.bad = part["next"], list(part["bad"])
+            for batch in parquet.ParquetFile(path).iter_batches():
+                yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+        waiting: list[pa.RecordBatch] = []
+        for chunk, batches in source.chunks(start):
+            waiting += batches
+            if sum(map(len, waiting)) >= ROWS:
+                self._keep(waiting, chunk + 1, source.bad)
+                waiting = []
+            yield from batches
+
+    def remove(self) -> None:
+        """When the output stands in its place."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _keep(self, batches: list[pa.RecordBatch], following: int, bad: list[str]) -> None:
+        pa, parquet = (require(name, "embeddings in files") for name in ("pyarrow", "pyarrow.parquet"))
+        table = pa.Table.from_batches(batches)
+        facts = {"job": self._job, "rows": len(table), "next": following, "bad": bad}
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: json.dumps(facts).encode()})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{following:09}.parquet"
+        parquet.write_table(table, beside(path), compression="zstd")
+        beside(path).replace(path)
+
+    def _found(self) -> list[tuple[Path, dict[str, Any]]]:
+        """The parts of this job, in order."""
+        if not self.folder.is_dir():
+            return []
+        found = [(path, self._read(path)) for path in sorted(self.folder.glob("*.parquet"))]
+        parts = [(path, part) for path, part in found if part is not None]
+        if len(parts) < len(found):
+            self.remove()
+            return []
+        return parts
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """What a part says of itself; ``None`` if it is of another job."""
+        arrow, parquet = require("pyarrow", "embeddings in files"), require("pyarrow.parquet", "embeddings in files")
+        try:
+            part = json.loads((parquet.read_schema(path).metadata or {})[KEY])
+        except (KeyError, ValueError, OSError, arrow.ArrowInvalid):
+            return None
+        return part if part["job"] == self._job else None
+
+
+def job_of(source: Source) -> str:
+    """A digest of what a source's rows depend on: the model, the settings, and the rows' names and classes.
+
+    What a file holds is not read for it: who changes files while they are being embedded begins anew.
+    """
+    digest = hashlib.sha256(json.dumps(source.meta.to_dict(), sort_keys=True).encode())
+    digest.update(repr([(column.name, column.kind) for column in source.columns]).encode())
+    digest.update(repr((source.batch_size, source.corpus.class_names)).encode())
+    for split, part in source.parts:
+        digest.update(repr((split, len(part))).encode())
+        for ids in (part.labels, part.groups):
+            digest.update(b"-" if ids is None else ids.numpy().tobytes())
+        for row in range(len(part)):
+            digest.update(part.name(row).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
