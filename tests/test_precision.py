@@ -128,3 +128,46 @@ def test_a_mutual_information_near_zero_keeps_its_digits():
     x, y = torch.randn(2, 512, 16).mul_(0.05)
     wanted = nf.MutualInformationLoss(backend="dense")(x.double(), y.double())
     assert abs(float(nf.MutualInformationLoss()(x, y)) - float(wanted)) < 3e-8
+
+
+@pytest.mark.parametrize(("loss", "sides"), [("NTXentLoss", 1), ("InfoNCELoss", 2), ("CLIPLoss", 2)])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n", [20, 300])  # by logarithms, by exponentials
+def test_offsets_of_a_whole_tile_have_their_gradient(loss, sides, weighted, n):
+    x, y = torch.randn(2, n, 16, dtype=torch.float64)
+    offsets = torch.randn(n if sides == 2 else 2 * n, dtype=torch.float64)
+    options = {"weights": torch.rand(n, dtype=torch.float64)} if weighted else {}
+    found = []
+    for backend in ("dense", None):
+        leaves = [side.clone().requires_grad_() for side in (x, y, offsets)]
+        getattr(nf, loss)(temperature=0.2, backend=backend, **options)(*leaves[:2], offsets=leaves[2]).backward()
+        found.append([leaf.grad for leaf in leaves])
+    for wanted, actual in zip(*found):
+        torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-14)
+
+
+def test_barlow_twins_of_a_large_mean_keeps_its_digits():
+    x, y = torch.randn(2, 64, 16)
+    x, y = (x + 0.5 * y + 100).requires_grad_(), (y + 100).requires_grad_()
+    wide = [side.detach().double().requires_grad_() for side in (x, y)]
+    nf.BarlowTwinsLoss()(x, y).backward()
+    standard = [(side - side.mean(0)) / side.std(0, correction=0) for side in wide]
+    correlation = standard[0].T @ standard[1] / 64
+    diagonal = correlation.diagonal()
+    ((1 - diagonal).square().sum() + 0.005 * (correlation.square().sum() - diagonal.square().sum())).backward()
+    assert (
+        error([x.grad, y.grad], [side.grad for side in wide]) <= 24
+    )  # the mean's own rounding; by one pass, 100 to 300
+
+
+@pytest.mark.parametrize("loss", ["AlignUniformLoss", "SigLIPLoss", "NTXentLoss"])
+def test_a_backward_pass_inside_autocast_is_in_full_precision(loss):
+    x, y = torch.randn(2, 40, 16)
+    found = []
+    for inside in (False, True):
+        leaf = x.clone().requires_grad_()
+        value = getattr(nf, loss)()(leaf, y)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
+            value.backward()
+        found.append(leaf.grad)
+    assert torch.equal(*found)

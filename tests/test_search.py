@@ -207,7 +207,7 @@ class TestEmbed:
             assert pq.read_table(out).equals(pq.read_table(whole), check_metadata=True)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["data", out.name, whole.name]
 
-    @pytest.mark.parametrize("change", ["batch", "rows", "damage"])
+    @pytest.mark.parametrize("change", ["batch", "rows", "order", "damage", "gap"])
     def test_what_another_job_left_is_not_taken(self, change, made, tmp_path, capsys, monkeypatch):
         def full(self, approximate=None):
             raise OSError("the disk is full")
@@ -224,6 +224,11 @@ class TestEmbed:
         if change == "rows":
             table = (data / "captions.csv").read_text(encoding="utf-8").splitlines(keepends=True)
             (data / "captions.csv").write_text("".join(table[:-1]), encoding="utf-8")
+        if change == "order":
+            head, *table = (data / "captions.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+            (data / "captions.csv").write_text("".join([head, *reversed(table)]), encoding="utf-8")
+        if change == "gap":
+            parts[0].unlink()
         if change == "damage":
             parts[0].write_bytes(parts[0].read_bytes()[:100])
         code, said, err = told(capsys, *arguments, "6" if change == "batch" else "5")

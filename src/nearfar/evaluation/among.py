@@ -1,6 +1,7 @@
 """Rows that look for their neighbours among themselves: a product serves both of its rows, so that half of them suffice.
 
-Candidates of all rows are held meanwhile, 12 bytes each.
+Candidates of all rows are held meanwhile, 12 bytes each, and at the end once more. What a tile adds to a row that has seen few
+others costs more than the product that is spared, and the more candidates a row has, the longer that lasts: so it is for many rows.
 """
 
 from __future__ import annotations
@@ -18,18 +19,17 @@ from nearfar.evaluation.selection import Largest, see_from_both_sides
 
 BLOCK = 2048
 """Rows a block: a tile of 16 MB, where products run at their full rate, and lists of what it adds are short."""
+_MOST = 64
+"""Candidates a row: half of the groups of a tile."""
 _HELD = 2**29
 """Bytes of candidates: those of all rows are held at once."""
 
 
 def serves(keys: Keys, candidates: int) -> bool:
     """Whether values are the same from either side, on a CPU, and rows are many enough, and not too many."""
-    rows = len(keys.rows)
-    return (
-        keys.metric != "euclidean"
-        and keys.rows.device.type == "cpu"
-        and 4 * BLOCK <= rows <= _HELD // (12 * candidates)
-    )
+    alike = keys.metric != "euclidean" and keys.rows.device.type == "cpu"
+    least = max(4, candidates // 2) * BLOCK
+    return alike and candidates <= _MOST and least <= len(keys.rows) <= _HELD // (12 * candidates)
 
 
 def rough_candidates(
@@ -44,7 +44,8 @@ def rough_candidates(
     """
     rows = keys.rows
     blocks = [slice(at, min(at + BLOCK, len(rows))) for at in range(0, len(rows), BLOCK)]
-    found = [Largest(block.stop - block.start, candidates, torch.float32, rows.device) for block in blocks]
+    with torch.inference_mode(False):  # which other threads could not write to
+        found = [Largest(block.stop - block.start, candidates, torch.float32, rows.device) for block in blocks]
 
     def visit(pair: tuple[int, int]) -> None:
         i, j = pair

@@ -130,7 +130,7 @@ def run(config: EmbedConfig) -> int:
     if out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"out is {str(out)!r}: wanted a file that ends in {', '.join(SUFFIXES)}")
     source = open_source(open_run(config.run, config.device, allow_code=config.allow_code), config)
-    store, parts = open_file(out), Parts(out, job_of(source))
+    store, parts = open_file(out), Parts(out, job_of(source, config))
     if parts.rows:
         print(f"{parts.rows} rows are there already", file=sys.stderr)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -16,6 +17,7 @@ from nearfar.index.items import item_schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from nearfar.index.config import EmbedConfig
     from nearfar.index.embed import Source
 
 ROWS = 4096
@@ -46,24 +48,31 @@ class Parts:
         schema, start = item_schema(source.meta), 0
         for path, part in self._parts:
             start, source.bad = part["next"], list(part["bad"])
-            for batch in parquet.ParquetFile(path).iter_batches():
+            try:
+                batches = parquet.read_table(path).to_batches()
+            except (OSError, pa.ArrowInvalid) as error:
+                raise ValueError(f"{path} is damaged or gone ({error}): remove {self.folder} to begin anew") from error
+            for batch in batches:
                 yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
         waiting: list[pa.RecordBatch] = []
         for chunk, batches in source.chunks(start):
             waiting += batches
             if sum(map(len, waiting)) >= ROWS:
-                self._keep(waiting, chunk + 1, source.bad)
-                waiting = []
+                self._keep(waiting, start, chunk + 1, source.bad)
+                waiting, start = [], chunk + 1
             yield from batches
 
     def remove(self) -> None:
         """When the output stands in its place."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        gone = beside(self.folder)  # at once, so that what is left is never a part of the parts
+        with contextlib.suppress(OSError):
+            self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
-    def _keep(self, batches: list[pa.RecordBatch], following: int, bad: list[str]) -> None:
+    def _keep(self, batches: list[pa.RecordBatch], start: int, following: int, bad: list[str]) -> None:
         pa, parquet = (require(name, "embeddings in files") for name in ("pyarrow", "pyarrow.parquet"))
         table = pa.Table.from_batches(batches)
-        facts = {"job": self._job, "rows": len(table), "next": following, "bad": bad}
+        facts = {"job": self._job, "rows": len(table), "start": start, "next": following, "bad": bad}
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: json.dumps(facts).encode()})
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{following:09}.parquet"
@@ -71,14 +80,16 @@ class Parts:
         beside(path).replace(path)
 
     def _found(self) -> list[tuple[Path, dict[str, Any]]]:
-        """The parts of this job, in order."""
-        if not self.folder.is_dir():
-            return []
-        found = [(path, self._read(path)) for path in sorted(self.folder.glob("*.parquet"))]
-        parts = [(path, part) for path, part in found if part is not None]
-        if len(parts) < len(found):
-            self.remove()
-            return []
+        """The parts of this job, in order, as far as none is missing."""
+        parts: list[tuple[Path, dict[str, Any]]] = []
+        for path in sorted(self.folder.glob("*.parquet")):
+            part = self._read(path)
+            if part is None:
+                self.remove()
+                return []
+            if part["start"] != (parts[-1][1]["next"] if parts else 0):
+                break
+            parts.append((path, part))
         return parts
 
     def _read(self, path: Path) -> dict[str, Any] | None:
@@ -88,21 +99,24 @@ class Parts:
             part = json.loads((parquet.read_schema(path).metadata or {})[KEY])
         except (KeyError, ValueError, OSError, arrow.ArrowInvalid):
             return None
-        return part if part["job"] == self._job else None
+        return part if part.get("job") == self._job else None
 
 
-def job_of(source: Source) -> str:
-    """A digest of what a source's rows depend on: the model, the settings, and the rows' names and classes.
+def job_of(source: Source, config: EmbedConfig) -> str:
+    """A digest of what a source's rows depend on: the model, the settings, the rows' names and classes, and a table's date.
 
-    What a file holds is not read for it: who changes files while they are being embedded begins anew.
+    What images hold is not read for it.
     """
     digest = hashlib.sha256(json.dumps(source.meta.to_dict(), sort_keys=True).encode())
     digest.update(repr([(column.name, column.kind) for column in source.columns]).encode())
-    digest.update(repr((source.batch_size, source.corpus.class_names)).encode())
+    digest.update(repr((source.batch_size, source.corpus.class_names, config.skip_bad)).encode())
+    table = Path(config.data).expanduser()
+    if table.is_file():  # whose rows are named by their lines
+        digest.update(repr((table.stat().st_size, table.stat().st_mtime_ns)).encode())
     for split, part in source.parts:
         digest.update(repr((split, len(part))).encode())
         for ids in (part.labels, part.groups):
             digest.update(b"-" if ids is None else ids.numpy().tobytes())
         for row in range(len(part)):
-            digest.update(part.name(row).encode("utf-8", "surrogateescape"))
+            digest.update(part.name(row).encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()[:16]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.rules import Relation
-from nearfar.scores.autograd import once
+from nearfar.scores.autograd import full_precision, once
 from nearfar.scores.edges import Edges
 from nearfar.scores.held_sums import edges_log_sum_exp, filled, log_sum_exp, row_sum
 from nearfar.scores.matmul import mm
@@ -244,7 +244,7 @@ class _Hold(torch.autograd.Function):
         of_scores, of_near = gradients
         if of_scores is None and of_near is None:
             return (None,) * 7
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(x):
             slope = x.new_zeros(ctx.edges.shape) if of_scores is None else of_scores
             if of_near is not None and of_near.shape[0]:
                 slope = slope.clone(memory_format=torch.contiguous_format) if of_scores is not None else slope

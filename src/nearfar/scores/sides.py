@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,8 +15,8 @@ from nearfar.types import Similarity
 
 Wanted = tuple[bool, bool, bool, bool]
 """Whose gradient: the queries', the keys', the scale's, the offsets'."""
-Less = Callable[[Tensor, Tensor, int], None]
-"""Subtract some pairs' part from a gradient of the queries (0) or of the keys (1), given the rows of the other side."""
+Less = Callable[[Tensor, Tensor, Literal["queries", "keys", "offsets"]], None]
+"""Subtract some pairs' part from a gradient, given the rows of the other side: ones, for offsets."""
 
 
 class Sides(NamedTuple):
@@ -63,7 +63,7 @@ class Sides(NamedTuple):
         """
         doffsets = slope.sum(0) if wanted[3] else None
         if doffsets is not None and less is not None:
-            less(doffsets[:, None], doffsets.new_ones(self.queries.shape[0], 1), 1)
+            less(doffsets[:, None], doffsets.new_ones(self.queries.shape[0], 1), "offsets")
         metric, x, y = similarity != "dot", self.queries, self.keys
         if self.own:  # by way of a copy: a transposed sum reads its memory across
             slope = slope.T.clone(memory_format=torch.contiguous_format).add_(slope)
@@ -73,9 +73,10 @@ class Sides(NamedTuple):
         sides = [mm(slope, y) if wanted[0] or wanted[2] else None]
         sides.append(mm(slope.T, x) if wanted[1] and not self.own else None)
         if less is not None:
-            for part, rows, side in zip(sides, (y, x), (0, 1)):
-                if part is not None:
-                    less(part, rows, side)
+            if sides[0] is not None:
+                less(sides[0], y, "queries")
+            if sides[1] is not None:
+                less(sides[1], x, "keys")
         if metric:  # a weighted graph Laplacian
             for part, rows, dim in zip(sides, (x, y), (1, 0)):
                 if part is not None:

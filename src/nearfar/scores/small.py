@@ -7,7 +7,7 @@ of it, so that the graph has one node.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -248,15 +248,17 @@ class _Diagonals:
 
     def subtract(self, slope: Tensor, each: list[tuple[Share, int]], own: bool) -> Less | None:
         """The positives' part of the gradient, apart: summed with many small numbers, one large one takes their digits."""
-        lines = []
-        for offset in self.offsets:
-            ways = (offset, -offset) if own else (offset,)  # rows on both sides meet a pair from either
-            shares = [self._along(share, way, dim) for share, dim in each for way in ways]
-            lines.append((self._met(offset, 1), self._met(offset, 0), sum(shares[1:], shares[0])))
 
-        def less(part: Tensor, rows: Tensor, side: int) -> None:
-            for queries, keys, share in lines:
-                there, here = (keys, queries) if side else (queries, keys)
+        def shares(offset: int) -> Share:
+            parts = [self._along(share, offset, dim) for share, dim in each]
+            return sum(parts[1:], parts[0])
+
+        def less(part: Tensor, rows: Tensor, side: Literal["queries", "keys", "offsets"]) -> None:
+            for offset in self.offsets:
+                queries, keys, share = self._met(offset, 1), self._met(offset, 0), shares(offset)
+                if own and side != "offsets":  # rows on both sides meet a pair from either
+                    share = share + shares(-offset)
+                there, here = (queries, keys) if side == "queries" else (keys, queries)
                 if isinstance(share, Tensor):
                     part[there].addcmul_(rows[here], share[:, None], value=-1)
                 else:
@@ -295,6 +297,6 @@ class _Pooled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, exponentials, total = ctx.saved_tensors
-        with torch.no_grad():  # the exponentials are their own transpose
+        with torch.no_grad(), full_precision(x):  # the exponentials are their own transpose
             slope = mm(exponentials, x).mul_(gradients[0] * (2 * ctx.scale) / total)
         return once(slope, x), None
