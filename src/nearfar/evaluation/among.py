@@ -18,7 +18,7 @@ from nearfar.evaluation.scoring import Keys
 from nearfar.evaluation.selection import Largest, see_from_both_sides
 
 BLOCK = 2048
-"""Rows a block: a tile of 16 MB, where products run at their full rate, and lists of what it adds are short."""
+"""Rows a block: large enough that a tile's products take longer than its lists, small enough that its lists are short."""
 _MOST = 64
 """Candidates a row: half of the groups of a tile."""
 _HELD = 2**29
@@ -26,7 +26,7 @@ _HELD = 2**29
 
 
 def serves(keys: Keys, candidates: int) -> bool:
-    """Whether values are the same from either side, on a CPU, and rows are many enough, and not too many."""
+    """Whether values are the same from either side, on a CPU, and rows are many enough, and not too many for memory."""
     alike = keys.metric != "euclidean" and keys.rows.device.type == "cpu"
     least = max(4, candidates // 2) * BLOCK
     return alike and candidates <= _MOST and least <= len(keys.rows) <= _HELD // (12 * candidates)

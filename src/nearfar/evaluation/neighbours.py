@@ -115,8 +115,7 @@ class _Search:
 
     def look_among(self) -> None:
         """Where the queries are the keys, each left out for itself: looks for everybody's candidates at once."""
-        small = self.candidates < _MANY and float(self.keys.scale(self.keys.norms).max()) <= _LARGEST
-        if small and serves(self.keys, self.candidates):
+        if serves(self.keys, self.candidates) and float(self.keys.scale(self.keys.norms).max()) <= _LARGEST:
             self._among = rough_candidates(self.keys, self.candidates, _abreast)
 
     def block(self, place: slice, x: Tensor, itself: Tensor | None) -> tuple[Tensor, Tensor]:

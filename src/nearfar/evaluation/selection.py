@@ -15,10 +15,9 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 GROUP = 16  # columns a group: the pass over the maxima is then small beside the pass over the tile
-_FEW = 3  # one group in so many: up to there a list of groups is the quicker
-
-_MANY = 4  # values a row that wait
-STRIP = 256  # rows of a tile that are looked at together
+STRIP = 256  # rows of a tile that are looked at together: 2 MB of 2,048 columns stay in the cache
+_LISTED = 3  # one group in so many: up to there a list of groups is the quicker
+_WAITING = 4  # values a row that wait
 
 
 class Largest:
@@ -45,7 +44,7 @@ class Largest:
             return
         grouped, highest = _maxima(tile)
         row, group = (highest > self.worst[:, None]).nonzero(as_tuple=True)
-        if len(row) * _FEW > highest.numel():
+        if len(row) * _LISTED > highest.numel():
             self._see_best_groups(grouped, highest, start)
         elif len(row):
             values = grouped[row, :, group]
@@ -66,7 +65,7 @@ class Largest:
         """Takes in single values."""
         with self._lock:
             self._waiting.append((row, values, columns))
-            if sum(len(values) for _, values, _ in self._waiting) > _MANY * len(self.values):
+            if sum(len(values) for _, values, _ in self._waiting) > _WAITING * len(self.values):
                 self.settle()
 
     def settle(self) -> None:
@@ -115,7 +114,7 @@ def see_from_both_sides(
             here = slice(start, min(start + STRIP, height))
             grouped, highest = _maxima(strip(here))
             i, group = (highest > torch.minimum(mine[here, None], weakest)).nonzero(as_tuple=True)
-            if not start and len(i) * _FEW > highest.numel():
+            if not start and len(i) * _LISTED > highest.numel():
                 break  # little was seen yet
             found.append((i + start, group, grouped[i, :, group]))
         else:

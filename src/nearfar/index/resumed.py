@@ -44,7 +44,7 @@ class Parts:
 
     def through(self, source: Source) -> Iterator[pa.RecordBatch]:
         """All rows of a source: those that are there, then the others, which are kept as they come."""
-        pa, parquet = (require(name, "embeddings in files") for name in ("pyarrow", "pyarrow.parquet"))
+        pa, parquet = _arrow()
         schema, start = item_schema(source.meta), 0
         for path, part in self._parts:
             start, source.bad = part["next"], list(part["bad"])
@@ -70,7 +70,7 @@ class Parts:
         shutil.rmtree(gone, ignore_errors=True)
 
     def _keep(self, batches: list[pa.RecordBatch], start: int, following: int, bad: list[str]) -> None:
-        pa, parquet = (require(name, "embeddings in files") for name in ("pyarrow", "pyarrow.parquet"))
+        pa, parquet = _arrow()
         table = pa.Table.from_batches(batches)
         facts = {"job": self._job, "rows": len(table), "start": start, "next": following, "bad": bad}
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: json.dumps(facts).encode()})
@@ -94,12 +94,16 @@ class Parts:
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         """What a part says of itself; ``None`` if it is of another job."""
-        arrow, parquet = require("pyarrow", "embeddings in files"), require("pyarrow.parquet", "embeddings in files")
+        pa, parquet = _arrow()
         try:
             part = json.loads((parquet.read_schema(path).metadata or {})[KEY])
-        except (KeyError, ValueError, OSError, arrow.ArrowInvalid):
+        except (KeyError, ValueError, OSError, pa.ArrowInvalid):
             return None
         return part if part.get("job") == self._job else None
+
+
+def _arrow() -> tuple[Any, Any]:
+    return require("pyarrow", "embeddings in files"), require("pyarrow.parquet", "embeddings in files")
 
 
 def job_of(source: Source, config: EmbedConfig) -> str:

@@ -37,10 +37,8 @@ class Sides(NamedTuple):
         both = x if y is None else torch.cat([x, y])
         inverse = torch.linalg.vector_norm(both, dim=1, keepdim=True).reciprocal_()
         inverse.nan_to_num_(nan=torch.nan, posinf=0.0)  # a row of zeros
-        both = both * inverse
-        return cls(
-            both if y is None else both[: x.shape[0]], both if y is None else both[x.shape[0] :], inverse, y is None
-        )
+        both, n = both * inverse, x.shape[0]
+        return cls(both, both, inverse, True) if y is None else cls(both[:n], both[n:], inverse, False)
 
     def pull(
         self,
