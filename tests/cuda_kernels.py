@@ -70,7 +70,7 @@ def make(
         pairs = pairs.excluding(torch.arange(n, device=DEVICE) % 7, torch.arange(m, device=DEVICE) % 5)
     offsets = draw(m, seed=3).float().double().to(DEVICE) if structure in ("offsets", "all of it") else None
     symmetric = pairs.symmetric and offsets is None
-    plan = SoftmaxPlan(pairs, over, symmetric, TILE, TILE, both)
+    plan = SoftmaxPlan(pairs, symmetric, TILE, TILE, over, both)
     return Problem(x, y, offsets, plan, tuple(draw(size, seed=4).float().double().to(DEVICE) for size in (n, m)))
 
 
@@ -197,7 +197,7 @@ def test_a_cold_softmax_keeps_its_last_places(kind):
     """Scores of 900 to 903 are exact here; the last place of their log-sum-exp is 6e-5, and shares of the softmax know better."""
     x, y = torch.ones(1, 1, device=DEVICE), torch.arange(900.0, 904.0, device=DEVICE)[:, None].requires_grad_()
     pairs = nf.Pairs.from_ids(torch.zeros(1, dtype=torch.long), torch.zeros(4, dtype=torch.long)).to(DEVICE)
-    plan = SoftmaxPlan(pairs, "candidates", False, TILE, TILE)
+    plan = SoftmaxPlan(pairs, False, TILE, TILE, "candidates")
     rows, _ = cuda.logsumexp(x, y, None, plan, None, "library" not in kind)
     (shares,) = torch.autograd.grad(rows.sum(), y)
     torch.testing.assert_close(shares.double(), y.detach().double().softmax(0), rtol=1e-6, atol=0.0)
@@ -292,7 +292,7 @@ def test_no_rows_and_no_keys():
             torch.zeros(m, 4, device=DEVICE, requires_grad=True),
         )
         pairs = nf.Pairs.from_ids(torch.zeros(n, dtype=torch.long), torch.zeros(m, dtype=torch.long)).to(DEVICE)
-        rows, columns = cuda.logsumexp(x, y, None, SoftmaxPlan(pairs, "candidates", False, TILE, TILE, True))
+        rows, columns = cuda.logsumexp(x, y, None, SoftmaxPlan(pairs, False, TILE, TILE, "candidates", True))
         assert (rows == -torch.inf).all()
         assert (columns == -torch.inf).all()
         assert (len(rows), len(columns)) == (n, m)

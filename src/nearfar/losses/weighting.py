@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 from nearfar.losses.arguments import Options, check_range, refuse
 from nearfar.losses.base import Loss, Outcome, loss_function, query_stats
 from nearfar.losses.batch import read
+from nearfar.losses.contrastive import square
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, logsumexp_over, sum_over
 
@@ -21,8 +22,8 @@ MULTI_SIMILARITY: Stage = {
 }
 # Mining keeps a negative above the hardest positive less ε, and a positive below the hardest negative plus ε.
 MINED: Stage = {
-    "near": logsumexp_over("positives", MULTI_SIMILARITY["near"].of, keep=lambda s, t: s < t.rows["ceiling"]),
-    "far": logsumexp_over("negatives", MULTI_SIMILARITY["far"].of, keep=lambda s, t: s > t.rows["floor"]),
+    "near": logsumexp_over("positives", MULTI_SIMILARITY["near"].of, keep=lambda s, t: t.rows["ceiling"] - s),
+    "far": logsumexp_over("negatives", MULTI_SIMILARITY["far"].of, keep=lambda s, t: s - t.rows["floor"]),
 }
 
 
@@ -85,14 +86,14 @@ CIRCLE: Stage = {
         "positives",
         lambda s, t: (
             -t.parameters["scale"]
-            * (1 + t.parameters["margin"] - s).clamp(min=0).detach()
+            * (1 + t.parameters["margin"] - s).detach().relu()
             * (s - (1 - t.parameters["margin"]))
         ),
     ),
     "far": logsumexp_over(
         "negatives",
         lambda s, t: (
-            t.parameters["scale"] * (s + t.parameters["margin"]).clamp(min=0).detach() * (s - t.parameters["margin"])
+            t.parameters["scale"] * (s + t.parameters["margin"]).detach().relu() * (s - t.parameters["margin"])
         ),
     ),
 }
@@ -147,7 +148,7 @@ LIFTED_REPULSION: Stage = {"repulsion": logsumexp_over("negatives", lambda s, t:
 LIFTED: Stage = {
     "value": sum_over(
         "positives",
-        lambda s, t: (torch.logaddexp(t.rows["repulsion"], t.columns["repulsion"]) + s).clamp(min=0).square(),
+        lambda s, t: square((torch.logaddexp(t.rows["repulsion"], t.columns["repulsion"]) + s).relu()),
     )
 }
 _NOTHING = -1e30  # stands for log 0 where −∞ would make a NaN gradient

@@ -46,7 +46,9 @@ class Scores(Planned):
         if self.plan == "dense" or self.similarity != "dot" or over == "positives":
             return self.reduce({"value": logsumexp_over(over)})["value"]
         scores, order, _ = self._by_class() if over == "negatives" else (self, None, None)
-        values, _ = softmax.logsumexp(scores.queries, scores.keys, scores.offsets, scores._softmax_plan(over))
+        plan = scores._softmax_plan(over)
+        plan = plan if order is None else plan.ordered()
+        values, _ = softmax.logsumexp(scores.queries, scores.keys, scores.offsets, plan)
         return values if order is None else values[order.argsort()]
 
     def logsumexp_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
@@ -86,13 +88,9 @@ class Scores(Planned):
         return small.mean_softmax(self.query_rows, self.key_rows, self.scale, self.offsets, weights, ask)
 
     def _softmax_plan(self, over: Rule) -> softmax.SoftmaxPlan:
-        return softmax.SoftmaxPlan(
-            self.pairs,
-            over,
-            self.symmetric and self.plan != "strip",
-            *self._tile(512 if max(self.pairs.shape) <= 4096 else 768 if self.query_rows.shape[1] < 256 else 1024),
-            narrow=self.narrow == "bf16",
-        )
+        size = 512 if max(self.pairs.shape) <= 4096 else 768 if self.query_rows.shape[1] < 256 else 1024
+        symmetric = self.symmetric and self.plan != "strip"
+        return softmax.SoftmaxPlan(self.pairs, symmetric, *self._tile(size), over, narrow=self.narrow == "bf16")
 
     def _on_cuda(self, over: Rule, **changes: bool) -> tuple[Tensor, Tensor]:
         plan = replace(self._cuda_plan(over), **changes)
@@ -100,7 +98,7 @@ class Scores(Planned):
 
     def _cuda_plan(self, over: Rule) -> softmax.SoftmaxPlan:
         rows = TILE.get() or (4096 if self.precision is None else 8192)  # gradients of so many² scores: 64 or 128 MB
-        return softmax.SoftmaxPlan(self.pairs, over, self.symmetric, rows, rows)
+        return softmax.SoftmaxPlan(self.pairs, self.symmetric, rows, rows, over)
 
     def mean_positive(self) -> Float[Tensor, " n"]:
         """Mean score of each query's positives, weighted where the relation has weights; 0 for a query without any."""
@@ -178,7 +176,7 @@ class Scores(Planned):
         rows, columns = self._tile(size)
         symmetric = self.symmetric and rows == columns  # whole rows leave no transpose to serve
         return tiled.Plan(
-            dict(stage), self.similarity, self.pairs, symmetric, rows, columns, parameters, statistics, key_statistics
+            self.pairs, symmetric, rows, columns, dict(stage), self.similarity, parameters, statistics, key_statistics
         )
 
     def reduce(

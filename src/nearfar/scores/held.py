@@ -119,7 +119,7 @@ class Held:
         return Tile(Relation(positive, None, weight), parameters, rows, columns)
 
     def _of_edges(self, reduction: Reduction, near: Tensor, tile: Tile) -> Tensor:
-        edges, kept = self.edges, None if reduction.keep is None else reduction.keep(near.detach(), tile)
+        edges, kept = self.edges, None if reduction.keep is None else reduction.keep(near.detach(), tile) > 0
         weight = reduction.weight(tile)
         if reduction.op in ("count", "weight"):
             values = torch.ones_like(near) if weight is None or reduction.op == "count" else weight
@@ -140,7 +140,7 @@ class Held:
     def _of_most(self, reduction: Reduction, tile: Tile) -> Tensor:
         """Over a rule that most pairs obey; there are no weights."""
         scores, left_out = self.scores, self.edges.left_out(reduction.over)
-        kept = None if reduction.keep is None else reduction.keep(scores.detach(), tile)
+        kept = None if reduction.keep is None else reduction.keep(scores.detach(), tile) > 0
         if reduction.op in ("count", "weight"):
             if kept is None:
                 return self.pairs.count(reduction.over, scores.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.scores.autograd import once
-
-_LOG2E = 1 / math.log(2)
+from nearfar.scores.exponentials import LOG2E, exp_
 
 
 def filled(matrix: Tensor, places: Tensor | None, value: float) -> Tensor:
@@ -45,7 +43,7 @@ class _LogSumExp(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, left_out: Tensor | None, power: float, bounded: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.power = power
         if bounded:
-            e = torch.mul(values, power * _LOG2E).exp2_()
+            e = torch.mul(values, power * LOG2E).exp2_()
             e = filled(e if e.is_contiguous() else e.contiguous(), left_out, 0.0)
             total = e.sum(1, keepdim=True)
             ctx.save_for_backward(values, e, total)
@@ -57,7 +55,7 @@ class _LogSumExp(torch.autograd.Function):
         )
         high = e.amax(1, keepdim=True)
         high.clamp_(min=torch.finfo(high.dtype).min)  # of rows with nothing left
-        total = e.sub_(high).mul_(_LOG2E).exp2_().sum(1, keepdim=True)
+        total = exp_(e.sub_(high)).sum(1, keepdim=True)
         ctx.save_for_backward(values, e, total)
         return total.log().add_(high)[:, 0]
 

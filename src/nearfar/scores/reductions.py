@@ -47,7 +47,7 @@ class Tile:
 
 
 ElementFunction = Callable[[Float[Tensor, "b c"], Tile], Float[Tensor, "b c"]]
-Keep = Callable[[Float[Tensor, "b c"], Tile], Bool[Tensor, "b c"]]
+Keep = Callable[[Float[Tensor, "b c"], Tile], Float[Tensor, "b c"]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Reduction:
             of the relation's weights. All reductions of positives but ``count`` are weighted so.
         over: The rule.
         of: Element function; the score itself by default.
-        keep: A further condition, without gradient, as multi-similarity's mining.
+        keep: A further condition, without gradient, as multi-similarity's mining: a number above 0 where a pair counts.
         weighted: Whether the relation's weights count.
     """
 
@@ -74,7 +74,7 @@ class Reduction:
         mask = tile.mask(self.over)
         if self.keep is None or mask is None:
             return mask
-        kept = self.keep(scores.detach(), tile)
+        kept = self.keep(scores.detach(), tile) > 0
         return kept if mask is True else kept & mask
 
     def values(self, scores: Tensor, tile: Tile) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once
+from nearfar.scores.exponentials import exp_
 from nearfar.scores.matmul import mm
 from nearfar.scores.sides import Less, Sides, Wanted
 from nearfar.scores.softmax import in_range, within_range
@@ -135,7 +136,7 @@ def _by_logarithms(
         logs = scores.log_softmax(dim)
         part = positives.total(logs, each, dim)
         value = part if value is None else value + part
-        part = logs.exp_().mul_(share.unsqueeze(dim) if isinstance(share, Tensor) else share)
+        part = exp_(logs).mul_(share.unsqueeze(dim) if isinstance(share, Tensor) else share)
         slope = part if slope is None else slope.add_(part)
     assert value is not None
     assert slope is not None
@@ -150,7 +151,7 @@ def _by_exponentials(
 ) -> tuple[Tensor, Tensor]:
     """Without a second matrix, for scores that can be exponentiated as they are."""
     value = -torch.stack([positives.total(scores, each, dim) for (_, each), dim in zip(shares, dims)]).sum()
-    slope = positives.without_ignored(scores.exp_(), 0.0)
+    slope = positives.without_ignored(exp_(scores), 0.0)
     factors = []
     for (share, _), dim in zip(shares, dims):
         total = slope.sum(dim)
@@ -289,7 +290,7 @@ class _Pooled(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         scores = mm(x * scale, x.T).fill_diagonal_(-torch.inf)
         high = scores.amax()
-        total = scores.sub_(high).exp_().sum(1).sum(dtype=torch.float64)
+        total = exp_(scores.sub_(high)).sum(1).sum(dtype=torch.float64)
         ctx.scale = scale
         ctx.save_for_backward(x, scores, total)
         return total.log().add_(high)

@@ -16,7 +16,6 @@ kept. Rows and columns are weighted by scaling the rows of ``x`` and ``y``, neve
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,41 +24,27 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, once, presigned
 from nearfar.scores.buffers import Buffer
+from nearfar.scores.exponentials import LOG2E, exp_
 from nearfar.scores.products import Products
+from nearfar.scores.tiles import Tiles
 from nearfar.types import Rule
 
 RANGE = 60.0  # e^±60 times a million rows stays inside float32
-_LOG2E = 1 / math.log(2)
 
 
 @dataclass(frozen=True, eq=False)
-class SoftmaxPlan:
+class SoftmaxPlan(Tiles):
     """What is fixed about one log-sum-exp."""
 
-    pairs: Pairs
     over: Rule
-    symmetric: bool
-    rows: int
-    columns: int
     by_column: bool = False  # whether the columns' log-sum-exp is wanted too
     narrow: bool = False  # products in bfloat16
 
     def products(self, x: Tensor, y: Tensor) -> Products:
         """The products of its tiles."""
         return Products(x, y, self.rows * max(self.rows, self.columns), self.narrow)
-
-    def tiles(self) -> Iterator[tuple[slice, slice]]:
-        """Ranges of the tiles; a symmetric plan yields each diagonal block and then what lies right of it."""
-        n, m = self.pairs.shape
-        for i in range(0, n, self.rows):
-            stop = min(i + self.rows, n)
-            if self.symmetric:
-                yield slice(i, stop), slice(i, stop)
-            for j in range(stop if self.symmetric else 0, m, self.columns):
-                yield slice(i, stop), slice(j, min(j + self.columns, m))
 
     def drop(self, tile: Tensor, i: slice, j: slice, value: float) -> None:
         """Put ``value`` where a tile's pairs don't count."""
@@ -75,7 +60,7 @@ class SoftmaxPlan:
 
     def dropped(self, i: slice, j: slice) -> Bool[Tensor, "b c"] | None:
         """Where a tile's pairs don't count."""
-        positive, ignored, _ = self.pairs.relation(i, j)
+        positive, ignored, _ = self.relation(i, j)
         if self.over == "candidates":
             return ignored
         return positive if ignored is None else ignored if positive is None else positive | ignored
@@ -165,31 +150,37 @@ def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tu
         before = highest[where]
         now = torch.maximum(before, values.amax(1))
         shift = now.masked_fill(now == -torch.inf, 0.0)
-        total[where] = total[where] * (before - shift).exp_() + (values - shift[:, None]).exp_().sum(1)
+        total[where] = total[where] * (before - shift).exp_() + exp_(values - shift[:, None]).sum(1)
         highest[where] = now
 
-    for i, j in plan.tiles():
-        tile = products.scores(i, j)
-        if offsets is not None:
-            tile.add_(offsets[j])
+    for i, j, tile in _scores(products, offsets, plan):
         plan.drop(tile, i, j, -torch.inf)
         merge(row_sum, row_max, tile, i)
         if both and not (plan.symmetric and i == j):
             merge(column_sum, column_max, tile.T, j)
-    rows = row_sum.log_().add_(row_max.masked_fill_(row_max == -torch.inf, 0.0))
-    if plan.symmetric:
-        return rows, x.new_zeros(0)
-    return rows, column_sum.log_().add_(column_max.masked_fill_(column_max == -torch.inf, 0.0))
+    rows = _joined(row_sum, row_max)
+    return rows, x.new_zeros(0) if plan.symmetric else _joined(column_sum, column_max)
+
+
+def _joined(total: Tensor, highest: Tensor) -> Tensor:
+    """``log(total · e^highest)``, −∞ where nothing counts."""
+    return total.log_().add_(highest.masked_fill_(highest == -torch.inf, 0.0))
+
+
+def _scores(
+    products: Products, offsets: Tensor | None, plan: SoftmaxPlan, factor: float = 1.0
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Tiles of scores, times a factor."""
+    for i, j in plan.tiles():
+        tile = products.scores(i, j, factor)
+        yield i, j, tile if offsets is None else tile.add_(offsets[j], alpha=factor)
 
 
 def _exponentials(
     products: Products, offsets: Tensor | None, plan: SoftmaxPlan
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Tiles of ``e^s``, 0 where a pair doesn't count: as ``2^(s·log₂e)``, whose function is the faster by a third."""
-    for i, j in plan.tiles():
-        tile = products.scores(i, j, _LOG2E)
-        if offsets is not None:
-            tile.add_(offsets[j], alpha=_LOG2E)
+    """Tiles of ``e^s``, 0 where a pair doesn't count."""
+    for i, j, tile in _scores(products, offsets, plan, LOG2E):
         tile.exp2_()
         plan.drop(tile, i, j, 0.0)
         yield i, j, tile
@@ -214,11 +205,9 @@ def _symmetric_gradient(x: Tensor, lse: Tensor, gradient: Tensor, plan: SoftmaxP
             pull(tile.mul_(torch.add(share[i, None], share[None, j], out=other(*tile.shape))), i, j)
         return dx
     safe = lse.masked_fill(lse == -torch.inf, torch.inf)  # an empty row: e^{s − ∞} = 0
-    for i, j in plan.tiles():
-        shape = i.stop - i.start, j.stop - j.start
-        tile = products.scores(i, j)
-        by_column = torch.sub(tile, safe[None, j], out=other(*shape)).exp_().mul_(gradient[None, j])
-        tile.sub_(safe[i, None]).exp_().mul_(gradient[i, None]).add_(by_column)
+    for i, j, tile in _scores(products, None, plan):
+        by_column = exp_(torch.sub(tile, safe[None, j], out=other(*tile.shape))).mul_(gradient[None, j])
+        exp_(tile.sub_(safe[i, None])).mul_(gradient[i, None]).add_(by_column)
         plan.drop(tile, i, j, 0.0)
         pull(tile, i, j)
     return dx
@@ -252,17 +241,12 @@ def _cross_gradient(
                 share = torch.add(share, column_share[None, j], out=other(*tile.shape))
             pull(tile.mul_(share), i, j)
         return dx, dy, do
-    rows = rows.masked_fill(rows == -torch.inf, torch.inf)
-    columns = columns.masked_fill(columns == -torch.inf, torch.inf)
-    for i, j in plan.tiles():
-        shape = i.stop - i.start, j.stop - j.start
-        tile = products.scores(i, j)
-        if offsets is not None:
-            tile.add_(offsets[j])
+    rows, columns = (side.masked_fill(side == -torch.inf, torch.inf) for side in lse)
+    for i, j, tile in _scores(products, offsets, plan):
         right = None
         if plan.by_column:
-            right = torch.sub(tile, columns[None, j], out=other(*shape)).exp_().mul_(by_column[None, j])
-        tile.sub_(rows[i, None]).exp_().mul_(by_row[i, None])
+            right = exp_(torch.sub(tile, columns[None, j], out=other(*tile.shape))).mul_(by_column[None, j])
+        exp_(tile.sub_(rows[i, None])).mul_(by_row[i, None])
         tile = tile if right is None else tile.add_(right)
         plan.drop(tile, i, j, 0.0)
         pull(tile, i, j)
@@ -300,7 +284,7 @@ def _mean_forward(
     dy = torch.zeros_like(y) if wanted[1] else None
     do = torch.zeros_like(offsets) if offsets is not None and wanted[2] else None
     bounded = within_range(x, y, offsets)
-    base = _LOG2E if bounded else 1.0  # 2^(s·log₂e)
+    base = LOG2E if bounded else 1.0
     m = len(y)
     products = Products(x, y, plan.rows * m, plan.narrow)
     everything = slice(0, m)
@@ -314,7 +298,7 @@ def _mean_forward(
             plan.drop(tile, i, everything, -torch.inf)
             highest = tile.amax(1) if m else x.new_full((len(tile),), -torch.inf)
             shift = highest.masked_fill_(highest == -torch.inf, 0.0)
-            tile.sub_(shift[:, None]).exp_()
+            exp_(tile.sub_(shift[:, None]))
         else:
             plan.drop(tile.exp2_(), i, everything, 0.0)
         total = tile.sum(1)

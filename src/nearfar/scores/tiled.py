@@ -8,72 +8,36 @@ transpose as well. The statistics of one stage are ordinary differentiable tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.pairs import Pairs
 from nearfar.rules import Relation
 from nearfar.scores.autograd import full_precision, in_transform, once, presigned
+from nearfar.scores.exponentials import exp_
 from nearfar.scores.reductions import Reduction, Tile
 from nearfar.scores.similarity import pull_back, tile_scores
+from nearfar.scores.tiles import Tiles
 from nearfar.types import Similarity
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Tiles):
     """What is fixed about one pass over the scores: everything but the differentiable tensors."""
 
     stage: dict[str, Reduction]
     similarity: Similarity
-    pairs: Pairs
-    symmetric: bool  # the keys are the queries, and the relation is its own transpose
-    rows: int  # of a tile
-    columns: int
     parameters: tuple[str, ...] = ()
     statistics: tuple[str, ...] = ()
     key_statistics: tuple[str, ...] = ()
-    extents: tuple[list[tuple[int, int]], list[tuple[int, int]]] | None = None
-
-    def tiles(self) -> Iterator[tuple[slice, slice]]:
-        """Row and column ranges of the tiles; only those on or above the diagonal if one serves its transpose."""
-        n, m = self.pairs.shape
-        for i in range(0, n, self.rows):
-            for j in range(i if self.symmetric else 0, m, self.columns):
-                yield slice(i, min(i + self.rows, n)), slice(j, min(j + self.columns, m))
-
-    def relation(self, i: slice, j: slice) -> Relation:
-        """The relation of a tile, without masks where the ids' extents show that there are no positives."""
-        return Relation(None, None, None) if self.apart(i, j) else self.pairs.relation(i, j)
-
-    def ordered(self) -> Plan:
-        """The plan that knows which ids its tiles hold, for rows in order of their ids."""
-        ids = self.pairs.ids
-        if ids is None or self.pairs.rows is not None:
-            return self
-        return replace(self, extents=(_extents(ids[0], self.rows), _extents(ids[1], self.columns)))
 
     def skips(self, i: slice, j: slice) -> bool:
         """Whether no reduction looks at a tile: they ask for positives, and it has none."""
         return all(r.over == "positives" for r in self.stage.values()) and self.apart(i, j)
-
-    def apart(self, i: slice, j: slice) -> bool:
-        """Whether the ids' extents show that a tile has no positive."""
-        if self.extents is None or self.pairs.diagonal(i, j) is not None:
-            return False
-        (low, high), (first, last) = self.extents[0][i.start // self.rows], self.extents[1][j.start // self.columns]
-        return high < first or last < low
-
-
-def _extents(ids: Tensor, size: int) -> list[tuple[int, int]]:
-    """Smallest and largest id of each run of ``size`` rows."""
-    low = torch.stack([part.min() for part in ids.split(size)])
-    high = torch.stack([part.max() for part in ids.split(size)])
-    return list(zip(low.tolist(), high.tolist()))
 
 
 def reduce(
@@ -118,55 +82,117 @@ class _Reduce(torch.autograd.Function):
         return dx, dy, doffsets, None, *dtensors
 
 
-def _tile(plan: Plan, i: slice, j: slice, tensors: Sequence[Tensor]) -> Tile:
+Way = tuple[int, slice]
+"""What a tile is summed over (1: its columns, 0: its rows), and whose numbers that gives."""
+
+
+def _looks(
+    scores: Tensor, plan: Plan, i: slice, j: slice, tensors: Sequence[Tensor]
+) -> list[tuple[Tensor, Tile, tuple[Way, ...]]]:
+    """A tile as element functions see it: from the queries, and from the keys too where it serves its transpose.
+
+    Where they read no statistics of either, both sides see the same, once. Else the transpose is a view: operations then
+    find scores and masks in one order of memory.
+    """
     rest = iter(tensors)
     parameters = {name: next(rest) for name in plan.parameters}
-    rows = {name: next(rest)[i, None] for name in plan.statistics}
-    return Tile(plan.relation(i, j), parameters, rows, {name: next(rest)[None, j] for name in plan.key_statistics})
+    statistics, key_statistics = (
+        {name: next(rest) for name in names} for names in (plan.statistics, plan.key_statistics)
+    )
+
+    def tile(relation: Relation, i: slice, j: slice) -> Tile:
+        rows = {name: value[i, None] for name, value in statistics.items()}
+        return Tile(relation, parameters, rows, {name: value[None, j] for name, value in key_statistics.items()})
+
+    relation = plan.relation(i, j)
+    here = scores, tile(relation, i, j)
+    if not plan.symmetric or i == j:
+        return [(*here, ((1, i),))]
+    if not statistics and not key_statistics:
+        return [(*here, ((1, i), (0, j)))]
+    return [(*here, ((1, i),)), (scores.T, tile(relation.T, j, i), ((1, j),))]
 
 
 def _forward(x: Tensor, y: Tensor, offsets: Tensor | None, plan: Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     zeros = {name: x.new_zeros(len(x)) for name in plan.stage}
-    highest = {name: x.new_full((len(x),), -torch.inf) for name, r in plan.stage.items() if r.op == "logsumexp"}
+    highest = {name: x.new_full((len(x),), -_NOTHING) for name, r in plan.stage.items() if r.op == "logsumexp"}
 
-    def accumulate(scores: Tensor, i: slice, j: slice) -> None:
-        tile = _tile(plan, i, j, tensors)
+    def accumulate(scores: Tensor, tile: Tile, ways: tuple[Way, ...]) -> None:
         for name, reduction in plan.stage.items():
-            mask = reduction.mask(scores, tile)
-            if mask is None:
+            values = _values(reduction, scores, tile)
+            if values is None:
                 continue
-            total = zeros[name]
-            weight = reduction.weight(tile)
-            if reduction.op == "count" or (reduction.op == "weight" and weight is None):
-                total[i] += scores.shape[1] if mask is True else mask.sum(1)
-            elif reduction.op == "weight":
-                assert weight is not None
-                total[i] += (weight if mask is True else weight * mask).sum(1)
-            elif reduction.op == "sum":
-                values = reduction.values(scores, tile)
-                values = values if weight is None else values * weight
-                total[i] += (values if mask is True else values.masked_fill(~mask, 0.0)).sum(1)
-            else:
-                values = reduction.values(scores, tile)
-                values = values if weight is None else values + weight.log()
-                values = values if mask is True else values.masked_fill(~mask, -torch.inf)
-                before = highest[name][i]
-                now = torch.maximum(before, values.amax(1))
-                shift = now.masked_fill(now == -torch.inf, 0.0)
-                total[i] = total[i] * (before - shift).exp() + (values - shift[:, None]).exp_().sum(1)
-                highest[name][i] = now
+            for dim, rows in ways:
+                total = zeros[name]
+                if isinstance(values, bool):
+                    total[rows] += scores.shape[dim]
+                elif reduction.op == "logsumexp":
+                    before = highest[name][rows]
+                    now = torch.maximum(before, values.amax(dim))
+                    part = exp_(values - _shift(now).unsqueeze(dim)).sum(dim)
+                    total[rows] = total[rows] * (before - _shift(now)).exp() + part
+                    highest[name][rows] = now
+                else:
+                    total[rows] += values.sum(dim)
 
     for i, j in plan.tiles():
         if plan.skips(i, j):
             continue
-        scores = tile_scores(x[i], y[j], plan.similarity)
+        scores = tile_scores(x[i], y[j], plan.similarity, itself=plan.symmetric and i == j)
         scores = scores if offsets is None else scores.add_(offsets[j])
-        accumulate(scores, i, j)
-        if plan.symmetric and i != j:
-            accumulate(scores.T, j, i)
+        for look in _looks(scores, plan, i, j, tensors):
+            accumulate(*look)
     for name, high in highest.items():
-        zeros[name] = zeros[name].log_().add_(high.masked_fill(high == -torch.inf, 0.0))
+        zeros[name] = zeros[name].log_().add_(_shift(high))
     return tuple(zeros.values())
+
+
+def _shift(highest: Tensor) -> Tensor:
+    """What to take from the exponents of a row; nothing, where none counts."""
+    return highest.masked_fill(highest < -_NOTHING / 2, 0.0)
+
+
+def _values(reduction: Reduction, scores: Tensor, tile: Tile) -> Tensor | Literal[True] | None:
+    """What a reduction adds up of a tile (of a log-sum-exp: exponents); ``True``: ones, ``None``: nothing."""
+    if reduction.op == "logsumexp":
+        outside = _outside(reduction, scores, tile)
+        if outside is None:
+            return None
+        weight = reduction.weight(tile)
+        values = reduction.values(scores, tile)
+        return _exponents(values if weight is None else values + weight.log(), outside)
+    mask = reduction.mask(scores, tile)
+    if mask is None or reduction.op == "count":
+        return mask
+    weight = reduction.weight(tile)
+    if reduction.op == "weight":
+        return mask if weight is None else weight if mask is True else weight * mask
+    values = reduction.values(scores, tile)
+    values = values if weight is None else values * weight
+    return values if mask is True else values.masked_fill(~mask, 0.0)
+
+
+_NOTHING = 1e30
+"""e to the power of minus this is 0, and no exponent comes near it."""
+
+
+def _outside(reduction: Reduction, scores: Tensor, tile: Tile) -> Tensor | Literal[True] | None:
+    """−1 where a pair doesn't count, else 0; ``True``: all count, ``None``: none does.
+
+    Numbers, for to fill by a mask costs as much as twenty additions.
+    """
+    mask = tile.mask(reduction.over)
+    if mask is None:
+        return None
+    outside = mask if mask is True else mask.to(scores.dtype).sub_(1)
+    if reduction.keep is None:
+        return outside
+    dropped = reduction.keep(scores.detach(), tile).sign().relu_().sub_(1)
+    return dropped if outside is True else torch.minimum(dropped, outside)
+
+
+def _exponents(values: Tensor, outside: Tensor | Literal[True]) -> Tensor:
+    return values if outside is True else values.add(outside, alpha=_NOTHING)
 
 
 def _backward(
@@ -189,15 +215,19 @@ def _backward(
         for reduction, value, gradient in zip(plan.stage.values(), output, gradients)
         if reduction.op in ("logsumexp", "sum") and gradient is not None
     ]
+    for k, (reduction, value, gradient) in enumerate(active):
+        if reduction.op == "logsumexp":
+            none = value == -torch.inf  # e^{v − ∞} = 0
+            active[k] = reduction, value.masked_fill(none, torch.inf), gradient.masked_fill(none, 0.0)
 
-    def gradient_of(scores: Tensor, i: slice, j: slice) -> Tensor | None:
+    def gradient_of(scores: Tensor, tile: Tile, ways: tuple[Way, ...], i: slice, j: slice) -> Tensor | None:
         """Gradient of the tile's scores; those of parameters and statistics are added up on the way."""
-        tile = _tile(plan, i, j, tensors)
-        terms = [
-            (reduction, value[i, None], gradient[i, None], mask)
-            for reduction, value, gradient in active
-            if (mask := reduction.mask(scores, tile)) is not None
-        ]
+        terms = []
+        for reduction, value, gradient in active:
+            look = _outside if reduction.op == "logsumexp" else Reduction.mask
+            counts = look(reduction, scores, tile)
+            if counts is not None:
+                terms.append((reduction, value, gradient, counts))
         if not terms:
             return None
         leaves = _Leaves(scores, tile)
@@ -209,14 +239,20 @@ def _backward(
         def slopes(values: Sequence[Tensor]) -> tuple[Tensor, ...]:
             """∂loss/∂(mapped scores) of each reduction."""
             found = []
-            for (reduction, value, gradient, mask), mapped_scores in zip(terms, values):
-                weight = reduction.weight(tile)
+            for (reduction, value, gradient, counts), mapped_scores in zip(terms, values):
+                shares = [gradient[rows].unsqueeze(dim) for dim, rows in ways]
                 if reduction.op == "logsumexp":
-                    slope = (mapped_scores.detach() - value).exp_().mul_(gradient)
-                    slope = slope if weight is None else slope.mul_(weight)
-                else:
-                    slope = gradient.expand_as(scores) if weight is None else gradient * weight
-                found.append(slope if isinstance(mask, bool) else slope.masked_fill(~mask, 0.0))
+                    exponents = _exponents(mapped_scores.detach(), counts)
+                    shares = [
+                        exp_(exponents - value[rows].unsqueeze(dim)).mul_(share)
+                        for share, (dim, rows) in zip(shares, ways)
+                    ]
+                slope = (shares[0] if len(shares) == 1 else shares[0] + shares[1]).expand_as(scores)
+                weight = reduction.weight(tile)
+                slope = slope if weight is None else slope * weight
+                if reduction.op == "sum" and isinstance(counts, Tensor):
+                    slope = slope.masked_fill(~counts, 0.0)
+                found.append(slope)
             return tuple(found)
 
         ds, *others = _vjp(mapped, leaves.tensors, slopes)
@@ -235,12 +271,13 @@ def _backward(
     for i, j in plan.tiles():
         if plan.skips(i, j):
             continue
-        scores = tile_scores(x[i], keys[j], plan.similarity)
+        scores = tile_scores(x[i], keys[j], plan.similarity, itself=plan.symmetric and i == j)
         shifted = scores if offsets is None else scores + offsets[j]
-        ds = gradient_of(shifted, i, j)
-        if plan.symmetric and i != j:
-            turned = gradient_of(shifted.T, j, i)
-            ds = ds if turned is None else turned.T if ds is None else ds + turned.T
+        here, *turned = _looks(shifted, plan, i, j, tensors)
+        ds = gradient_of(*here, i, j)
+        for look in turned:
+            there = gradient_of(*look, j, i)
+            ds = ds if there is None else there.T if ds is None else ds + there.T
         if ds is None:
             continue
         if doffsets is not None:
