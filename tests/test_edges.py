@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import nearfar as nf
 from nearfar.pairs import Pairs
-from nearfar.scores import Scores
+from nearfar.scores import Scores, count_over, logsumexp_over, mean_over, sum_over
 from nearfar.scores.edges import Edges
 
 IDS = torch.tensor([3, 0, 3, 1, 0, 3, 2])
@@ -65,9 +66,11 @@ def test_lists_are_the_masks(name):
     assert edges.single == bool((positive.sum(1) == 1).all())
 
 
+@pytest.mark.parametrize("few", [0, 10**6], ids=["lists", "numbers"])
 @pytest.mark.parametrize("name", RELATIONS)
-def test_hardest_and_log_sum_exps_are_the_dense_ones(name):
-    pairs = RELATIONS[name]
+def test_hardest_and_log_sum_exps_are_the_dense_ones(name, few, monkeypatch):
+    monkeypatch.setattr("nearfar.counts.FEW", few)
+    pairs = replace(RELATIONS[name])  # that knows nothing yet
     draw = torch.Generator().manual_seed(1)
     x, y = (torch.randint(-1, 2, (size, 3), generator=draw).double() for size in pairs.shape)  # with ties
     y = x if pairs.own == 0 else y
@@ -82,6 +85,51 @@ def test_hardest_and_log_sum_exps_are_the_dense_ones(name):
         assert plans[0].extreme(over, which)[~some].isinf().all()
         own, wanted = (scores.powered(2.0).logsumexp(over) for scores in plans)
         torch.testing.assert_close(own, wanted, rtol=1e-12, atol=1e-12)
+    for ask in (Scores.logsumexp_both_ways, Scores.mean_positive_both_ways):
+        torch.testing.assert_close(*(ask(scores) for scores in plans), rtol=1e-12, atol=1e-12)
+
+
+OPERATIONS = {"sum_over": sum_over, "mean_over": mean_over, "logsumexp_over": logsumexp_over}
+
+
+@pytest.mark.parametrize("few", [0, 10**6], ids=["lists", "numbers"])
+@pytest.mark.parametrize("name", RELATIONS)
+def test_stages_with_a_condition_are_the_dense_ones(name, few, monkeypatch):
+    monkeypatch.setattr("nearfar.counts.FEW", few)
+    pairs = replace(RELATIONS[name])
+    draw = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(size, 3, generator=draw).double() for size in pairs.shape)
+    y = x if pairs.own == 0 else y
+    stage = {
+        f"{what} {over} {keep is not None}": reduction(over, lambda s, t: s * s - t.rows["mean"], keep)
+        for (what, reduction), over, keep in product(
+            OPERATIONS.items(),
+            ("positives", "negatives", "candidates"),
+            (None, lambda s, t: s - t.rows["mean"]),
+        )
+    }
+    stage |= {f"count {over}": count_over(over, lambda s, t: s) for over in ("positives", "negatives", "candidates")}
+    statistics = {"mean": torch.randn(len(x), generator=draw).double()}
+    own, wanted = (
+        Scores(x, y, pairs, backend=backend).reduce(stage, statistics=statistics) for backend in (None, "dense")
+    )
+    for what in stage:
+        torch.testing.assert_close(
+            own[what], wanted[what], rtol=1e-12, atol=1e-12, msg=lambda m, what=what: f"{what}: {m}"
+        )
+
+
+def test_lists_made_without_gradients_serve_a_graph():
+    """Those of views are kept from batch to batch, and the first may come under inference mode."""
+    x, y = torch.randn(11, 3), torch.randn(11, 3)
+    loss = nf.DCLLoss()
+    with torch.inference_mode():
+        value = loss(x, y)
+    x.requires_grad_()
+    again = loss(x, y)
+    again.backward()
+    assert torch.equal(again.detach(), value)
+    assert float(x.grad.abs().sum()) > 0
 
 
 def test_gradients_of_one_row_are_its_own():

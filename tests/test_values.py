@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness import KINDS, assert_same, build, evaluate, expected, parametrize_backends
+from harness import KINDS, PAIRWISE, assert_same, build, evaluate, expected, parametrize_backends
 from problems import SHAPES, Case, form_cases, forms_of
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -21,4 +21,12 @@ def shapes_of(case: Case) -> list[tuple[int, int]]:
 def test_value_and_gradient_are_the_loops(case, backend):
     for n, d in shapes_of(case):
         actual = evaluate(build(case.name, case.options, d, backend), case.problem(n, d))
+        assert_same(actual, expected(case, n, d), note=f"at {n} rows of {d}")
+
+
+@pytest.mark.parametrize("case", [case for case in form_cases(KINDS) if case.name in PAIRWISE], ids=str)
+def test_lists_of_larger_batches_give_the_same(case, monkeypatch):
+    monkeypatch.setattr("nearfar.counts.FEW", 0)
+    for n, d in shapes_of(case):
+        actual = evaluate(build(case.name, case.options, d), case.problem(n, d))
         assert_same(actual, expected(case, n, d), note=f"at {n} rows of {d}")

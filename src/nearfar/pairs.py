@@ -6,15 +6,15 @@ rule over integer ids (or a matrix that the user already holds), evaluated a til
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar.counts import Counts
 from nearfar.rules import Ids, Matrix, Overlap, Relation, Sparing
-from nearfar.types import Rule
 
 
 def _any_negative(ids: Tensor) -> bool:
@@ -27,7 +27,7 @@ def _numbers(n: int, times: int, device: torch.device) -> Int[Tensor, " rows"]:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class Pairs(Counts):
     """Who belongs with whom among ``n`` queries and ``m`` keys.
 
     Build one with :meth:`by_label`, :meth:`views`, :meth:`aligned`, :meth:`from_ids`, :meth:`sparing` or
@@ -51,7 +51,6 @@ class Pairs:
     rows: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None = None
     own: int | None = None  # the key that is the first query's own sample, the next one the next query's: no partners
     layout: int | None = None  # how many views of each sample stand behind one another (1: aligned), if that is all
-    _counted: dict[torch.dtype, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     # ---- constructors -----------------------------------------------------------------------------------------------
 
@@ -211,12 +210,6 @@ class Pairs:
         """Whether query ``i`` belongs with key ``i``, and with no other, and no pair is ignored."""
         return self.layout == 1 and self.own is None and self.rows is None
 
-    @property
-    def ids(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None:
-        """The ids, if they alone define the relation and none is unknown."""
-        part = self.parts[0]
-        return (part.query, part.key) if len(self.parts) == 1 and isinstance(part, Ids) and not part.unknown else None
-
     def classes(self, dtype: torch.dtype) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]] | None:
         """The ids counted from 0, as floats, where they alone define the relation: tiles compare these four times as fast.
 
@@ -233,12 +226,6 @@ class Pairs:
             return None
         query = query.to(dtype)
         return query, query if own else key.to(dtype)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the relation lies."""
-        part = self.parts[0]
-        return part.values.device if isinstance(part, Matrix) else part.query.device
 
     def to(self, device: torch.device) -> Pairs:
         """The same relation on a device."""
@@ -269,14 +256,6 @@ class Pairs:
                 for new, old in zip(parts, self.parts)
             ]
         return replace(self, shape=(len(queries), len(keys)), parts=tuple(parts), rows=rows, own=own, layout=None)
-
-    @property
-    def itself(self) -> tuple[slice, slice] | None:
-        """The queries whose own sample is among the keys, and these keys: runs of one length."""
-        if self.own is None:
-            return None
-        first, last = max(0, -self.own), max(0, -self.own, min(self.shape[0], self.shape[1] - self.own))
-        return slice(first, last), slice(first + self.own, last + self.own)
 
     def among(self, keys: slice) -> Pairs:
         """The relation with a run of the keys."""
@@ -328,47 +307,6 @@ class Pairs:
             ignored = same if ignored is None else ignored | same
             weight = None if weight is None else weight.masked_fill(same, 0)
         return Relation(positive, ignored, weight)
-
-    def count(self, over: Rule, dtype: torch.dtype = torch.float32) -> Float[Tensor, " n"]:
-        """How many pairs a rule has for each query (of positives in a weighted relation: their total weight)."""
-        n, m = self.shape
-        if self.ids is None or self.rows is not None:
-            size = n if torch.compiler.is_compiling() else max(1, 2**20 // max(m, 1))
-            strips = [self._count(slice(i, min(i + size, n)), over, dtype) for i in range(0, n, max(size, 1))]
-            return torch.cat(strips) if strips else torch.zeros(0, dtype=dtype, device=self.device)
-        square = self.own == 0 and n == m
-        candidates = torch.full((n,), m - square, dtype=dtype, device=self.device)
-        if self.itself is not None and not square:
-            candidates[self.itself[0]] -= 1
-        if over == "candidates":
-            return candidates
-        if self.layout is not None:
-            own = 0 if self.own is None else 1
-            positives = torch.full((n,), self.layout - own, dtype=dtype, device=self.device)
-        else:
-            positives = self._counted[dtype] if dtype in self._counted else self._count_ids(dtype)
-            self._counted[dtype] = positives
-        return positives if over == "positives" else candidates - positives
-
-    def _count_ids(self, dtype: torch.dtype) -> Float[Tensor, " n"]:
-        assert self.ids is not None
-        query, key = self.ids
-        ordered, _ = key.sort()
-        positives = torch.searchsorted(ordered, query, right=True) - torch.searchsorted(ordered, query)
-        if query is key and self.own == 0:
-            positives -= 1
-        elif self.itself is not None:
-            i, j = self.itself
-            positives[i] -= (query[i] == key[j]).long()
-        return positives.to(dtype)
-
-    def _count(self, i: slice, over: Rule, dtype: torch.dtype) -> Float[Tensor, " b"]:
-        positive, ignored, weight = self.relation(i, slice(0, self.shape[1]))
-        assert positive is not None
-        if over == "positives":
-            return positive.sum(1).to(dtype) if weight is None else weight.sum(1).to(dtype)
-        taken = torch.zeros_like(positive) if ignored is None else ignored
-        return (~(taken | positive) if over == "negatives" else ~taken).sum(1).to(dtype)
 
     def whole(self) -> Relation:
         """The relation of all queries with all keys, for small batches."""

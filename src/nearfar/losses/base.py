@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, ParamSpec
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
 from nearfar.losses.arguments import Options, check_names, nearest, tracing
 from nearfar.scores import Scores
 from nearfar.scores.gather import ALONE, Ranks
+from nearfar.types import Rule
 
 P = ParamSpec("P")
 
@@ -125,14 +126,27 @@ def all_of(keep: Tensor) -> bool:
     return keep.device.type == "cpu" and not tracing() and bool(keep.all())
 
 
+def having(scores: Scores, *rules: Rule) -> Bool[Tensor, " n"] | None:
+    """Which queries have a pair of every rule; ``None``: all, where a look costs less than the operations that it spares."""
+    look = scores.query_rows.device.type == "cpu" and not tracing()
+    if look and all(scores.pairs.every(rule) for rule in rules):
+        return None
+    return functools.reduce(torch.logical_and, [scores.count(rule) > 0 for rule in rules])
+
+
+def kept(values: Tensor, keep: Tensor | None) -> Tensor:
+    """0 for queries that do not enter the mean, whose values may be infinite."""
+    return values if keep is None else torch.where(keep, values, 0.0)
+
+
 # ---- means ----------------------------------------------------------------------------------------------------------
 
 
 def mean_weights(keep: Tensor, weights: Tensor | None, dtype: torch.dtype, ranks: Ranks = ALONE) -> Float[Tensor, " n"]:
     """Weights of a mean over the queries of all ranks that are kept; all 0 where none is."""
-    kept = keep.to(dtype) if weights is None else weights * keep
-    total = ranks.total(kept.sum())
-    return kept / total.clamp(min=torch.finfo(dtype).tiny)
+    shares = keep.to(dtype) if weights is None else weights * keep
+    total = ranks.total(shares.sum())
+    return shares / total.clamp(min=torch.finfo(dtype).tiny)
 
 
 def averaged(
@@ -145,16 +159,15 @@ def averaged(
     """The mean of values by query over the queries of all ranks that are kept (``None``: all are)."""
 
     def per_query() -> Tensor:
-        found = values()
-        return found if keep is None else torch.where(keep, found, 0.0)
+        return kept(values(), keep)
 
     def value() -> Tensor:
         if weights is None and ranks.alone and (keep is None or all_of(keep)):
             found = values()
             return found.mean() if len(found) else found.sum()
         found = per_query()
-        kept = torch.ones_like(found) if keep is None else keep
-        return ranks.total((found * mean_weights(kept, weights, found.dtype, ranks)).sum())
+        counted = torch.ones_like(found) if keep is None else keep
+        return ranks.total((found * mean_weights(counted, weights, found.dtype, ranks)).sum())
 
     return Outcome(value, per_query, stats)
 

@@ -103,10 +103,13 @@ def contrastive_loss(
     refuse(
         options, "weights", "they are per query, and the mean of a batch runs over pairs; give pairs and their label"
     )
-    counts = scores.count("positives") + scores.count("negatives")
 
     def value() -> Tensor:
         found = scores.reduce(COSINE if cosine else EUCLIDEAN, {"margin": batch.number(margin)})
+        each = scores.pairs.each("candidates") if batch.ranks.alone else None
+        if each is not None:
+            return (found["near"] + found["far"]).sum() / max(len(scores.query_rows) * each, 1)
+        counts = scores.count("positives") + scores.count("negatives")
         return total((found["near"] + found["far"]).sum()) / total(counts.sum()).clamp(min=1)
 
     return Outcome(value, None, query_stats(scores))

@@ -114,7 +114,8 @@ def mutual_information_loss(
         if estimator == "infonce":
             repulsion = repulsion.masked_fill(far == 0, -1e30)
             found = scores.reduce(INFONCE, statistics={"repulsion": repulsion})["value"]
-            return -ranks.total((found + near * torch.log1p(far)).sum()) / total
+            most = near.double() * torch.log1p(far.double())
+            return -(ranks.total((found + most).sum()) / total).to(found.dtype)  # in float64: the two terms cancel
         joint = ranks.total(scores.reduce(SCORE)["value"].sum(dtype=torch.float64)) / total
         return _donsker_varadhan(joint, repulsion, far, log_ema, seen, ranks)
 

@@ -10,11 +10,12 @@ from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range, parameter
-from nearfar.losses.base import Outcome, all_of, loss_function, query_stats
+from nearfar.losses.base import Outcome, having, kept, loss_function, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.softmax import SoftmaxLoss
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, mean_over
+from nearfar.types import Rule
 
 
 @loss_function
@@ -46,11 +47,10 @@ def dcl_loss(
     """
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores.scaled(batch.scale(temperature, logit_scale))
-    keep = (scores.count("positives") > 0) & (scores.count("negatives") > 0)
+    keep = having(scores, "positives", "negatives")
 
     def values() -> Tensor:
-        repulsion = scores.logsumexp("negatives")
-        return (repulsion if all_of(keep) else torch.where(keep, repulsion, 0.0)) - scores.mean_positive()
+        return kept(scores.logsumexp("negatives"), keep) - scores.mean_positive()
 
     return batch.averaged(values, keep, query_stats(scores, negatives=True))
 
@@ -102,23 +102,23 @@ def hard_negative_loss(
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
     scale = batch.scale(temperature, logit_scale)
     scores = batch.scores.scaled(scale)
-    positives, negatives = scores.count("positives"), scores.count("negatives")
-    keep = (positives > 0) & (negatives > 0)
+    keep = having(scores, "positives", "negatives")
     inverse = parameter(scale, scores.query_rows)
 
-    every = all_of(keep)
-
-    def finite(values: Tensor) -> Tensor:
-        return values if every else torch.where(keep, values, 0.0)
+    def log_count(over: Rule) -> float | Tensor:
+        each = scores.pairs.each(over)
+        if each:
+            return math.log(each)
+        count = scores.count(over)
+        return (count if keep is None else count.masked_fill(~keep, 1.0)).log()
 
     def values() -> Tensor:
-        many = negatives.masked_fill(~keep, 1.0).log()
-        hard = finite(scores.powered(1 + beta).logsumexp("negatives")) + many
-        hard = hard - (finite(scores.powered(beta).logsumexp("negatives")) if beta else many)
+        many = log_count("negatives")
+        hard = kept(scores.powered(1 + beta).logsumexp("negatives"), keep) + many
+        hard = hard - (kept(scores.powered(beta).logsumexp("negatives"), keep) if beta else many)
         false = many - math.inf
         if tau_plus:
-            some = positives.masked_fill(~keep, 1.0).log()
-            false = finite(scores.logsumexp("positives")) - some + many + math.log(tau_plus)
+            false = kept(scores.logsumexp("positives"), keep) - log_count("positives") + many + math.log(tau_plus)
         # log(e^hard − e^false) where that is positive, never below N·e^{−1/τ}
         floor = many - inverse
         gap = (false - hard).clamp(max=-torch.finfo(hard.dtype).eps)

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range, choice, scale_of
-from nearfar.losses.base import Loss, Outcome, loss_function, query_stats
+from nearfar.losses.base import Loss, Outcome, having, kept, loss_function, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.softmax import SoftmaxLoss, softmax
 from nearfar.pairs import Pairs
@@ -103,11 +103,11 @@ def nca_loss(
     scale = batch.number(scale_of(temperature, logit_scale, scores.query_rows))
     if scores.offsets is not None:
         scores = replace(scores, offsets=-scores.offsets / scale)  # the stage turns distances into logits
-    keep = scores.count("positives") > 0
+    keep = having(scores, "positives")
 
     def values() -> Tensor:
         found = scores.reduce(NCA, {"scale": scale})
-        log = torch.where(keep, found["own"] - found["all"], 0.0)
+        log = kept(found["own"] - found["all"], keep)
         return -log if objective == "log" else -log.expm1()
 
     return batch.averaged(values, keep, query_stats(scores))

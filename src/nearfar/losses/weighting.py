@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range, refuse
-from nearfar.losses.base import Loss, Outcome, loss_function, query_stats
+from nearfar.losses.base import Loss, Outcome, having, kept, loss_function, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.contrastive import square
 from nearfar.pairs import Pairs
@@ -133,13 +133,12 @@ def circle_loss(
     check_range("scale", scale, 0.0)
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores
-    keep = (scores.count("positives") > 0) & (scores.count("negatives") > 0)
+    keep = having(scores, "positives", "negatives")
     numbers = {"margin": batch.number(margin), "scale": batch.number(scale)}
 
     def values() -> Tensor:
         found = scores.reduce(CIRCLE, numbers)
-        near, far = (torch.where(keep, side, 0.0) for side in (found["near"], found["far"]))
-        return softplus(near + far)
+        return softplus(kept(found["near"] + found["far"], keep))
 
     return batch.averaged(values, keep, query_stats(scores, negatives=True))
 

@@ -7,7 +7,7 @@ Positives are few, and so are the pairs that are left out. A list of their place
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -16,8 +16,6 @@ from torch import Tensor
 from nearfar.pairs import Pairs
 from nearfar.rules import Ids
 from nearfar.types import Rule
-
-_FEW = 128 * 128  # scores up to which a mask is made faster than a sort
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,26 +41,15 @@ class Edges:
     @classmethod
     def of(cls, pairs: Pairs, dtype: torch.dtype) -> Edges:
         """The list of a relation."""
-        (n, m), ids = pairs.shape, pairs.ids
+        (n, _), ids = pairs.shape, pairs.ids
         if ids is None or pairs.rows is not None:
             return cls._of_masks(pairs, dtype)
-        ignored = None
-        if pairs.itself is not None:
-            queries, keys = pairs.itself
-            first, many = queries.start * m + keys.start, queries.stop - queries.start
-            ignored = torch.arange(first, first + many * (m + 1), m + 1, device=pairs.device)
         if pairs.layout is not None and pairs.own in (None, 0):
-            row, column = _of_views(pairs)
-            return cls(pairs.shape, row, column, row.shape[0] == n, None, ignored)
+            return _of_views(n, pairs.layout, pairs.own is not None, pairs.device)
+        ignored = _own(pairs)
         if pairs.own is None and _are_places(pairs):  # rows asking classes
             return cls(pairs.shape, torch.arange(n, device=pairs.device), ids[0], True, None, ignored)
-        if n * m <= _FEW:
-            positive = ids[0][:, None] == ids[1]
-            if pairs.own is not None:
-                positive.diagonal(pairs.own).fill_(False)
-            row, column = positive.nonzero(as_tuple=True)
-        else:
-            row, column = _of_ids(pairs)
+        row, column = _of_ids(pairs)
         return cls(pairs.shape, row, column, _one_each(row, n), None, ignored)
 
     @classmethod
@@ -88,17 +75,27 @@ class Edges:
         return self._related if over == "negatives" else self.ignored
 
 
-def _of_views(pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """The other views of a sample stand whole batches away; the next one first."""
-    assert pairs.layout is not None
-    n, views, own = pairs.shape[0], pairs.layout, pairs.own is not None
-    row = torch.arange(n, device=pairs.device)
-    if views - own == 1:
-        return row, row if views == 1 else row.roll(-(n // views))
-    if views == own:  # none but itself
-        return row[:0], row[:0]
-    column = torch.stack([row.roll(-view * (n // views)) for view in range(own, views)], 1).reshape(-1)
-    return row.repeat_interleave(views - own), column
+def _own(pairs: Pairs) -> Int[Tensor, " i"] | None:
+    """Where queries meet their own samples."""
+    if pairs.itself is None:
+        return None
+    (queries, keys), m = pairs.itself, pairs.shape[1]
+    first, many = queries.start * m + keys.start, queries.stop - queries.start
+    return torch.arange(first, first + many * (m + 1), m + 1, device=pairs.device)
+
+
+@lru_cache(maxsize=16)
+def _of_views(rows: int, views: int, own: bool, device: torch.device) -> Edges:
+    """The other views of a sample stand whole batches away; the next one first. Kept, for all batches of a size are alike."""
+    with torch.inference_mode(False):  # what is made within could not be part of a graph later
+        row = torch.arange(rows, device=device)
+        apart = [view * (rows // views) for view in range(own, views)]
+        column = torch.stack([row.roll(-distance) for distance in apart], 1).view(-1) if apart else row[:0]
+        ignored = row * (rows + 1) if own else None
+        row = row.repeat_interleave(len(apart)) if len(apart) != 1 else row
+        edges = Edges((rows, rows), row, column, len(apart) == 1, None, ignored)
+        edges.left_out("negatives")  # finds their places, too
+        return edges
 
 
 def _one_each(row: Tensor, n: int) -> bool:

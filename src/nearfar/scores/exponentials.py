@@ -7,6 +7,8 @@ import math
 from torch import Tensor
 
 LOG2E = 1 / math.log(2)
+NOTHING = 1e30
+"""``e^−NOTHING`` is 0, and no exponent comes near it."""
 
 
 def exp_(values: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from the matrix once. Element functions run under autograd on the whole.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,14 +17,12 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.rules import Relation
-from nearfar.scores.autograd import full_precision, once
 from nearfar.scores.edges import Edges
+from nearfar.scores.exponentials import NOTHING
 from nearfar.scores.held_sums import edges_log_sum_exp, filled, log_sum_exp, row_sum
-from nearfar.scores.matmul import mm
-from nearfar.scores.reductions import Reduction, Tile
-from nearfar.scores.sides import Sides
-from nearfar.scores.similarity import tile_scores
-from nearfar.scores.softmax import RANGE, largest, longest_product
+from nearfar.scores.hold import bound, hold
+from nearfar.scores.reductions import Reduction, Tile, Whole
+from nearfar.scores.softmax import RANGE
 from nearfar.types import Rule, Similarity
 
 
@@ -52,33 +50,23 @@ class Held:
         pairs: Pairs,
     ) -> None:
         self.pairs, self.edges = pairs, Edges.of(pairs, x.dtype)
-        self._rows = x, y, scale, offsets, similarity, unit
-        self.scores: Float[Tensor, "n m"]
-        self.near: Float[Tensor, "p 1"]
-        """The positives' scores."""
-        self.scores, self.near = _Hold.apply(x, None if y is x else y, scale, offsets, self.edges, similarity, unit)  # pyright: ignore[reportGeneralTypeIssues]
-
-    @cached_property
-    def _bound(self) -> float:
-        """No score is further from 0."""
-        x, y, scale, offsets, similarity, unit = self._rows
-        if similarity != "dot":
-            return torch.inf
-        with torch.no_grad():
-            return float(scale) * (1.0 if unit else longest_product(x, y)) + largest(offsets)
+        self._bound = partial(bound, x, y, scale, offsets, similarity, unit)
+        self.scores, near = hold(x, y, scale, offsets, self.edges, similarity, unit)
+        assert near is not None
+        self.near: Float[Tensor, "p 1"] = near
 
     def logsumexp(self, over: Rule, power: float = 1.0) -> Float[Tensor, " n"]:
         """``log Σ_j e^{power · s_ij}`` over a rule; −∞ where nothing counts."""
         if over == "positives":
             near = self.near if power == 1.0 else self.near * power
             return self._of_edges(Reduction("logsumexp", over), near, self._near({}, {}, {}))
-        return log_sum_exp(self.scores, self.edges.left_out(over), power, self._bound * power <= RANGE)
+        return log_sum_exp(self.scores, self.edges.left_out(over), power, self._bound() * power <= RANGE)
 
     def logsumexp_by_key(self) -> Float[Tensor, " m"]:
         """``log Σ_i e^{s_ij}`` over the candidates of each key."""
         left, (n, m) = self.edges.ignored, self.edges.shape
         left = None if left is None else left % m * n + left.div(m, rounding_mode="floor")
-        return log_sum_exp(self.scores.T, left, 1.0, self._bound <= RANGE)
+        return log_sum_exp(self.scores.T, left, 1.0, self._bound() <= RANGE)
 
     def sum_by_key(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
         """The weighted sum of each key's positive scores, and the sum of their weights."""
@@ -102,7 +90,7 @@ class Held:
                 near = near or self._near(parameters, statistics, key_statistics)
                 found[name] = self._of_edges(reduction, self.near, near)
             else:
-                whole = whole or _Whole(self.pairs, parameters, statistics, key_statistics)
+                whole = whole or Whole(self.pairs, parameters, statistics, key_statistics)
                 found[name] = self._of_most(reduction, whole)
         return found
 
@@ -139,18 +127,21 @@ class Held:
 
     def _of_most(self, reduction: Reduction, tile: Tile) -> Tensor:
         """Over a rule that most pairs obey; there are no weights."""
-        scores, left_out = self.scores, self.edges.left_out(reduction.over)
-        kept = None if reduction.keep is None else reduction.keep(scores.detach(), tile) > 0
+        scores, over = self.scores, reduction.over
+        left_out, dropped = self.edges.left_out(over), None
+        if reduction.keep is not None:  # numbers in place of a mask, which costs as much as twenty of them
+            dropped = reduction.keep(scores.detach(), tile).sign().sub_(1)
         if reduction.op in ("count", "weight"):
-            if kept is None:
-                return self.pairs.count(reduction.over, scores.dtype)
-            return filled(kept.to(scores.dtype), left_out, 0.0).sum(1)
+            if dropped is None:
+                return self.pairs.count(over, scores.dtype)
+            return filled(dropped.add_(1).relu_(), left_out, 0.0).sum(1)
         values = reduction.values(scores, tile)
-        if reduction.op == "logsumexp":
-            values = values if kept is None else values.masked_fill(~kept, -torch.inf)
+        if reduction.op == "sum":
+            return row_sum(values if dropped is None else values * dropped.add_(1).relu_(), left_out)
+        if dropped is None:
             return log_sum_exp(values, left_out, 1.0)
-        values = values if kept is None else values.masked_fill(~kept, 0.0)
-        return row_sum(values, left_out)
+        found = log_sum_exp(values.add(dropped, alpha=NOTHING), left_out, 1.0)
+        return found.masked_fill(found < -NOTHING / 2, -torch.inf)
 
     def hardest(self, over: Rule, which: Literal["max", "min"]) -> tuple[Bool[Tensor, " n"], Int[Tensor, " n"]]:
         """Whether a query has any pair of the rule, and the key's row at the highest or lowest; ties go to the lowest row."""
@@ -183,73 +174,5 @@ class Held:
         return scores.amax(1) if which == "max" else scores.amin(1), scores
 
 
-class _Whole(Tile):
-    """The whole matrix as one tile, whose relation is made when an element function asks for it."""
-
-    def __init__(
-        self,
-        pairs: Pairs,
-        parameters: Mapping[str, Tensor],
-        statistics: Mapping[str, Tensor],
-        key_statistics: Mapping[str, Tensor],
-    ) -> None:
-        found = {
-            "pairs": pairs,
-            "parameters": parameters,
-            "rows": {name: value[:, None] for name, value in statistics.items()},
-            "columns": {name: value[None, :] for name, value in key_statistics.items()},
-        }
-        self.__dict__.update(found)
-
-    @cached_property
-    def relation(self) -> Relation:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.__dict__["pairs"].whole()
-
-
 def _add_up(values: Float[Tensor, " p"], row: Int[Tensor, " p"], n: int) -> Float[Tensor, " n"]:
     return values.new_zeros(n).index_add(0, row, values)
-
-
-class _Hold(torch.autograd.Function):
-    """The scores, and once more those of the positives, so that their gradient is a list as well."""
-
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any,
-        x: Tensor,
-        y: Tensor | None,
-        scale: float | Tensor,
-        offsets: Tensor | None,
-        edges: Edges,
-        similarity: Similarity,
-        unit: bool,
-    ) -> tuple[Tensor, Tensor]:
-        sides, number, distances = Sides.of(x, y, unit), float(scale), None
-        if similarity == "dot":
-            scores = mm(sides.queries if number == 1.0 else sides.queries * number, sides.keys.T)
-        else:
-            scores = tile_scores(sides.queries, sides.keys, similarity, itself=y is None)
-            distances = scores if similarity == "euclidean" else None
-        if offsets is not None:
-            scores = scores + offsets
-        ctx.set_materialize_grads(False)
-        ctx.edges, ctx.number, ctx.similarity = edges, number, similarity
-        ctx.save_for_backward(x, y, scale if isinstance(scale, Tensor) else None, *sides[:3], distances)
-        near = scores.view(-1).index_select(0, edges.place) if edges.row.shape[0] else scores.new_zeros(0)
-        return scores, near[:, None]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, y, scale, *sides, distances = ctx.saved_tensors
-        of_scores, of_near = gradients
-        if of_scores is None and of_near is None:
-            return (None,) * 7
-        with torch.no_grad(), full_precision(x):
-            slope = x.new_zeros(ctx.edges.shape) if of_scores is None else of_scores
-            if of_near is not None and of_near.shape[0]:
-                slope = slope.clone(memory_format=torch.contiguous_format) if of_scores is not None else slope
-                slope.view(-1).index_add_(0, ctx.edges.place, of_near[:, 0])
-            sides, wanted = Sides(*sides, own=y is None), ctx.needs_input_grad[:4]
-            dx, dy, dscale, doffsets = sides.pull(slope, wanted, ctx.number, ctx.similarity, distances)
-            found = dx, dy, None if dscale is None else dscale.view(scale.shape), doffsets
-        return *(once(gradient, x, y, scale) for gradient in found), None, None, None

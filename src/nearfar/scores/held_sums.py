@@ -22,7 +22,14 @@ def filled(matrix: Tensor, places: Tensor | None, value: float) -> Tensor:
 def log_sum_exp(
     values: Float[Tensor, "n m"], left_out: Tensor | None, power: float = 1.0, bounded: bool = False
 ) -> Float[Tensor, " n"]:
-    """``log Σ_j e^{power · v_ij}`` but for the places left out; −∞ where nothing is left. ``bounded``: e^v cannot overflow."""
+    """``log Σ_j e^{power · v_ij}`` but for the pairs left out; −∞ where nothing is left.
+
+    Args:
+        values: What is summed.
+        left_out: Places in the matrix; or a matrix of numbers to be added, 0 or so low that nothing is left of a pair.
+        power: Multiplies the values.
+        bounded: Whether ``e^v`` cannot overflow.
+    """
     return _LogSumExp.apply(values, left_out, power, bounded)  # pyright: ignore[reportReturnType]
 
 
@@ -42,17 +49,18 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, left_out: Tensor | None, power: float, bounded: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.power = power
+        numbers = left_out if left_out is not None and left_out.is_floating_point() else None
+        factor = power * LOG2E if bounded else power
+        e = values.clone(memory_format=torch.contiguous_format) if factor == 1.0 else values * factor
+        if numbers is not None:
+            e.add_(numbers, alpha=LOG2E if bounded else 1.0)
         if bounded:
-            e = torch.mul(values, power * LOG2E).exp2_()
-            e = filled(e if e.is_contiguous() else e.contiguous(), left_out, 0.0)
+            e = e.exp2_().contiguous()
+            e = filled(e, left_out, 0.0) if numbers is None else e
             total = e.sum(1, keepdim=True)
             ctx.save_for_backward(values, e, total)
             return total.log()[:, 0]
-        e = filled(
-            values.clone(memory_format=torch.contiguous_format) if power == 1.0 else values * power,
-            left_out,
-            -torch.inf,
-        )
+        e = filled(e.contiguous(), left_out, -torch.inf) if numbers is None else e
         high = e.amax(1, keepdim=True)
         high.clamp_(min=torch.finfo(high.dtype).min)  # of rows with nothing left
         total = exp_(e.sub_(high)).sum(1, keepdim=True)

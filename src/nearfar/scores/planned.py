@@ -13,14 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.pairs import Pairs
-from nearfar.scores import held
+from nearfar.scores import few, held
 from nearfar.scores.autograd import full_precision, in_transform
 from nearfar.scores.cuda_tiles import HALVES, at_hand, require
 from nearfar.scores.similarity import normalize, rounded
 from nearfar.types import Backend, Precision, Similarity
 
 _ONE_TILE = 1024 * 1024  # up to so many scores one tile holds them all
-_KEPT = 1024 * 1024  # and so many are kept for what element functions ask
+_KEPT = 1536 * 1536  # and so many are kept for what element functions ask
 TILE: ContextVar[int | None] = ContextVar("tile", default=None)
 
 
@@ -68,7 +68,7 @@ class Planned:
     power_of: tuple[Planned, float] | None = None
 
     _made: dict[bool, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)
-    _kept: dict[bool, held.Held] = field(init=False, repr=False, default_factory=dict)
+    _kept: dict[bool, few.Few | held.Held] = field(init=False, repr=False, default_factory=dict)
 
     # ---- the rows as they are multiplied ----------------------------------------------------------------------------
 
@@ -145,13 +145,14 @@ class Planned:
         return torch.is_grad_enabled() in self._kept
 
     @property
-    def _held(self) -> held.Held:
+    def _held(self) -> few.Few | held.Held:
         """Made once, with a graph and without."""
         grad = torch.is_grad_enabled()
         if grad not in self._kept:
             rows = self.query_rows, self.key_rows
             with full_precision(self.query_rows):
-                self._kept[grad] = held.Held(*rows, self.scale, self.offsets, self.similarity, self.unit, self.pairs)
+                kind = few.Few if self.pairs.few and not self.pairs.listed else held.Held
+                self._kept[grad] = kind(*rows, self.scale, self.offsets, self.similarity, self.unit, self.pairs)
         return self._kept[grad]
 
     @property

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nearfar.pairs import Pairs
 from nearfar.rules import Relation
 from nearfar.types import Rule
 
@@ -44,6 +46,30 @@ class Tile:
     def positive(self) -> Bool[Tensor, "b c"] | Literal[False]:
         """Where the positives are, for element functions that treat them apart."""
         return False if self.relation.positive is None else self.relation.positive
+
+
+class Whole(Tile):
+    """The whole matrix as one tile, whose relation is made when an element function asks for it."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        parameters: Mapping[str, Tensor],
+        statistics: Mapping[str, Tensor],
+        key_statistics: Mapping[str, Tensor],
+    ) -> None:
+        found = {
+            "pairs": pairs,
+            "parameters": parameters,
+            "rows": {name: value[:, None] for name, value in statistics.items()},
+            "columns": {name: value[None, :] for name, value in key_statistics.items()},
+        }
+        self.__dict__.update(found)
+
+    @cached_property
+    def relation(self) -> Relation:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Who belongs with whom."""
+        return self.__dict__["pairs"].whole()
 
 
 ElementFunction = Callable[[Float[Tensor, "b c"], Tile], Float[Tensor, "b c"]]

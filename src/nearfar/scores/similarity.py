@@ -156,7 +156,7 @@ def tile_squares(
     square = mm(x * -2, y.T, out).add_(x2).add_(y2)
     if itself:
         square.fill_diagonal_(torch.inf)  # far, for now
-    close = not _all_far(square, x2, y2)
+    close = not _all_far(square, x2, y2, itself)
     if close:
         i, j = _close(square, x2, y2)
         if len(i) > square.numel() // 16:
@@ -168,11 +168,12 @@ def tile_squares(
     return square, close or itself
 
 
-def _all_far(square: Tensor, x2: Tensor, y2: Tensor) -> bool:
+def _all_far(square: Tensor, x2: Tensor, y2: Tensor, own: bool) -> bool:
     """Whether one look at the lowest shows that no rows are close."""
     if square.device.type != "cpu" or in_transform() or not square.numel():
         return False
-    return float(square.amin()) > CLOSE * (float(x2.amax()) + float(y2.amax()))
+    longest = float(x2.amax())
+    return float(square.amin()) > CLOSE * (longest + (longest if own else float(y2.amax())))
 
 
 def _close(square: Tensor, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:

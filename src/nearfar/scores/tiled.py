@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nearfar.rules import Relation
 from nearfar.scores.autograd import full_precision, in_transform, once, presigned
-from nearfar.scores.exponentials import exp_
+from nearfar.scores.exponentials import NOTHING, exp_
 from nearfar.scores.reductions import Reduction, Tile
 from nearfar.scores.similarity import pull_back, tile_scores
 from nearfar.scores.tiles import Tiles
@@ -115,7 +115,7 @@ def _looks(
 
 def _forward(x: Tensor, y: Tensor, offsets: Tensor | None, plan: Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     zeros = {name: x.new_zeros(len(x)) for name in plan.stage}
-    highest = {name: x.new_full((len(x),), -_NOTHING) for name, r in plan.stage.items() if r.op == "logsumexp"}
+    highest = {name: x.new_full((len(x),), -NOTHING) for name, r in plan.stage.items() if r.op == "logsumexp"}
 
     def accumulate(scores: Tensor, tile: Tile, ways: tuple[Way, ...]) -> None:
         for name, reduction in plan.stage.items():
@@ -149,7 +149,7 @@ def _forward(x: Tensor, y: Tensor, offsets: Tensor | None, plan: Plan, tensors: 
 
 def _shift(highest: Tensor) -> Tensor:
     """What to take from the exponents of a row; nothing, where none counts."""
-    return highest.masked_fill(highest < -_NOTHING / 2, 0.0)
+    return highest.masked_fill(highest < -NOTHING / 2, 0.0)
 
 
 def _values(reduction: Reduction, scores: Tensor, tile: Tile) -> Tensor | Literal[True] | None:
@@ -172,12 +172,8 @@ def _values(reduction: Reduction, scores: Tensor, tile: Tile) -> Tensor | Litera
     return values if mask is True else values.masked_fill(~mask, 0.0)
 
 
-_NOTHING = 1e30
-"""e to the power of minus this is 0, and no exponent comes near it."""
-
-
 def _outside(reduction: Reduction, scores: Tensor, tile: Tile) -> Tensor | Literal[True] | None:
-    """−1 where a pair doesn't count, else 0; ``True``: all count, ``None``: none does.
+    """Below 0 where a pair doesn't count, else 0; ``True``: all count, ``None``: none does.
 
     Numbers, for to fill by a mask costs as much as twenty additions.
     """
@@ -187,12 +183,12 @@ def _outside(reduction: Reduction, scores: Tensor, tile: Tile) -> Tensor | Liter
     outside = mask if mask is True else mask.to(scores.dtype).sub_(1)
     if reduction.keep is None:
         return outside
-    dropped = reduction.keep(scores.detach(), tile).sign().relu_().sub_(1)
+    dropped = reduction.keep(scores.detach(), tile).sign().sub_(1)
     return dropped if outside is True else torch.minimum(dropped, outside)
 
 
 def _exponents(values: Tensor, outside: Tensor | Literal[True]) -> Tensor:
-    return values if outside is True else values.add(outside, alpha=_NOTHING)
+    return values if outside is True else values.add(outside, alpha=NOTHING)
 
 
 def _backward(
