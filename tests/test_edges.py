@@ -119,17 +119,32 @@ def test_stages_with_a_condition_are_the_dense_ones(name, few, monkeypatch):
         )
 
 
-def test_lists_made_without_gradients_serve_a_graph():
-    """Those of views are kept from batch to batch, and the first may come under inference mode."""
+@pytest.mark.parametrize("few", [0, 10**6], ids=["lists", "numbers"])
+@pytest.mark.parametrize("name", ["DCLLoss", "InfoNCELoss", "MultiSimilarityLoss", "SpectralLoss", "TripletLoss"])
+@pytest.mark.parametrize("given", [False, True])
+def test_what_is_kept_from_inference_serves_a_graph(name, few, given, monkeypatch):
+    """The lists of views are kept from batch to batch, and the numbers of a relation as long as it is."""
+    monkeypatch.setattr("nearfar.counts.FEW", few)
     x, y = torch.randn(11, 3), torch.randn(11, 3)
-    loss = nf.DCLLoss()
+    loss, options = nf.LOSSES[name].loss(), {"pairs": Pairs.by_label(torch.arange(11) % 4)} if given else {}
     with torch.inference_mode():
-        value = loss(x, y)
+        value = loss(x, y, **options)
     x.requires_grad_()
-    again = loss(x, y)
+    again = loss(x, y, **options)
     again.backward()
     assert torch.equal(again.detach(), value)
     assert float(x.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("few", [0, 10**6], ids=["lists", "numbers"])
+def test_nan_is_not_passed_over(few, monkeypatch):
+    """Where nobody looks at the rows first."""
+    monkeypatch.setattr("nearfar.counts.FEW", few)
+    z = torch.randn(8, 3)
+    z[5] = torch.nan
+    for mining in ("hard", "all", "semihard"):
+        value = nf.TripletLoss(mining=mining, validate=False)(z, labels=torch.arange(8) % 3)
+        assert value.isnan(), mining
 
 
 def test_gradients_of_one_row_are_its_own():

@@ -105,7 +105,7 @@ class Few:
     def hardest(self, over: Rule, which: Literal["max", "min"]) -> tuple[Bool[Tensor, " n"], Int[Tensor, " n"]]:
         """Whether a query has any pair of the rule, and the key's row at the highest or lowest; ties go to the lowest row."""
         best, index = self._moved(over, which).max(1) if which == "max" else self._moved(over, which).min(1)
-        return best.abs() < NOTHING / 2, index
+        return ~(best.abs() >= NOTHING / 2), index  # NaN is somebody
 
     def extreme(self, over: Rule, which: Literal["max", "min"]) -> Float[Tensor, " n"]:
         """The highest or lowest score of each query over a rule, without gradient; −∞ or ∞ where there is none."""

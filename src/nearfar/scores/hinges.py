@@ -119,9 +119,9 @@ class FewPositives:
             torch.add(v, torch.le(v, u[:, p, None], out=flags), alpha=far, out=beyond)
             nearest.append(beyond.amin(1))
             torch.eq(beyond, nearest[-1][:, None], out=flags)
-            column.append(v.shape[1] - flags.mul_(backward).amax(1).long())
-        found, chosen = torch.stack(nearest, 1), torch.stack(column, 1)
-        picked = valid & (found < u + self.margin)
+            column.append(v.shape[1] - flags.mul_(backward).amax(1).long())  # beyond the last, where all are NaN
+        found, chosen = torch.stack(nearest, 1), torch.stack(column, 1).clamp_(max=v.shape[1] - 1)
+        picked = valid & ~(found >= u + self.margin)  # NaN is not passed over
         gap = (u - found).masked_fill_(~picked, 0.0)
         value = softplus(gap) if soft else (gap + self.margin).clamp_(min=0)
         slope = (gap.sigmoid() if soft else (value > 0).to(v.dtype)).masked_fill_(~picked, 0.0)

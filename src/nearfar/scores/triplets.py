@@ -236,7 +236,7 @@ def _semihard(strip: _Strip, margin: Tensor, plan: TripletPlan) -> _Found:
         nearest, chosen = torch.where(none, far, nearest), torch.where(none, column, chosen)
         picked = known & (strip.negatives > 0)[:, None]
     else:
-        picked = known & (nearest < u + margin)
+        picked = known & ~(nearest >= u + margin)  # NaN is not passed over
     gap = (u - nearest).masked_fill_(~picked, 0.0)
     value = softplus(gap) if plan.soft else (gap + margin).clamp_(min=0)
     slope = (gap.sigmoid() if plan.soft else (value > 0).to(d.dtype)).masked_fill_(~picked, 0.0)
