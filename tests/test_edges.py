@@ -119,18 +119,28 @@ def test_stages_with_a_condition_are_the_dense_ones(name, few, monkeypatch):
         )
 
 
-@pytest.mark.parametrize("few", [0, 10**6], ids=["lists", "numbers"])
-@pytest.mark.parametrize("name", ["DCLLoss", "InfoNCELoss", "MultiSimilarityLoss", "SpectralLoss", "TripletLoss"])
-@pytest.mark.parametrize("given", [False, True])
-def test_what_is_kept_from_inference_serves_a_graph(name, few, given, monkeypatch):
-    """The lists of views are kept from batch to batch, and the numbers of a relation as long as it is."""
-    monkeypatch.setattr("nearfar.counts.FEW", few)
-    x, y = torch.randn(11, 3), torch.randn(11, 3)
-    loss, options = nf.LOSSES[name].loss(), {"pairs": Pairs.by_label(torch.arange(11) % 4)} if given else {}
+def test_lists_that_are_kept_from_inference_serve_a_graph():
+    """Those of views are kept from batch to batch, and the first may come from an evaluation."""
+    views = [torch.randn(11, 3) for _ in range(3)]
+    loss = nf.HardNegativeLoss()
     with torch.inference_mode():
-        value = loss(x, y, **options)
-    x.requires_grad_()
-    again = loss(x, y, **options)
+        value = loss(*views)
+    again = loss(views[0].requires_grad_(), *views[1:])
+    again.backward()
+    assert torch.equal(again.detach(), value)
+    assert float(views[0].grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("few", [0, 10**6], ids=["lists", "numbers"])
+@pytest.mark.parametrize("name", ["InfoNCELoss", "DebiasedLoss", "MultiSimilarityLoss", "SpectralLoss", "TripletLoss"])
+def test_a_relation_that_evaluated_first_trains_later(name, few, monkeypatch):
+    monkeypatch.setattr("nearfar.counts.FEW", few)
+    x, y, pairs = torch.randn(11, 3), torch.randn(11, 3), Pairs.by_label(torch.arange(11) % 4)
+    sides = (x, y) if name in ("InfoNCELoss", "SpectralLoss") else (x,)
+    loss = nf.LOSSES[name].loss()
+    with torch.inference_mode():
+        value = loss(*sides, pairs=pairs)
+    again = loss(x.requires_grad_(), *sides[1:], pairs=pairs)
     again.backward()
     assert torch.equal(again.detach(), value)
     assert float(x.grad.abs().sum()) > 0

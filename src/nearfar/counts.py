@@ -82,8 +82,7 @@ class Counts:
                 candidates[self.itself[0]] -= 1
             return candidates if over == "candidates" else candidates - self.count("positives", dtype)
         if dtype not in self._counted:
-            with torch.inference_mode(False):  # kept as long as the relation is, and part of graphs
-                self._counted[dtype] = self._count_ids(dtype)
+            self._counted[dtype] = self._count_ids(dtype)
         return self._counted[dtype]
 
     def _count_ids(self, dtype: torch.dtype) -> Float[Tensor, " n"]:

@@ -7,7 +7,6 @@ larger batches are spared memory by (`held.py`), but matrices that leave a pair 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Literal
 
 import torch
@@ -18,42 +17,27 @@ from nearfar.pairs import Pairs
 from nearfar.rules import Relation
 from nearfar.scores.exponentials import NOTHING
 from nearfar.scores.held_sums import log_sum_exp
-from nearfar.scores.hold import bound, hold
+from nearfar.scores.hold import Given
 from nearfar.scores.reductions import Reduction, Whole
-from nearfar.scores.softmax import RANGE
-from nearfar.types import Rule, Similarity
+from nearfar.types import Rule
 
 
 class Few:
     """Scores as :class:`nearfar.scores.held.Held` has them, with the same questions.
 
     Args:
-        x: Queries, not empty.
-        y: Keys, not empty; ``x`` itself for rows paired with themselves.
-        scale: Multiplies the products of rows; one number.
-        offsets: Added to the scores of each key.
-        similarity: What a score is.
-        unit: Divide rows by their norm.
+        given: What they are made of.
         pairs: Who belongs with whom.
     """
 
-    def __init__(
-        self,
-        x: Float[Tensor, "n d"],
-        y: Float[Tensor, "m d"],
-        scale: float | Float[Tensor, ""],
-        offsets: Float[Tensor, " m"] | None,
-        similarity: Similarity,
-        unit: bool,
-        pairs: Pairs,
-    ) -> None:
-        self.pairs, self._bound = pairs, partial(bound, x, y, scale, offsets, similarity, unit)
-        self.scores, _ = hold(x, y, scale, offsets, None, similarity, unit)
-        self._numbers = _Numbers(pairs, x.dtype)
+    def __init__(self, given: Given, pairs: Pairs) -> None:
+        self.pairs, self._given = pairs, given
+        self.scores, _ = given.hold(None)
+        self._numbers = _Numbers(pairs, given.x.dtype)
 
     def logsumexp(self, over: Rule, power: float = 1.0) -> Float[Tensor, " n"]:
         """``log Σ_j e^{power · s_ij}`` over a rule; −∞ where nothing counts."""
-        if self._bound() * power <= RANGE:
+        if self._given.within(power):
             return log_sum_exp(self.scores, self._numbers.lowered(over), power, bounded=True)
         return self._log_sum_exp(self.scores, self._numbers.lowered(over), self.pairs.every(over), power)
 

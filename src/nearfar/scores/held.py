@@ -8,7 +8,6 @@ from the matrix once. Element functions run under autograd on the whole.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Literal
 
 import torch
@@ -20,38 +19,22 @@ from nearfar.rules import Relation
 from nearfar.scores.edges import Edges
 from nearfar.scores.exponentials import NOTHING
 from nearfar.scores.held_sums import edges_log_sum_exp, filled, log_sum_exp, row_sum
-from nearfar.scores.hold import bound, hold
+from nearfar.scores.hold import Given
 from nearfar.scores.reductions import Reduction, Tile, Whole
-from nearfar.scores.softmax import RANGE
-from nearfar.types import Rule, Similarity
+from nearfar.types import Rule
 
 
 class Held:
-    """Scores ``scale · ⟨x_i, y_j⟩ + o_j``, or distances.
+    """Scores that are made once, and what may be asked of them.
 
     Args:
-        x: Queries, not empty.
-        y: Keys, not empty; ``x`` itself for rows paired with themselves.
-        scale: Multiplies the products of rows; one number.
-        offsets: Added to the scores of each key.
-        similarity: What a score is.
-        unit: Divide rows by their norm.
+        given: What they are made of.
         pairs: Who belongs with whom.
     """
 
-    def __init__(
-        self,
-        x: Float[Tensor, "n d"],
-        y: Float[Tensor, "m d"],
-        scale: float | Float[Tensor, ""],
-        offsets: Float[Tensor, " m"] | None,
-        similarity: Similarity,
-        unit: bool,
-        pairs: Pairs,
-    ) -> None:
-        self.pairs, self.edges = pairs, Edges.of(pairs, x.dtype)
-        self._bound = partial(bound, x, y, scale, offsets, similarity, unit)
-        self.scores, near = hold(x, y, scale, offsets, self.edges, similarity, unit)
+    def __init__(self, given: Given, pairs: Pairs) -> None:
+        self.pairs, self._given, self.edges = pairs, given, Edges.of(pairs, given.x.dtype)
+        self.scores, near = given.hold(self.edges)
         assert near is not None
         self.near: Float[Tensor, "p 1"] = near
 
@@ -60,13 +43,13 @@ class Held:
         if over == "positives":
             near = self.near if power == 1.0 else self.near * power
             return self._of_edges(Reduction("logsumexp", over), near, self._near({}, {}, {}))
-        return log_sum_exp(self.scores, self.edges.left_out(over), power, self._bound() * power <= RANGE)
+        return log_sum_exp(self.scores, self.edges.left_out(over), power, self._given.within(power))
 
     def logsumexp_by_key(self) -> Float[Tensor, " m"]:
         """``log Σ_i e^{s_ij}`` over the candidates of each key."""
         left, (n, m) = self.edges.ignored, self.edges.shape
         left = None if left is None else left % m * n + left.div(m, rounding_mode="floor")
-        return log_sum_exp(self.scores.T, left, 1.0, self._bound() <= RANGE)
+        return log_sum_exp(self.scores.T, left, 1.0, self._given.within(1.0))
 
     def sum_by_key(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
         """The weighted sum of each key's positive scores, and the sum of their weights."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,31 +13,38 @@ from nearfar.scores.edges import Edges
 from nearfar.scores.matmul import mm
 from nearfar.scores.sides import Sides
 from nearfar.scores.similarity import tile_scores
-from nearfar.scores.softmax import largest, longest_product
+from nearfar.scores.softmax import RANGE, largest, longest_product
 from nearfar.types import Similarity
 
 
-def hold(
-    x: Float[Tensor, "n d"],
-    y: Float[Tensor, "m d"],
-    scale: float | Float[Tensor, ""],
-    offsets: Float[Tensor, " m"] | None,
-    edges: Edges | None,
-    similarity: Similarity,
-    unit: bool,
-) -> tuple[Float[Tensor, "n m"], Float[Tensor, "p 1"] | None]:
-    """All scores, and once more those of the positives, where their places are given."""
-    return _Hold.apply(x, None if y is x else y, scale, offsets, edges, similarity, unit)  # pyright: ignore[reportReturnType]
+class Given(NamedTuple):
+    """What the scores of a small batch are made of."""
 
+    x: Float[Tensor, "n d"]
+    """Queries, not empty."""
+    y: Float[Tensor, "m d"]
+    """Keys, not empty; ``x`` itself for rows paired with themselves."""
+    scale: float | Float[Tensor, ""]
+    """Multiplies the products of rows; one number."""
+    offsets: Float[Tensor, " m"] | None
+    """Added to the scores of each key."""
+    similarity: Similarity
+    """What a score is."""
+    unit: bool
+    """Divide rows by their norm."""
 
-def bound(
-    x: Tensor, y: Tensor, scale: float | Tensor, offsets: Tensor | None, similarity: Similarity, unit: bool
-) -> float:
-    """No score is further from 0."""
-    if similarity != "dot":
-        return torch.inf
-    with torch.no_grad():
-        return float(scale) * (1.0 if unit else longest_product(x, y)) + largest(offsets)
+    def hold(self, edges: Edges | None) -> tuple[Float[Tensor, "n m"], Float[Tensor, "p 1"] | None]:
+        """All scores ``scale · ⟨x_i, y_j⟩ + o_j``, or distances; and again the positives', where their places are given."""
+        y = None if self.y is self.x else self.y
+        return _Hold.apply(self.x, y, self.scale, self.offsets, edges, self.similarity, self.unit)  # pyright: ignore[reportReturnType]
+
+    def within(self, power: float) -> bool:
+        """Whether no score times ``power`` can overflow when it is exponentiated."""
+        if self.similarity != "dot":
+            return False
+        with torch.no_grad():
+            longest = 1.0 if self.unit else longest_product(self.x, self.y)
+            return (float(self.scale) * longest + largest(self.offsets)) * power <= RANGE
 
 
 class _Hold(torch.autograd.Function):

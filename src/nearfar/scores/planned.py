@@ -16,6 +16,7 @@ from nearfar.pairs import Pairs
 from nearfar.scores import few, held
 from nearfar.scores.autograd import full_precision, in_transform
 from nearfar.scores.cuda_tiles import HALVES, at_hand, require
+from nearfar.scores.hold import Given
 from nearfar.scores.similarity import normalize, rounded
 from nearfar.types import Backend, Precision, Similarity
 
@@ -149,10 +150,10 @@ class Planned:
         """Made once, with a graph and without."""
         grad = torch.is_grad_enabled()
         if grad not in self._kept:
-            rows = self.query_rows, self.key_rows
+            kind = few.Few if self.pairs.few and not self.pairs.listed else held.Held
             with full_precision(self.query_rows):
-                kind = few.Few if self.pairs.few and not self.pairs.listed else held.Held
-                self._kept[grad] = kind(*rows, self.scale, self.offsets, self.similarity, self.unit, self.pairs)
+                given = Given(self.query_rows, self.key_rows, self.scale, self.offsets, self.similarity, self.unit)
+                self._kept[grad] = kind(given, self.pairs)
         return self._kept[grad]
 
     @property
