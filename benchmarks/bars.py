@@ -13,6 +13,7 @@ from nearfar.report.format import percent
 
 ULP = 2.0**-23
 OURS, BF16, DENSE = "nearfar", "nearfar bf16", "dense"
+COMPILED = ", compiled"
 Cell = tuple[str, int, int]
 
 
@@ -41,11 +42,12 @@ class Results:
     def contenders(self, cell: Cell) -> list[str]:
         return [key[3] for key in self.rows if key[:3] == cell]
 
-    def others(self, cell: Cell) -> Iterator[tuple[str, float]]:
-        """Times of those who compute the very same loss, ours left out."""
+    def others(self, cell: Cell, compiled: bool = False) -> Iterator[tuple[str, float]]:
+        """Times of those who compute the very same loss, ours left out: the compiled ones, or the others."""
         for name in self.contenders(cell):
             row = self.rows[*cell, name]
-            if name not in (OURS, BF16) and "milliseconds" in row and row.get("same", True):
+            theirs = not name.startswith(OURS) and name.endswith(COMPILED) == compiled
+            if theirs and "milliseconds" in row and row.get("same", True):
                 yield name, row["milliseconds"]
 
 
@@ -101,27 +103,31 @@ def bf16_rate(loss: str, n: int, d: int) -> Figure:
     return figure
 
 
-def worst_ratio(least_rows: int) -> Figure:
-    """The fastest other's time over ours, in the cell where that is least."""
+def worst_ratio(least_rows: int, compiled: bool = False) -> Figure:
+    """The fastest other's time over ours, in the cell where that is least: compiled with compiled, or as they are."""
 
     def figure(results: Results) -> float | None:
         found = [
             other / own
             for cell in results.cells()
-            if cell[1] >= least_rows and (own := results.milliseconds(cell)) is not None
-            for _, other in results.others(cell)
+            if cell[1] >= least_rows and (own := results.milliseconds(cell, ours(compiled))) is not None
+            for _, other in results.others(cell, compiled)
         ]
         return min(found, default=None)
 
     return figure
 
 
-def worst_overhead(most_rows: int) -> Figure:
-    """Our milliseconds less the dense form's, in the cell where that is most."""
+def ours(compiled: bool) -> str:
+    return OURS + COMPILED if compiled else OURS
+
+
+def worst_overhead(most_rows: int, compiled: bool = False) -> Figure:
+    """Our milliseconds less those of the dense form as it is, in the cell where that is most."""
 
     def figure(results: Results) -> float | None:
         times = [
-            (results.milliseconds(cell), results.milliseconds(cell, DENSE))
+            (results.milliseconds(cell, ours(compiled)), results.milliseconds(cell, DENSE))
             for cell in results.cells()
             if cell[1] <= most_rows
         ]
@@ -161,7 +167,9 @@ BARS = (
     Bar("SupCon, 16,384 rows, d = 128: extra memory", 64, extra("SupCon", 16384, 128), "MB", most=True),
     Bar("SupCon, 131,072 rows, d = 128: extra memory", 1000, extra("SupCon", 131072, 128), "MB", most=True),
     Bar("64 to 512 rows, every loss: ours less the dense form, at worst", 0.3, worst_overhead(512), "ms", most=True),
-    Bar("From 256 rows on: the fastest other over ours, at worst", 1.0, worst_ratio(256), "times"),
+    Bar("The same, ours by `loss.compile()`", 0.3, worst_overhead(512, compiled=True), "ms", most=True),
+    Bar("From 256 rows on: the fastest other over ours, at worst, nobody compiled", 1.0, worst_ratio(256), "times"),
+    Bar("The same, all compiled", 1.0, worst_ratio(256, compiled=True), "times"),
     Bar("Gradient's error beyond 4 ulp: over dense's, at worst", 2.0, worst_error, "times", most=True),
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ PANELS = ("NT-Xent", "SupCon", "InfoNCE", "CLIP")
 FEATURES = 128
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 380, 300, 52, 12, 34, 40
 LEGEND = 20
-OURS = {"nearfar": "#d55e00", "nearfar bf16": "#e69f00"}
+OURS = {"nearfar": "#d55e00", "nearfar bf16": "#e69f00", "nearfar, compiled": "#a33b00"}
 OTHERS = {
     "dense": "#8a8a8a", "dense, compiled": "#56b4e9", "lightly": "#0072b2", "pytorch-metric-learning": "#cc79a7",
     "info-nce-pytorch": "#009e73", "open_clip": "#009e73", "sentence-transformers": "#6a51a3",

@@ -1,9 +1,6 @@
-"""The losses under PyTorch's transformations: autocast, `torch.func`, `torch.compile`, saved and swapped parameters."""
+"""The losses under PyTorch's transformations: autocast, `torch.func`, saved and swapped parameters."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -64,24 +61,6 @@ def test_forward_mode_is_right_or_refused(name, backend):
         except (RuntimeError, NotImplementedError):
             return
     torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-11)
-
-
-COMPILED = """
-import torch, nearfar as nf
-torch.set_num_threads(1)
-z, y = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3
-for loss in (nf.SupConLoss(), nf.InfoNCELoss(), nf.TripletLoss(), nf.TripletLoss(mining="hard"), nf.MultiSimilarityLoss()):
-    compiled = torch.compile(lambda x: loss(x, labels=y), fullgraph=True, backend="aot_eager")
-    x = z.clone().requires_grad_()
-    for a, b in zip(*((v, torch.autograd.grad(v, x)[0]) for v in (compiled(x), loss(x, labels=y)))):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-"""
-
-
-def test_compiles_into_one_graph():
-    """In a process of its own: the type checks of the tests cannot be traced."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_parameters_can_be_swapped():

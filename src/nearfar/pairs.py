@@ -16,9 +16,16 @@ from torch import Tensor
 from nearfar.counts import Counts
 from nearfar.rules import Ids, Matrix, Overlap, Relation, Sparing
 
+EXACT = 2**24
+"""Below it, floats tell all integers apart."""
+
 
 def _any_negative(ids: Tensor) -> bool:
     return len(ids) > 0 and int(ids.min()) < 0
+
+
+def _beyond_floats(ids: Tensor) -> bool:
+    return len(ids) > 0 and not -EXACT < int(ids.min()) <= int(ids.max()) < EXACT
 
 
 def _numbers(n: int, times: int, device: torch.device) -> Int[Tensor, " rows"]:
@@ -211,7 +218,7 @@ class Pairs(Counts):
         return self.layout == 1 and self.own is None and self.rows is None
 
     def classes(self, dtype: torch.dtype) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]] | None:
-        """The ids counted from 0, as floats, where they alone define the relation: tiles compare these four times as fast.
+        """The ids as floats, where they alone define the relation: tiles compare these four times as fast.
 
         ``None`` if there are other rules, or more ids than the floats can tell apart.
         """
@@ -219,10 +226,10 @@ class Pairs(Counts):
             return None
         query, key = self.ids
         own = key is query
-        if self.layout is None:
+        if self.layout is None and any(_beyond_floats(side) for side in ((query,) if own else (query, key))):
             _, codes = torch.unique(query if own else torch.cat([query, key]), return_inverse=True)
             query, key = codes[: len(query)], codes if own else codes[len(query) :]
-        if max(self.shape) >= 2**24 and dtype != torch.float64:
+        if max(self.shape) >= EXACT and dtype != torch.float64:
             return None
         query = query.to(dtype)
         return query, query if own else key.to(dtype)

@@ -298,7 +298,7 @@ class Joint(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy reads no layer until told to: its model is another one."""
-        return {**self.__dict__, "_tap": None, "terms": {}}
+        return {**super().__getstate__(), "_tap": None, "terms": {}}
 
 
 def _head(head: int | nn.Module | None) -> nn.Module:

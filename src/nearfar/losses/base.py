@@ -34,24 +34,46 @@ class Outcome:
     stats: Callable[[], dict[str, Tensor]]
 
 
+TRACED = 1024 * 1024
+"""Up to so many scores ``torch.compile`` sees through a loss, the whole matrix; beyond, the engine runs outside its graph."""
+
+
+def _value(outcome: Callable[P, Outcome], *args: P.args, **kwargs: P.kwargs) -> Float[Tensor, ""]:
+    return outcome(*args, **kwargs).value()
+
+
+def _run(outcome: Callable[P, Outcome], traced: int, *args: P.args, **kwargs: P.kwargs) -> Float[Tensor, ""]:
+    """The value; under ``torch.compile`` outside the graph where more than ``traced`` scores would be held in it."""
+    if torch.compiler.is_compiling():
+        matrices = [
+            z for z in (*args, *kwargs.values()) if isinstance(z, Tensor) and z.ndim > 1 and z.is_floating_point()
+        ]
+        rows = [z.numel() // max(z.shape[-1], 1) for z in matrices]
+        if rows and rows[0] * max(rows) > traced:
+            from nearfar.losses.outside import outside  # the compiler is there by now, and slow to import
+
+            return outside(_value, outcome, *args, **kwargs)
+    return _value(outcome, *args, **kwargs)
+
+
 class LossFunction(Generic[P]):
     """A pure loss: calling it gives the value; ``outcome`` also its values by query and what it saw."""
 
-    def __init__(self, outcome: Callable[P, Outcome]) -> None:
-        self.outcome = outcome
+    def __init__(self, outcome: Callable[P, Outcome], traced: int = TRACED) -> None:
+        self.outcome, self.traced = outcome, traced
         functools.update_wrapper(self, outcome)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Float[Tensor, ""]:
         """The loss, a scalar."""
-        return self.outcome(*args, **kwargs).value()
+        return _run(self.outcome, self.traced, *args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<loss {self.__name__}>"  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def loss_function(outcome: Callable[P, Outcome]) -> LossFunction[P]:
+def loss_function(outcome: Callable[P, Outcome], *, traced: int = TRACED) -> LossFunction[P]:
     """Make the public functional form of a loss."""
-    return LossFunction(outcome)
+    return LossFunction(outcome, traced)
 
 
 class Loss(nn.Module):
@@ -99,11 +121,11 @@ class Loss(nn.Module):
 
     @override
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_stats": {}}
+        return {**super().__getstate__(), "_stats": {}}
 
     def forward(self, *args: Any, **kwargs: Any) -> Float[Tensor, ""]:
         """The loss, a scalar; the arguments are those of the functional form."""
-        return self.outcome(*args, **kwargs).value()
+        return _run(self.outcome, self.function.traced, *args, **kwargs)
 
     def per_query(self, *args: Any, **kwargs: Any) -> Float[Tensor, " n"]:
         """The loss's value for each query (of this rank), 0 for queries that do not enter the mean.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -55,6 +54,7 @@ class Classified:
         with full_precision(z):
             self.given = z.to(dtype), self.ranks.shared(table.to(dtype))
         self._scores: dict[Similarity, Scores] = {}
+        self._rows: tuple[Tensor, Tensor] | None = None
         self.known = labels >= 0
         self.labels = labels.clamp(min=0).long()
         self.weights = None if weights is None else weights.to(dtype)
@@ -62,19 +62,14 @@ class Classified:
         known = self.known
         self.stats = lambda: {"queries": torch.tensor(len(known)), "unknown": (~known).sum()}
 
-    @cached_property
-    def z(self) -> Tensor:
-        """Rows, of length one where that was asked for."""
-        return self._prepared(0)
-
-    @cached_property
-    def table(self) -> Tensor:
-        """The classes, likewise."""
-        return self._prepared(1)
-
-    def _prepared(self, side: int) -> Tensor:
-        with full_precision(self.given[side]):
-            return normalize(self.given[side]) if self.unit else self.given[side]
+    @property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """The rows and the classes, of length one where that was asked for."""
+        if self._rows is None:
+            z, table = self.given
+            with full_precision(z):
+                self._rows = (normalize(z), normalize(table)) if self.unit else self.given
+        return self._rows
 
     def number(self, value: float | Tensor) -> Tensor:
         """A parameter of the loss that element functions can read."""
@@ -97,7 +92,7 @@ class Classified:
         """Score of each row with its own class."""
         if similarity in self._scores and self._scores[similarity].at_hand:
             return self._scores[similarity].reduce(OWN)["value"]
-        return picked_scores(self.z, self.table, self.labels, similarity)
+        return picked_scores(*self.rows, self.labels, similarity)
 
     def distance(self, rows: Tensor) -> Tensor:
         """Squared distance of some rows from their own class, without gradient."""

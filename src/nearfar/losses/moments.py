@@ -219,6 +219,10 @@ def align_uniform_loss(
             if scores.plan == "small" and ranks.alone and not isinstance(sharp, Tensor):
                 return pooled_logsumexp(z, 2 * sharp) - (2 * sharp + math.log(every * (every - 1)))
             rows = scores.logsumexp() - 2 * sharp
+        elif options.get("normalize", True):  # likewise, but that a row of zeros keeps its length
+            square, squares = (side.detach().any(1).to(side.dtype) for side in (z, keys))
+            scores = Scores(z, keys, pairs, offsets=-sharp * squares, scale=2 * sharp, **how)
+            rows = scores.logsumexp() - sharp * square
         else:
             scores = Scores(z, keys, pairs, "sqeuclidean", **how)
             rows = scores.reduce(UNIFORMITY, {"t": parameter(sharp, z)})["value"]

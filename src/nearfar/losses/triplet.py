@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import torch
@@ -31,7 +32,7 @@ from nearfar.types import Similarity
 Distance = Literal["euclidean", "sqeuclidean", "cosine"]
 
 
-@loss_function
+@functools.partial(loss_function, traced=128 * 128)  # where all triplets are a cube
 def triplet_loss(
     anchor: Tensor,
     positive: Tensor | None = None,

@@ -13,15 +13,10 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.scores.reductions import Reduction, Stage, Tile
-from nearfar.scores.similarity import all_scores
-from nearfar.types import Similarity
 
 
 def reduce(
-    x: Float[Tensor, "n d"],
-    y: Float[Tensor, "m d"],
-    offsets: Float[Tensor, " m"] | None,
-    similarity: Similarity,
+    scores: Float[Tensor, "n m"],
     pairs: Pairs,
     stage: Stage,
     parameters: Mapping[str, Tensor],
@@ -29,8 +24,6 @@ def reduce(
     key_statistics: Mapping[str, Float[Tensor, " m"]],
 ) -> dict[str, Float[Tensor, " n"]]:
     """Every reduction of a lowered stage, one number a query."""
-    scores = all_scores(x, y, similarity)
-    scores = scores if offsets is None else scores + offsets
     columns = {name: value[None, :] for name, value in key_statistics.items()}
     rows = {name: value[:, None] for name, value in statistics.items()}
     tile = Tile(pairs.whole(), parameters, rows, columns)

@@ -154,8 +154,10 @@ class Scores(Planned):
         if self.holds:
             return self._held.hardest(over, which)
         scores, order, key_order = self._by_class() if over == "positives" else (self, None, None)
-        plan = None if self.plan == "dense" else scores._reduce_plan({}, size=768 if order is None else 256)
-        plan = plan if plan is None or order is None else plan.ordered()
+        if self.plan == "dense":
+            return hardest.best(self.matrix.detach(), self.pairs, over, which)
+        plan = scores._reduce_plan({}, size=768 if order is None else 256)
+        plan = plan if order is None else plan.ordered()
         with torch.no_grad():
             exists, index = hardest.find(
                 scores.queries, scores.keys, scores.offsets, scores.pairs, scores.similarity, over, which, plan
@@ -201,11 +203,7 @@ class Scores(Planned):
                 return raise_means(stage, self._held.reduce(lowered, parameters, statistics, key_statistics))
         n, m = self.pairs.shape
         if self.plan == "dense" or not n or not m:
-            with full_precision(self.queries):
-                found = dense.reduce(
-                    self.queries, self.keys, self.offsets, self.similarity, self.pairs, lowered,
-                    parameters, statistics, key_statistics,
-                )  # fmt: skip
+            found = dense.reduce(self.matrix, self.pairs, lowered, parameters, statistics, key_statistics)
             return raise_means(stage, found)
         scores, order, key_order = self, None, None
         if any(reduction.over != "candidates" for reduction in lowered.values()):

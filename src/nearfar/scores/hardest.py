@@ -20,7 +20,7 @@ from nearfar.rules import Relation
 from nearfar.scores.buffers import Buffer
 from nearfar.scores.matmul import mm
 from nearfar.scores.reductions import Tile
-from nearfar.scores.similarity import CLOSE, all_scores, tile_scores
+from nearfar.scores.similarity import CLOSE, tile_scores
 from nearfar.scores.tiled import Plan
 from nearfar.types import Rule, Similarity
 
@@ -36,7 +36,7 @@ def find(
     similarity: Similarity,
     over: Rule,
     which: Literal["max", "min"],
-    plan: Plan | None,
+    plan: Plan,
 ) -> Found:
     """Whether a query has any pair of the rule, and the key's row; ties go to the lowest row.
 
@@ -48,18 +48,20 @@ def find(
         similarity: What a score is.
         over: The rule.
         which: The highest or the lowest score.
-        plan: The tiles; ``None``: all scores at once, by their definition.
+        plan: The tiles.
     """
     sign = 1.0 if which == "max" else -1.0
-    if plan is None:
-        scores = all_scores(x, y, similarity)
-        best, index = _best(scores if offsets is None else scores + offsets, pairs.whole(), over, sign)
-        return best != -torch.inf, index
     nearest = (similarity == "dot") == (which == "max")
     classes = pairs.classes(x.dtype) if over == "negatives" and nearest and offsets is None else None
     if classes is None:
         return _search(x, y, offsets, similarity, over, sign, plan)
     return _Nearest(x, y, similarity, plan, classes).find()
+
+
+def best(scores: Float[Tensor, "n m"], pairs: Pairs, over: Rule, which: Literal["max", "min"]) -> Found:
+    """The same where all scores are at hand."""
+    value, index = _best(scores, pairs.whole(), over, 1.0 if which == "max" else -1.0)
+    return value != -torch.inf, index
 
 
 def _search(

@@ -7,6 +7,7 @@ Counts are floats, exact to 2²⁴, because a comparison that writes floats runs
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ from nearfar.scores.buffers import Buffer
 
 FEW = 32
 """Rows of the largest class up to which comparing beats bisection."""
+CUBE = 2**17
+"""Numbers (anchor, positive, key) at a time: more leave the cache, fewer are all start of operations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,64 +71,73 @@ class Hinges:
     distances: Float[Tensor, "b m"]
 
 
-@dataclass(frozen=True, eq=False)
 class FewPositives:
-    """The hinges of anchors ``i``, from their distances to every key; ``memory``: three buffers of that size."""
+    """The hinges of some anchors at a time, from their distances to every key.
 
-    mates: Classmates
-    margin: Tensor
-    memory: tuple[Buffer, Buffer, Buffer]
+    Args:
+        mates: Where their positives are.
+        margin: A scalar.
+        like: A tensor of their kind.
+        size: Most distances at a time.
+    """
+
+    def __init__(self, mates: Classmates, margin: Tensor, like: Tensor, size: int) -> None:
+        self.mates, self.margin = mates, margin
+        self._negatives, self._slope = Buffer(like, size), Buffer(like, size)
+        self._cube = like.new_empty(max(size, min(CUBE, size * mates.width)))
 
     def _placed(self, distances: Tensor, i: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Each anchor's positives: their keys, which count, their distances; and all distances, far where not to a negative."""
         index, valid = self.mates.positives(i)
         far = torch.finfo(distances.dtype).max / 4
-        v, same = (buffer(*distances.shape) for buffer in self.memory[:2])
-        torch.eq(self.mates.query[i, None], self.mates.key, out=same)
-        return index, valid, distances.gather(1, index), torch.add(distances, same, alpha=far, out=v)
+        same = torch.eq(self.mates.query[i, None], self.mates.key, out=self._slope(*distances.shape))
+        v = torch.add(distances, same, alpha=far, out=self._negatives(*distances.shape))
+        return index, valid, distances.gather(1, index), v
+
+    def _compared(self, u: Float[Tensor, "b p"], v: Float[Tensor, "b m"]) -> Iterator[tuple[Tensor, Tensor]]:
+        """As many positives at a time as fit, ``(b, q, 1)``, and memory to compare them with all keys in, ``(b, q, m)``."""
+        (b, m), step = v.shape, max(1, len(self._cube) // max(v.numel(), 1))
+        for part in u.split(step, 1):
+            q = part.shape[1]
+            yield part[:, :, None], self._cube[: b * q * m].view(b, q, m)
 
     def all(self, distances: Float[Tensor, "b m"], i: slice) -> Hinges:
         """Every triplet's."""
         index, valid, positive, v = self._placed(distances, i)
-        flags, slope = (buffer(*distances.shape) for buffer in self.memory[1:])
         # around the middle of the u: the two sums of the total would cancel else
         u = positive + self.margin
         middle = u.masked_fill(~valid, 0.0).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
         u = (u - middle).masked_fill_(~valid, -torch.inf)
         v -= middle
-        opened = []
-        for p in range(self.mates.width):
-            mark = slope if p == 0 else flags
-            torch.lt(v, u[:, p, None], out=mark)
-            opened.append(mark.sum(1))
-            if p:
-                slope.add_(flags)
-        below = torch.stack(opened, 1)
+        slope, below = self._slope(*v.shape), []
+        for part, cube in self._compared(u, v):
+            opened = torch.lt(v[:, None], part, out=cube)
+            above = opened.sum(1) if opened.shape[1] > 1 else opened[:, 0]
+            slope = slope.add_(above) if below else slope.copy_(above)
+            below.append(opened.sum(2))
+        below = torch.cat(below, 1)
         total = (below * u.masked_fill(~valid, 0.0)).sum(dtype=torch.float64)
-        total = total - torch.mul(slope, v, out=flags).sum(1).sum(dtype=torch.float64)
+        total = total - v.mul_(slope).sum(1).sum(dtype=torch.float64)
         active = below.sum(dtype=torch.float64)
         return Hinges(total, active, 0, active, slope.neg_().scatter_add_(1, index, below))
 
     def semihard(self, distances: Float[Tensor, "b m"], i: slice, soft: bool) -> Hinges:
         """Each positive's with the nearest negative beyond it, if that is within the margin."""
         index, valid, u, v = self._placed(distances, i)
-        flags, beyond = (buffer(*distances.shape) for buffer in self.memory[1:])
-        far = torch.finfo(v.dtype).max / 8
-        backward = torch.arange(
-            v.shape[1], 0, -1, dtype=v.dtype, device=v.device
-        )  # the lowest of equal keys counts most
+        m, far = v.shape[1], torch.finfo(v.dtype).max / 8
+        backward = torch.arange(m, 0, -1, dtype=v.dtype, device=v.device)  # the lowest of equal keys counts most
         nearest, column = [], []
-        for p in range(self.mates.width):
-            torch.add(v, torch.le(v, u[:, p, None], out=flags), alpha=far, out=beyond)
-            nearest.append(beyond.amin(1))
-            torch.eq(beyond, nearest[-1][:, None], out=flags)
-            column.append(v.shape[1] - flags.mul_(backward).amax(1).long())  # beyond the last, where all are NaN
-        found, chosen = torch.stack(nearest, 1), torch.stack(column, 1).clamp_(max=v.shape[1] - 1)
+        for part, cube in self._compared(u, v):
+            beyond = torch.add(v[:, None], torch.le(v[:, None], part, out=cube), alpha=far, out=cube)
+            nearest.append(beyond.amin(2))
+            here = torch.eq(beyond, nearest[-1][:, :, None], out=cube)
+            column.append(m - here.mul_(backward).amax(2).long())  # beyond the last, where all are NaN
+        found, chosen = torch.cat(nearest, 1), torch.cat(column, 1).clamp_(max=m - 1)
         picked = valid & ~(found >= u + self.margin)  # NaN is not passed over
         gap = (u - found).masked_fill_(~picked, 0.0)
         value = softplus(gap) if soft else (gap + self.margin).clamp_(min=0)
         slope = (gap.sigmoid() if soft else (value > 0).to(v.dtype)).masked_fill_(~picked, 0.0)
-        gradient = beyond.zero_().scatter_add_(1, index, slope).scatter_add_(1, chosen, -slope)
+        gradient = self._slope(*v.shape).zero_().scatter_add_(1, index, slope).scatter_add_(1, chosen, -slope)
         total = value.masked_fill_(~picked, 0.0).sum(dtype=torch.float64)
         active = picked.sum(dtype=torch.float64)
         return Hinges(total, active, (valid & ~picked).sum(), 0 if soft else slope.sum(), gradient)

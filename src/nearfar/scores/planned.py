@@ -17,7 +17,7 @@ from nearfar.scores import few, held
 from nearfar.scores.autograd import full_precision, in_transform
 from nearfar.scores.cuda_tiles import HALVES, at_hand, require
 from nearfar.scores.hold import Given
-from nearfar.scores.similarity import normalize, rounded
+from nearfar.scores.similarity import all_scores, normalize, rounded
 from nearfar.types import Backend, Precision, Similarity
 
 _ONE_TILE = 1024 * 1024  # up to so many scores one tile holds them all
@@ -70,6 +70,7 @@ class Planned:
 
     _made: dict[bool, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)
     _kept: dict[bool, few.Few | held.Held] = field(init=False, repr=False, default_factory=dict)
+    _all: dict[bool, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     # ---- the rows as they are multiplied ----------------------------------------------------------------------------
 
@@ -106,9 +107,36 @@ class Planned:
             sides = tuple(rounded(side, HALVES[narrow]) for side in sides)
         return sides[0], sides[-1]
 
+    @property
+    def matrix(self) -> Float[Tensor, "n m"]:
+        """All scores by the definition, made once, with a graph and without: what the dense plan reads."""
+        found = self._products()
+        return found if self.offsets is None else found + self.offsets
+
+    def _products(self) -> Float[Tensor, "n m"]:
+        """The same before offsets."""
+        grad = torch.is_grad_enabled()
+        if grad not in self._all:
+            with full_precision(self.query_rows):
+                if self.power_of is None:
+                    self._all[grad] = all_scores(self.queries, self.keys, self.similarity)
+                else:
+                    base, power = self.power_of
+                    self._all[grad] = base._products() * power
+        return self._all[grad]
+
     def _with_rows(self: P, queries: Tensor, keys: Tensor, **changes: Any) -> P:
         """The same with other rows, ready to be multiplied."""
-        return replace(self, query_rows=queries, key_rows=keys, unit=False, scale=1.0, precision=self.narrow, **changes)
+        return replace(
+            self,
+            query_rows=queries,
+            key_rows=keys,
+            unit=False,
+            scale=1.0,
+            precision=self.narrow,
+            power_of=None,
+            **changes,
+        )
 
     # ---- the plan ---------------------------------------------------------------------------------------------------
 
@@ -121,7 +149,7 @@ class Planned:
                 require(device)
             return self.backend
         if torch.compiler.is_compiling():
-            return "dense"  # the compiler fuses it; its loops over tiles would be unrolled
+            return "dense"  # the compiler fuses it; the loops of other plans would be unrolled
         n, m = self.pairs.shape
         one_number = not isinstance(self.scale, Tensor) or self.scale.numel() == 1
         one_tile = 0 < n * m <= _ONE_TILE and self.similarity == "dot" and one_number and self.precision is None
@@ -175,11 +203,14 @@ class Planned:
     @property
     def T(self: P) -> P:
         """Keys asking the queries."""
-        return self._with_rows(self.keys, self.queries, pairs=self.pairs.T, offsets=None)
+        flipped = self._with_rows(self.keys, self.queries, pairs=self.pairs.T, offsets=None)
+        if self.plan == "dense":
+            flipped._all[torch.is_grad_enabled()] = self._products().T
+        return flipped
 
     def scaled(self: P, scale: float | Tensor) -> P:
         """The same scores times ``scale``, above 0 (dot products; before any offsets)."""
-        return replace(self, scale=self._times(scale))
+        return replace(self, scale=self._times(scale), power_of=None)
 
     def powered(self: P, power: float) -> P:
         """The same scores, offsets included, times ``power``: what e^s raised to it has for exponents."""

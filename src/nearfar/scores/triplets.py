@@ -132,14 +132,13 @@ def _few(
             dmargin += active
         return total.to(x.dtype), active.to(x.dtype), active.new_zeros((), dtype=x.dtype), dx, dy, dmargin
     rows = max(8, min(512, 2**20 // m))
-    memory = [Buffer(x, rows * m) for _ in range(4)]
-    few = FewPositives(mates, margin, (memory[1], memory[2], memory[3]))
+    memory, few = Buffer(x, rows * m), FewPositives(mates, margin, x, rows * m)
     y2, y_weight = y.square().sum(1), y.new_zeros(m)
     total = active = x.new_zeros((), dtype=torch.float64)
     dropped = 0
     for start in range(0, n, rows):
         i = slice(start, min(start + rows, n))
-        scores = tile_scores(x[i], y, plan.similarity, memory[0](i.stop - i.start, m), y2)
+        scores = tile_scores(x[i], y, plan.similarity, memory(i.stop - i.start, m), y2, itself=y is x and rows >= n)
         distances = scores.neg_().add_(1) if plan.sign < 0 else scores
         found = few.all(distances, i) if plan.mining == "all" else few.semihard(distances, i, plan.soft)
         total, active, dropped = total + found.total, active + found.active, dropped + found.dropped
@@ -251,22 +250,32 @@ def _dense(x: Tensor, y: Tensor, margin: Tensor, plan: TripletPlan) -> tuple[Ten
     positive, ignored, _ = plan.pairs.whole()
     assert positive is not None
     negative = ~positive if ignored is None else ~(positive | ignored)
-    gap = d[:, :, None] - d[:, None, :]  # (anchor, positive, negative)
-    chosen = positive[:, :, None] & negative[:, None, :]
-    dropped = torch.zeros((), dtype=torch.long)
-    if plan.mining == "semihard" and len(y):
-        beyond = chosen & (gap < 0)
-        if not plan.farthest:
-            beyond = beyond & (gap > -margin)
-        far = d[:, None, :].expand_as(gap)
-        nearest = far.masked_fill(~beyond, torch.inf).min(2).indices
-        has = beyond.any(2)
+    none, far = torch.zeros((), dtype=d.dtype), torch.finfo(d.dtype).max / 4
+    # what is no positive lies at −far and what is no negative at far, so that the cubes need no masks
+    near, away = d.masked_fill(~positive, -far), d.masked_fill(~negative, far)
+    if plan.mining == "all" and plan.soft:
+        cube = softplus(near[:, :, None] - away[:, None, :])  # (anchor, positive, negative)
+        return cube.sum(), (positive.sum(1) * negative.sum(1)).sum().to(d.dtype), none
+    if plan.mining == "all":
+        with torch.no_grad():
+            opened = ((near + margin)[:, :, None] > away[:, None, :]).to(d.dtype)
+            below, above = (
+                opened.sum(2),
+                opened.sum(1),
+            )  # how many negatives open each positive's hinge, and the reverse
+            middle = (below * d).sum(1, keepdim=True) / below.sum(1, keepdim=True).clamp(
+                min=1
+            )  # else the sums would cancel
+        return (below * (d + margin - middle) - above * (d - middle)).sum(), below.sum(), none
+    if not len(y):
+        return d.sum(), none, none
+    with torch.no_grad():
+        nearest, index = torch.where(away[:, None, :] > near[:, :, None], away[:, None, :], far).min(2)
+        has = positive & (nearest < (far if plan.farthest else d + margin))
         if plan.farthest:
-            nearest = torch.where(has, nearest, far.masked_fill(~chosen, -torch.inf).max(2).indices)
-            has = chosen.any(2)
-        chosen = torch.zeros_like(chosen).scatter_(2, nearest[:, :, None], has[:, :, None])
-        dropped = (positive & ~has).sum()
+            index = torch.where(has, index, d.masked_fill(~negative, -far).argmax(1, keepdim=True))
+            has = positive & negative.any(1, keepdim=True)
+    gap = d - d.gather(1, index)
     value = softplus(gap) if plan.soft else (gap + margin).clamp(min=0)
-    counted = chosen if plan.soft or plan.mining == "semihard" else chosen & (value > 0)
-    total = value.masked_fill(~chosen, 0.0).sum()
-    return total, counted.sum().to(d.dtype), dropped.to(d.dtype)
+    total = value.masked_fill(~has, 0.0).sum()
+    return total, has.sum().to(d.dtype), (positive & ~has).sum().to(d.dtype)
