@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, parameter, working_dtype
-from nearfar.losses.base import Loss, Outcome, averaged
+from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, parameter, tracing, working_dtype
+from nearfar.losses.base import Loss, Outcome, averaged, mean_weights
 from nearfar.pairs import Pairs
 from nearfar.rules import Ids
 from nearfar.scores import Scores, Stage, normalize, sum_over
 from nearfar.scores.autograd import full_precision
+from nearfar.scores.class_softmax import Ask, mean_class_softmax
 from nearfar.scores.gather import meet
 from nearfar.scores.similarity import picked_scores
 from nearfar.types import Backend, Similarity
@@ -75,9 +77,18 @@ class Classified:
         """A parameter of the loss that element functions can read."""
         return self.ranks.shared(parameter(value, self.given[0]))
 
-    def averaged(self, values: Callable[[], Tensor], keep: Tensor) -> Outcome:
-        """The mean of values by row over the rows that are kept."""
-        return averaged(values, keep, self.weights, self.stats, self.ranks)
+    def averaged(self, values: Callable[[], Tensor], keep: Tensor, ask: Ask | None = None) -> Outcome:
+        """The mean of values by row over the rows that are kept; by one visit of the classes, where ``ask`` tells of one."""
+        outcome = averaged(values, keep, self.weights, self.stats, self.ranks)
+        usual = self.unit and self.backend is None and self.given[0].device.type == "cpu" and not tracing()
+        if ask is None or not usual or not self.given[0].numel() or not self.given[1].numel():
+            return outcome
+
+        def value() -> Tensor:
+            weights = mean_weights(keep, self.weights, self.given[0].dtype, self.ranks)
+            return self.ranks.total(mean_class_softmax(*self.given, self.labels, weights, ask))
+
+        return replace(outcome, value=value)
 
     def scores(self, similarity: Similarity = "dot") -> Scores:
         """Rows asking the classes."""
@@ -94,12 +105,11 @@ class Classified:
             return self._scores[similarity].reduce(OWN)["value"]
         return picked_scores(*self.rows, self.labels, similarity)
 
-    def distance(self, rows: Tensor) -> Tensor:
-        """Squared distance of some rows from their own class, without gradient."""
+    def own_sine(self, rows: Tensor) -> Tensor:
+        """Sine of the angle of some rows with their own class, without gradient: half of ``|x − c|·|x + c|``."""
         z, table = (side.index_select(0, which) for side, which in zip(self.given, (rows, self.labels[rows])))
-        if self.unit:
-            z, table = normalize(z), normalize(table)
-        return (z - table).square_().sum(1)
+        z, table = normalize(z), normalize(table)
+        return ((z - table).square_().sum(1) * (z + table).square_().sum(1)).sqrt_().div_(2)
 
 
 class ClassLoss(Loss):

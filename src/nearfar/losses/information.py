@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 from typing_extensions import Unpack, override
 
 from nearfar.losses.arguments import Options, as_matrix, check_range, choice, refuse
@@ -16,6 +15,7 @@ from nearfar.losses.batch import read
 from nearfar.losses.softmax import softmax
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, sum_over
+from nearfar.scores.exponentials import softplus
 from nearfar.scores.gather import Ranks, meet
 
 Estimator = Literal["infonce", "jsd", "dv"]

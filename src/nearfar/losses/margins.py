@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range
 from nearfar.losses.base import Outcome, loss_function
 from nearfar.losses.classes import Classified, ClassLoss
-from nearfar.scores.autograd import once
-from nearfar.scores.similarity import root
+from nearfar.scores.class_softmax import Ask, Change
+from nearfar.scores.exponentials import softplus
+from nearfar.scores.similarity import picked_scores, root
 
 
 def _against_others(rows: Classified, own: Callable[[], Tensor], scale: float | Tensor) -> Tensor:
@@ -27,41 +27,27 @@ def _against_others(rows: Classified, own: Callable[[], Tensor], scale: float | 
 
 def _arc(rows: Classified, margin: Tensor) -> Tensor:
     """``cos(θ + m)`` with the own class."""
-    cosine = rows.own()
-    # 1 − cos²θ has no digits left for a small angle; the distance of rows of length one has all of them
-    if not rows.scores().holds:
-        square = rows.own("sqeuclidean")
-        sine = root(torch.where(cosine > 0.5, square * (1 - square / 4), 1 - cosine.square()))
-        return cosine * margin.cos() - sine * margin.sin()
-    with torch.no_grad():
-        sine = 1 - cosine.square()
-        close = (cosine > 0.5).nonzero()[:, 0]
-        if len(close):
-            square = rows.distance(close)
-            sine.index_copy_(0, close, square * (1 - square / 4))
-        sine.clamp_(min=0.0).sqrt_()
-    return _Widened.apply(cosine, sine, margin)  # pyright: ignore[reportReturnType]
+    (z, table), cosine = rows.rows, rows.own()
+    # 1 − cos²θ has no digits left where rows nearly align; half the product of the distances to the class and to its opposite does
+    near, far = (picked_scores(side, table, rows.labels, "sqeuclidean") for side in (z, -z))
+    sine = root(torch.where(cosine.abs() > 0.5, near * far / 4, 1 - cosine.square()))
+    return cosine * margin.cos() - sine * margin.sin()
 
 
-class _Widened(torch.autograd.Function):
-    """``cos(θ + m)`` of a cosine, the sine being given: it is no second way to the rows."""
+def _widened(rows: Classified, margin: float) -> Change:
+    """The same, and its derivative."""
+    near, far = math.cos(margin), math.sin(margin)
 
-    @staticmethod
-    def forward(ctx: Any, cosine: Tensor, sine: Tensor, margin: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.save_for_backward(cosine, sine, margin)
-        return cosine * margin.cos() - sine * margin.sin()
+    def change(cosine: Tensor, i: slice) -> tuple[Tensor, Tensor]:
+        sine = (1 - cosine.square()).clamp_(min=0.0).sqrt_()
+        steep = (cosine.abs() > 0.5).nonzero()[:, 0]  # 1 − cos²θ has no digits left for a small angle
+        if len(steep):
+            sine.index_copy_(0, steep, rows.own_sine(steep + i.start))
+        # d sin θ / d cos θ = −cot θ; at an angle of 0, where it has none, as if it were 0
+        cotangent = (cosine / sine).masked_fill_(sine == 0, 0.0)
+        return cosine * near - sine * far, cotangent.mul_(far).add_(near)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (gradient,), (cosine, sine, margin) = gradients, ctx.saved_tensors
-        with torch.no_grad():
-            # d sin θ / d cos θ = −cot θ; at an angle of 0, where it has none, as if it were 0
-            cotangent = (cosine / sine).masked_fill_(sine == 0, 0.0)
-            near = gradient * (margin.cos() + cotangent * margin.sin())
-            of_margin = -(gradient * (cosine * margin.sin() + sine * margin.cos())).sum()
-        needs = ctx.needs_input_grad
-        found = near if needs[0] else None, None, of_margin.view_as(margin) if needs[2] else None
-        return tuple(once(part, cosine, margin) for part in found)
+    return change
 
 
 @loss_function
@@ -98,7 +84,10 @@ def arcface_loss(
     def values() -> Tensor:
         return _against_others(rows, lambda: _arc(rows, rows.number(margin)), rows.ranks.shared(scale))
 
-    return rows.averaged(values, rows.known)
+    ask = None
+    if not isinstance(margin, Tensor) and not isinstance(scale, Tensor):
+        ask = Ask(scale, _widened(rows, margin))
+    return rows.averaged(values, rows.known, ask)
 
 
 @loss_function
@@ -131,8 +120,12 @@ def cosface_loss(
     check_range("margin", margin, 0.0, open_low=False)
     check_range("scale", scale, 0.0)
     rows = Classified(z, labels, table, options, True)
+    ask = None
+    if not isinstance(margin, Tensor) and not isinstance(scale, Tensor):
+        lowered = margin
+        ask = Ask(scale, lambda cosine, _: (cosine - lowered, 1.0))
     margin, scale = rows.ranks.shared(margin), rows.ranks.shared(scale)
-    return rows.averaged(lambda: _against_others(rows, lambda: rows.own() - margin, scale), rows.known)
+    return rows.averaged(lambda: _against_others(rows, lambda: rows.own() - margin, scale), rows.known, ask)
 
 
 # ---- modules --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range, parameter
@@ -15,6 +14,7 @@ from nearfar.losses.batch import read
 from nearfar.losses.softmax import SoftmaxLoss
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, mean_over
+from nearfar.scores.exponentials import softplus
 from nearfar.types import Rule
 
 

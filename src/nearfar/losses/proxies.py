@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range, choice
@@ -14,6 +13,8 @@ from nearfar.losses.base import Outcome, loss_function
 from nearfar.losses.classes import Classified, ClassLoss
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over
+from nearfar.scores.class_softmax import Ask
+from nearfar.scores.exponentials import softplus
 
 
 @loss_function
@@ -116,7 +117,12 @@ def proxy_nca_loss(
         found = rows.scores("sqeuclidean").reduce(stage, {"scale": scale})["value"]
         return torch.where(keep, found, 0.0) + rows.own("sqeuclidean") * scale
 
-    return rows.averaged(values, keep)
+    ask = None
+    if not isinstance(
+        temperature, Tensor
+    ):  # −D = 2·cos − 2 of rows of length one; a class at the origin is nearer by 1
+        ask = Ask(2 / temperature, lambda cosine, _: (cosine, 1.0), denominator == "all", origin=0.5)
+    return rows.averaged(values, keep, ask)
 
 
 @loss_function

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import (
@@ -25,6 +24,7 @@ from nearfar.losses.batch import Batch, read
 from nearfar.pairs import Pairs
 from nearfar.scores import normalize
 from nearfar.scores.autograd import full_precision
+from nearfar.scores.exponentials import softplus
 from nearfar.scores.similarity import some_scores
 from nearfar.scores.triplets import TripletPlan, triplets
 from nearfar.types import Similarity

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 from typing_extensions import Unpack, override
 
 from nearfar.losses.arguments import Options, refuse, scale_of
@@ -16,6 +15,7 @@ from nearfar.losses.softmax import SoftmaxLoss
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, sum_over
+from nearfar.scores.exponentials import softplus
 
 
 @loss_function

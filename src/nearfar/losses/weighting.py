@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range, refuse
@@ -15,6 +14,7 @@ from nearfar.losses.batch import read
 from nearfar.losses.contrastive import square
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, logsumexp_over, sum_over
+from nearfar.scores.exponentials import softplus
 
 MULTI_SIMILARITY: Stage = {
     "near": logsumexp_over("positives", lambda s, t: -t.parameters["alpha"] * (s - t.parameters["base"])),

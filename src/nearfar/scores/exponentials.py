@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from torch import Tensor
+from torch.nn import functional
 
 LOG2E = 1 / math.log(2)
 NOTHING = 1e30
@@ -14,3 +15,8 @@ NOTHING = 1e30
 def exp_(values: Tensor) -> Tensor:
     """``e^v`` in place. Scaled last: differences of large scores are exact, those of their multiples are not."""
     return values.mul_(LOG2E).exp2_()
+
+
+def softplus(values: Tensor) -> Tensor:
+    """``log(1 + e^v)``. Left to itself torch takes ``v`` from 20 on, which is off by 2·10⁻⁹: float64 tells that."""
+    return functional.softplus(values, threshold=40.0)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from nearfar.pairs import Pairs
 from nearfar.scores.buffers import Buffer
+from nearfar.scores.exponentials import softplus
 
 FEW = 32
 """Rows of the largest class up to which comparing beats bisection."""

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from nearfar.pairs import Pairs
 from nearfar.scores import hinge_tiles
 from nearfar.scores.autograd import full_precision, once, presigned
 from nearfar.scores.buffers import Buffer
+from nearfar.scores.exponentials import softplus
 from nearfar.scores.hinges import Classmates, FewPositives
 from nearfar.scores.similarity import all_scores, pull_back, tile_scores
 from nearfar.types import Similarity

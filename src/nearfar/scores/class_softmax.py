@@ -1,0 +1,134 @@
+"""Cross-entropy of rows over classes, the own class's cosine changed first: value and gradient in one visit, some rows at a time.
+
+Classes are many and rows few. So the table is read for its products and its norms, and for nothing else: no order, no copy of it,
+no mask. The weights of the mean are known beforehand, so that gradients are made while the scores are at hand: three products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nearfar.scores.autograd import full_precision, once
+from nearfar.scores.buffers import Buffer
+from nearfar.scores.exponentials import LOG2E, softplus
+from nearfar.scores.matmul import add_mm, mm
+
+_SCORES = 2**22  # at a time: 16 MB
+_NUMBERS = 2**18  # of a gradient at a time, that stay in the cache
+
+Change = Callable[[Float[Tensor, " b"], slice], tuple[Float[Tensor, " b"], float | Float[Tensor, " b"]]]
+"""What becomes of the own class's cosines of some rows, and its derivative."""
+
+
+class Ask(NamedTuple):
+    """What is fixed about one mean."""
+
+    scale: float
+    """Multiplies cosines, above 0."""
+    change: Change
+    """Of the own class's cosine."""
+    own_counts: bool = True
+    """Whether the own class is in the sum."""
+    origin: float = 0.0
+    """Added to the cosines with a class at the origin, as distances to it differ from those to classes of length one."""
+
+
+def mean_class_softmax(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "c d"], labels: Int[Tensor, " n"], weights: Float[Tensor, " n"], ask: Ask
+) -> Float[Tensor, ""]:
+    """``Σ w_i · (log Σ_c e^{s·cos_ic} − s·cos_iy)`` with constant weights, ``cos_iy`` changed in both places.
+
+    Args:
+        x: Rows, not empty, of any length; divided by it.
+        y: One row a class, likewise.
+        labels: The class of each row.
+        weights: Of the rows; one of weight 0 may have any value.
+        ask: What is fixed.
+    """
+    return _MeanClassSoftmax.apply(x, y, labels, weights.detach(), ask, torch.is_grad_enabled())  # pyright: ignore[reportReturnType]
+
+
+class _MeanClassSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, x: Tensor, y: Tensor, labels: Tensor, weights: Tensor, ask: Ask, differentiable: bool
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[:2] if differentiable else (False, False)
+        with full_precision(x):
+            value, gradients = _forward(x, y, labels, weights, ask, wanted)
+        if any(wanted):
+            ctx.save_for_backward(x, y, *gradients)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, y, *saved = ctx.saved_tensors
+        with torch.no_grad():
+            found = [None if gradient is None else gradient * gradients[0] for gradient in saved]
+        return *(once(gradient, x, y) for gradient in found), None, None, None, None
+
+
+def _forward(
+    x: Tensor, y: Tensor, labels: Tensor, weights: Tensor, ask: Ask, wanted: tuple[bool, ...]
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
+    (x, x_inverse), (y, y_inverse) = _unit(x), _unit(y)
+    (n, c), power = (len(x), len(y)), ask.scale * LOG2E  # exponents are powers of 2
+    origin = (y_inverse == 0).T if ask.origin else None
+    origin = None if origin is None or not bool(origin.any()) else origin * (ask.origin * power)
+    # e^s of a bounded score needs no maximum; of a single one, its logarithm would
+    bounded = c > 1 and ask.scale + abs(ask.origin) * ask.scale + math.log(c) < 85
+    dx = torch.empty_like(x) if wanted[0] else None
+    dy = torch.zeros_like(y) if wanted[1] else None
+    total = x.new_zeros((), dtype=torch.float64)
+    size = max(1, min(n, _SCORES // c))
+    memory = Buffer(x, size * c)
+    for start in range(0, n, size):
+        i = slice(start, min(start + size, n))
+        rows, label, weight = x[i], labels[i, None], weights[i]
+        scores = mm(rows * power, y.T, memory(len(rows), c))
+        scores = scores if origin is None else scores.add_(origin)
+        own, slope = ask.change(scores.gather(1, label)[:, 0] / power, i)
+        others = scores.scatter_(1, label, -torch.inf)
+        high = None
+        if not bounded:
+            high = others.amax(1, keepdim=True).clamp_(min=torch.finfo(x.dtype).min)
+            others.sub_(high)
+        found = others.exp2_().sum(1)
+        logs = found.log() if high is None else found.log() + high[:, 0] / LOG2E
+        gap = logs - own * ask.scale
+        values = softplus(gap) if ask.own_counts else gap
+        total += (weight * values).masked_fill_(weight == 0, 0.0).sum(dtype=torch.float64)
+        if dx is None and dy is None:
+            continue
+        wrong = weight * ask.scale  # the probability of all other classes, by weight and scale
+        wrong = wrong * gap.sigmoid() if ask.own_counts else wrong
+        gradient = others.mul_((wrong / found.clamp_(min=torch.finfo(x.dtype).tiny))[:, None])
+        gradient.scatter_(1, label, (wrong * slope).neg_()[:, None])
+        if dx is not None:
+            dx[i] = mm(gradient, y)
+        if dy is not None:
+            add_mm(dy, gradient.T, rows)
+    for part, side, inverse in ((dx, x, x_inverse), (dy, y, y_inverse)):
+        if part is not None:
+            _through_lengths(part, side, inverse)
+    return total.to(x.dtype), (dx, dy)
+
+
+def _unit(rows: Tensor) -> tuple[Tensor, Float[Tensor, "n 1"]]:
+    """Rows of length one, and one over their lengths; 0 for a row of zeros."""
+    inverse = torch.linalg.vector_norm(rows, dim=1, keepdim=True).reciprocal_()
+    inverse.nan_to_num_(nan=torch.nan, posinf=0.0)
+    return rows * inverse, inverse
+
+
+def _through_lengths(gradient: Tensor, rows: Tensor, inverse: Tensor) -> None:
+    """The gradient of unit rows as that of the rows themselves, in place: what changes a row's length alone is lost."""
+    size = max(1, _NUMBERS // rows.shape[1])
+    for part, unit, share in zip(gradient.split(size), rows.split(size), inverse.split(size)):
+        part.addcmul_(unit, (part * unit).sum(1, keepdim=True), value=-1).mul_(share)
