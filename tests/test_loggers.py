@@ -7,13 +7,18 @@ import importlib.util
 import json
 import socket
 import struct
-from collections.abc import Iterator
+import sys
+from collections import namedtuple
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 import nearfar as nf
-from nearfar.training.loggers import LOGGERS
+from nearfar.training.loggers import LOGGERS, make_logger
 from nearfar.training.session import Session
 from train_cases import images
 
@@ -160,7 +165,7 @@ def test_a_logger_holds_what_happened_once_and_the_options(logger, alone, monkey
     expected = wanted(run)
     assert {step for step, _ in expected} == {1, 2, 3, 4, 5}
     assert {(step, name): value for step, name, value in told} == pytest.approx(expected, rel=1e-6)
-    if logger in ("tensorboard", "csv"):  # the others keep both of step 3, which are the same
+    if logger != "wandb":  # which keeps both of step 3, which are the same
         assert len(told) == len(expected)
     if known is not None:
         for name, value in run.config.saved().items():
@@ -181,6 +186,104 @@ def test_a_logger_that_comes_later_is_told_what_was_before(logger, alone, monkey
     run = nf.train(corpus=images(), resume=str(tmp_path / "run"), logger=logger, show=False)
     told, _ = READERS[logger](run.path)
     assert {(step, name): value for step, name, value in told} == pytest.approx(wanted(run), rel=1e-6)
+
+
+class Server:
+    """Keeps what MLflow's client is told, as a tracking server does: twice what it is told twice, parameters once for all."""
+
+    def __init__(self) -> None:
+        self.runs, self.status, self.params, self.metrics, self.down = 0, "", {}, [], False
+
+    def __call__(self, uri: str) -> Server:
+        return self
+
+    def get_experiment_by_name(self, name: str) -> None:
+        self._answer()
+
+    def create_experiment(self, name: str) -> str:
+        return name
+
+    def create_run(self, place: str, run_name: str) -> SimpleNamespace:
+        self.runs += 1
+        return SimpleNamespace(info=SimpleNamespace(run_id="1"))
+
+    def get_run(self, run: str) -> SimpleNamespace:
+        self._answer()
+        return SimpleNamespace(data=SimpleNamespace(params=self.params, metrics={m.key: m.value for m in self.metrics}))
+
+    def get_metric_history(self, run: str, name: str) -> list[Any]:
+        return [metric for metric in self.metrics if metric.key == name]
+
+    def log_batch(self, run: str, metrics: Sequence[Any] = (), params: Sequence[Any] = ()) -> None:
+        self._answer()
+        assert not {p.key for p in params} & self.params.keys()
+        self.params |= {p.key: p.value for p in params}
+        self.metrics += metrics
+
+    def update_run(self, run: str, status: str) -> None:
+        self.status = status
+
+    set_terminated = update_run
+
+    def _answer(self) -> None:
+        if self.down:
+            raise ArithmeticError("connection refused")
+
+
+@pytest.fixture
+def server(monkeypatch) -> Server:
+    """A stand-in for the package and its server, so that this is tested where neither is."""
+    server = Server()
+    metric, param = namedtuple("Metric", "key value timestamp step"), namedtuple("Param", "key value")
+    modules = {
+        "mlflow": {"MlflowClient": server},
+        "mlflow.entities": {"Metric": metric, "Param": param},
+        "mlflow.exceptions": {"MlflowException": ArithmeticError},
+    }
+    for name, content in modules.items():
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    return server
+
+
+def test_mlflow_is_told_what_it_lacks_wherever_a_kill_fell(server, tmp_path):
+    """Between a run's name and its options, between a step's figures and its look's, between two checkpoints."""
+    events = [({"loss": 1.0 / step}, {"recall@1": step / 4}) for step in (1, 2, 3, 4)]
+    log_batch, config = server.log_batch, {"lr": 0.1, "data": "digits"}
+    for stopped in (0, 2, 5, 6, 99):
+        calls = iter(range(stopped))
+
+        def killed(run, calls=calls, **told):
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            log_batch(run, **told)
+
+        server.log_batch = killed
+        with suppress(KeyboardInterrupt):
+            logger = make_logger("mlflow", tmp_path, config, first=0)
+            assert logger is not None
+            assert logger.fresh  # all that was is told again
+            for step, told in enumerate(events, 1):
+                for figures in told:
+                    logger.log_metrics(figures, step)
+            logger.finalize("finished")
+    assert (server.runs, server.status, server.params) == (1, "FINISHED", {"lr": "0.1", "data": "digits"})
+    for name, values in (("loss", [1.0, 1 / 2, 1 / 3, 1 / 4]), ("recall_at_1", [1 / 4, 2 / 4, 3 / 4, 1.0])):
+        told = server.get_metric_history("1", name)
+        assert [(m.step, m.value) for m in told] == list(enumerate(values, 1))
+
+
+def test_a_server_that_does_not_answer_is_told_in_words(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    logger = make_logger("mlflow", tmp_path, {})
+    assert logger is not None
+    server.down = True
+    wanted = r"^MLflow at http://127.0.0.1:1 cannot be used \(connection refused\): resume the run when it can"
+    with pytest.raises(OSError, match=wanted):
+        logger.log_metrics({"loss": 1.0}, 1)
+    with pytest.raises(OSError, match=wanted):
+        make_logger("mlflow", tmp_path, {})
 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb", "mlflow"])

@@ -12,7 +12,8 @@ import importlib.util
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -125,7 +126,13 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """A run of MLflow, in ``mlflow/`` or at ``MLFLOW_TRACKING_URI``. Its name there is in ``mlflow.id``."""
+    """A run of MLflow, in ``mlflow/`` or at ``MLFLOW_TRACKING_URI``. Its name there is in ``mlflow.id``.
+
+    MLflow keeps twice what it is told twice. So a resumed run asks what is there, and tells the rest: neither the steps
+    between the last checkpoint and a kill come twice, nor is one missing whose telling the kill cut off.
+    """
+
+    fresh = True
 
     def __init__(self, folder: Path, config: Mapping[str, Any], first: int) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -136,12 +143,16 @@ class MLflow:
         from mlflow.entities import Metric, Param
 
         self.metric = Metric
-        self.client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", (folder / "mlflow").resolve().as_uri()))
-        self.fresh, self.id = _name(folder / "mlflow.id", lambda: self._begin(folder.resolve().name))
-        if self.fresh:
-            self.client.log_batch(self.id, params=[Param(name, str(value)) for name, value in config.items()])
-        else:
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI", (folder / "mlflow").resolve().as_uri())
+        self.client = MlflowClient(self.uri)
+        with self._answering():
+            _, self.id = _name(folder / "mlflow.id", lambda: self._begin(folder.resolve().name))
+            there = self.client.get_run(self.id).data
+            left = [Param(name, str(value)) for name, value in config.items() if name not in there.params]
+            self.client.log_batch(self.id, params=left)
             self.client.update_run(self.id, status="RUNNING")
+            told = {name: self.client.get_metric_history(self.id, name) for name in there.metrics}
+        self.last = {name: max(metric.step for metric in history) for name, history in told.items()}
 
     def _begin(self, name: str) -> str:
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "nearfar")
@@ -149,16 +160,32 @@ class MLflow:
         place = found.experiment_id if found is not None else self.client.create_experiment(experiment)
         return self.client.create_run(place, run_name=name).info.run_id
 
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Says in words that there is no server, after the minutes for which MLflow's client tries to reach it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            raise OSError(
+                f"MLflow at {self.uri} cannot be used ({error}): resume the run when it can, or with --logger none"
+            ) from error
+
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """At once. MLflow knows no ``@`` in names: recall@1 is recall_at_1 there."""
+        """At once, but for what is there. MLflow knows no ``@`` in names: recall@1 is recall_at_1 there."""
         now = int(time.time() * 1000)
-        told = [self.metric(name.replace("@", "_at_"), value, now, step) for name, value in metrics.items()]
-        self.client.log_batch(self.id, metrics=told)
+        named = {name.replace("@", "_at_"): value for name, value in metrics.items()}
+        told = [self.metric(name, value, now, step) for name, value in named.items() if step > self.last.get(name, -1)]
+        if told:
+            with self._answering():
+                self.client.log_batch(self.id, metrics=told)
 
     def finalize(self, status: Status) -> None:
         """Says how it ended."""
         word = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
-        self.client.set_terminated(self.id, word)
+        with self._answering():
+            self.client.set_terminated(self.id, word)
 
 
 def _name(path: Path, make: Any) -> tuple[bool, str]:
