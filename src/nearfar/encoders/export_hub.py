@@ -28,6 +28,7 @@ def push(embedder: Embedder, repository: str, *, private: bool = False) -> str:
 
     Raises:
         ValueError: If the repository has no such name.
+        PermissionError: If there is no token, or none that may write there; the message says the remedy.
     """
     if not NAME.fullmatch(repository):
         raise ValueError(f"{repository!r} is no repository on the Hub: wanted user/name")
@@ -36,10 +37,17 @@ def push(embedder: Embedder, repository: str, *, private: bool = False) -> str:
     with tempfile.TemporaryDirectory() as folder:
         embedder.save(folder)
         write_text(Path(folder) / "README.md", model_card(embedder, repository))
-        api.create_repo(repository, private=private, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message="An encoder trained with nearfar"
-        )
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message="An encoder trained with nearfar"
+            )
+        except hub.errors.HfHubHTTPError as error:
+            if error.response.status_code not in (401, 403):
+                raise
+            raise PermissionError(
+                f"the Hub does not let you write to {repository}: hf auth login, with a token that may, or set HF_TOKEN"
+            ) from error
     return str(getattr(done, "commit_url", done))
 
 
