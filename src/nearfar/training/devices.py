@@ -38,6 +38,7 @@ def make_fabric(config: TrainConfig) -> Any:
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it uses is in environment.json
     warnings.filterwarnings("ignore", "The `srun` command is available")  # see _started
+    warnings.filterwarnings("ignore", "You passed `Fabric.*fp16 is not supported on CPU")  # it is refused below
     devices, nodes, plugins = _started(config)
     try:
         fabric = Fabric(

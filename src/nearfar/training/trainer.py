@@ -162,7 +162,11 @@ class Trainer:
         if config.clip is not None and self.sharded:
             clip_sharded(self.method.parameters(), config.clip)
         elif config.clip is not None:
-            self.fabric.clip_gradients(self.network, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
+            scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+            if scaler is not None:  # which knows fused optimisers, where Fabric's own clipping refuses them
+                scaler.unscale_(self.optimizer.optimizer)
+            learned = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(learned, config.clip)
         self.optimizer.step()
         self.method.after_step(self._step)
         if self.ema is not None:
