@@ -111,6 +111,14 @@ def test_chunks_change_nothing(options, tmp_path):
     torch.testing.assert_close(losses(cut), losses(whole), rtol=1e-4, atol=1e-6)
 
 
+def test_who_may_read_a_run_may_read_all_of_it(tmp_path):
+    """Checkpoints and the encoder too: safetensors' own files are their owner's alone."""
+    run = train(vectors(), tmp_path, method="clip", batch_size=32)
+    modes = {path.suffix: path.stat().st_mode for path in run.path.rglob("*") if path.is_file()}
+    assert modes.keys() >= {".yaml", ".json", ".safetensors"}
+    assert len(set(modes.values())) == 1
+
+
 def test_half_precision_is_near(tmp_path):
     precision = "bf16"
     whole = train(vectors(), tmp_path, method="clip", batch_size=32)

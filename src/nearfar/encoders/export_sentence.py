@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nearfar.data.labelled import require
 from nearfar.encoders.embedder import Embedder
 from nearfar.encoders.pretrained import PooledTransformer
 from nearfar.encoders.towers import TextTower
 from nearfar.encoders.transformer import TextTransformer
+from nearfar.encoders.weights import write_weights
 from nearfar.report.files import write_json, write_text
 
+WHY = "an export"
 TOLERANCE = 1e-5
 TEXTS = ("", "Near and far.", "What belongs together, pulled near: " * 40, "Übergröße, näher? 遠い 近い 🙂")
 
@@ -58,7 +57,7 @@ def export_sentence(embedder: Embedder, folder: str | Path) -> float | None:
         assert isinstance(projection, nn.Linear)
         linears.append(projection)
     write_json(_made(folder) / "config.json", config)
-    _write_weights(folder / "model.safetensors", state)
+    write_weights(folder / "model.safetensors", state, WHY)
     _write_tokenizer(folder, tower)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
     width = config["hidden_size"]
@@ -72,7 +71,8 @@ def export_sentence(embedder: Embedder, folder: str | Path) -> float | None:
         sizes = {"in_features": linear.in_features, "out_features": linear.out_features}
         write_json(_made(folder / path) / "config.json",
                    sizes | {"bias": linear.bias is not None, "activation_function": identity})  # fmt: skip
-        _write_weights(folder / path / "model.safetensors", {f"linear.{k}": v for k, v in linear.state_dict().items()})
+        plain = {f"linear.{k}": v for k, v in linear.state_dict().items()}
+        write_weights(folder / path / "model.safetensors", plain, WHY)
     modules.append((f"{len(modules)}_Normalize", "Normalize"))
     _made(folder / modules[-1][0])
     write_json(
@@ -136,17 +136,6 @@ NAMES = {
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    safetensors = require("safetensors.torch", "an export", "train")
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-        safetensors.save_file(plain, beside, metadata={"format": "pt"})
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _write_tokenizer(folder: Path, tower: TextTower) -> None:

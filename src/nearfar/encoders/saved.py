@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -15,15 +14,17 @@ from nearfar.data.labelled import require
 from nearfar.encoders.embedder import Embedder
 from nearfar.encoders.tokenizer import read_tokenizer
 from nearfar.encoders.towers import TextTower, Tower, build_tower, fingerprint
+from nearfar.encoders.weights import write_weights
 from nearfar.report.files import read_json, write_json, write_text
 
 FORMAT, VERSION = "nearfar-embedder", 1
+WHY = "saving an embedder"
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
 def save(embedder: Embedder, folder: Path, weights: Mapping[str, Tensor]) -> None:
     """See ``Embedder.save``. The configuration goes last: without it the folder is no embedder yet."""
-    safetensors = require("safetensors.torch", "saving an embedder", "train")
+    require("safetensors.torch", WHY, "train")
     folder.mkdir(parents=True, exist_ok=True)
     specs = {}
     for kind in embedder.kinds:
@@ -33,14 +34,7 @@ def save(embedder: Embedder, folder: Path, weights: Mapping[str, Tensor]) -> Non
             text = tower.tokenizer.to_str()
             write_text(folder / TOKENIZER, text)
             specs[kind]["tokenizer"] = fingerprint(text)
-    # Weights may lie channels last, and two names may share one tensor: safetensors wants neither.
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
-    beside = folder / f".{WEIGHTS}.{os.getpid()}"
-    try:
-        safetensors.save_file(state, beside, metadata={"format": "pt"})
-        beside.replace(folder / WEIGHTS)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_weights(folder / WEIGHTS, weights, WHY)
     write_json(folder / CONFIG, {
         "format": FORMAT, "version": VERSION, "nearfar": version("nearfar"),
         "dim": embedder.dim if len(embedder.projections) else None, "towers": specs,

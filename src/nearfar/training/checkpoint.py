@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nearfar.data.labelled import require
+from nearfar.encoders.weights import save_tensors
 from nearfar.report.files import read_json, write_json
 
 WHY = "checkpoints"
@@ -30,13 +31,12 @@ def write_checkpoint(folder: Path, step: int, parts: Mapping[str, Mapping[str, T
         parts: Tensors by file and name.
         facts: Whatever JSON can hold.
     """
-    safetensors = require("safetensors.torch", WHY, "train")
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f".new-{os.getpid()}"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     for name, tensors in parts.items():
-        safetensors.save_file(_apart(tensors), beside / f"{name}.safetensors")
+        save_tensors(beside / f"{name}.safetensors", _apart(tensors), WHY)
     write_json(beside / "state.json", {"format": 1, "step": step, "parts": list(parts)} | facts)
     for path in (*beside.iterdir(), beside):
         _to_disk(path)
