@@ -6,12 +6,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+import nearfar as nf
 from hub import TOKEN, Hub, running
+from nearfar.cli import main
 from towers import TEXTS, embedder
 
 NEARFAR = ("-c", "import sys; from nearfar.cli import main; sys.exit(main())")
@@ -106,3 +110,22 @@ def test_a_data_set_that_the_hub_does_not_have(hub, tmp_path):
     none = python(hub, tmp_path, *NEARFAR, "train", "--data", "owner/plants")
     assert none.returncode == 2
     assert "owner/plants is no path here, and the Hugging Face Hub did not give it" in none.stderr
+
+
+@pytest.mark.parametrize("command", ["evaluate RUN", "index RUN", "train --resume RUN"])
+def test_a_run_s_own_folder_is_no_name_on_the_hub(command, tmp_path, monkeypatch, capsys):
+    """Seen from another folder, from which ``photos/cats`` is no path."""
+    monkeypatch.setattr(import_module("nearfar.data.sheets"), "from_hub", lambda *_: pytest.fail("asked"))
+    for number in range(24):
+        path = tmp_path / "photos" / "cats" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 10 * number).save(path)
+    monkeypatch.chdir(tmp_path)
+    options = {"steps": 2, "eval_every": 2, "batch_size": 4, "threads": 1, "show": False}
+    run = nf.train(data="photos/cats", out=str(tmp_path / "run"), model="small-cnn", **options)
+    arguments = command.replace("RUN", str(run.path)).split()
+    assert main(arguments) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(arguments) == 2
+    assert f"photos/cats, which {run.path} was trained on, is not here" in capsys.readouterr().err

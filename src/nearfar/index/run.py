@@ -21,6 +21,7 @@ from nearfar.encoders.embedder import Embedder
 from nearfar.encoders.load import load
 from nearfar.encoders.saved import CONFIG, WEIGHTS, find
 from nearfar.encoders.towers import ArrayTower
+from nearfar.training.run import Run as TrainedRun
 from nearfar.types import Kind
 
 
@@ -69,6 +70,8 @@ class Run:
         """
         own = self.config.get("data")
         config = self.data_config() if data is None or data == own else DataConfig(data)
+        if data is None:
+            TrainedRun(self.path).check_data(config.data)
         if "image" in self.embedder.kinds and config.size is None:
             tower = self.embedder.tower("image")
             assert isinstance(tower, ArrayTower)

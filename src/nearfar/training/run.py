@@ -89,6 +89,25 @@ class Run:
         """The machine, the data and the model."""
         return read_json(self.path / "environment.json")
 
+    def check_data(self, data: str) -> None:
+        """Finds out whether the data are still where they were read, seen from here.
+
+        Args:
+            data: As ``config.yaml`` says.
+
+        Raises:
+            ValueError: If they came from a path that is not here, as seen from another folder. A path such as
+                ``photos/cats`` would else be asked for on the Hub, as a name.
+        """
+        known = self.path / "environment.json"
+        name = read_json(known).get("data", {}).get("name", data) if known.is_file() else data
+        path = Path(data).expanduser()
+        if name != data and path.suffix.lower() != ".tar" and not path.exists():  # of missing shards others say more
+            raise ValueError(
+                f"{data}, which {self.path} was trained on, is not here: go to the folder that the path begins in, or name "
+                "the data"
+            )
+
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""

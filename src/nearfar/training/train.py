@@ -69,6 +69,8 @@ def train(
     check_logger(asked.logger)
     fabric = make_fabric(asked)
     if corpus is None:
+        if run is not None:
+            run.check_data(asked.data)
         corpus = open_corpus(asked)
     elif run is None:
         asked = replace(asked, data=corpus.name)
