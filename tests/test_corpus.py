@@ -173,6 +173,18 @@ class TestTables:
         assert len(train) == 5
         assert open_corpus(DataConfig(str(tmp_path / "set"))).test.name(1) == str(tmp_path / "set" / "test.csv") + ":3"
 
+    @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+    def test_what_separates_cells_is_told_by_the_first_line(self, tmp_path, mark):
+        """Not by what its names hold in quotation marks."""
+        names = [f'"a {other * 6} ""name"""' for other in ",;\t|" if other != mark]
+        table = mark.join(["text", "positive", *names]) + "\n"
+        table += "".join(mark.join([f"t{i}", f"p{i}", "1", "2", "3"]) + "\n" for i in range(6))
+        corpus = open_corpus(DataConfig(write(tmp_path / "t.csv", table)))
+        assert [(column.name, column.role) for column in corpus.columns] == [
+            ("text", "anchor"),
+            ("positive", "positive"),
+        ]
+
     def test_image_paths_are_relative_to_the_file(self, tmp_path):
         for i in range(6):
             picture(tmp_path / "in" / "ab" / f"ü {i}.png", 40 * i)

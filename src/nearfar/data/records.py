@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The line each record starts on, and its cells; empty lines are passed over.
 
     Args:
-        path: UTF-8, separated by commas, semicolons or tabs, whichever its first line has most of.
+        path: UTF-8, separated by commas, semicolons, tabs or bars, whichever its first line has most of outside quotation marks.
 
     Raises:
         ValueError: If it is not UTF-8, or a quotation mark is not closed.
@@ -25,9 +26,9 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         line = 1
         try:
-            first = file.readline()
+            first = re.sub(r'"[^"]*"', "", file.readline())
             file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
+            reader = csv.reader(file, delimiter=max(",;\t|", key=first.count), strict=True)
             for cells in reader:
                 if cells:
                     yield line, cells
