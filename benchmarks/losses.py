@@ -62,7 +62,9 @@ def standard() -> list[Cell]:
     """What `make bench` runs: sizes of a loss from small to large, so that each foretells the next."""
     cells = [Cell(loss, n, 128, compiled=True) for n in (64, 256, 1024, 4096, 16384) for loss in FAMILY]
     cells += [Cell("InfoNCE, frozen keys", n, 128) for n in (1024, 16384)]
-    rest = [loss for loss in WORKLOADS if loss not in FAMILY]
+    many = [loss for loss, one in WORKLOADS.items() if one.kind == "identities"]
+    rest = [loss for loss in WORKLOADS if loss not in (*FAMILY, *many)]
+    cells += [Cell(loss, n, d) for d in (128, 512) for n in (64, 512) for loss in many]
     cells += [Cell(loss, n, 128, compiled=n < 4096) for n in (64, 512, 4096) for loss in rest]
     cells += [Cell(loss, n, 128) for n in (8192, 16384) for loss in TRIPLETS]
     cells += [Cell("InfoNCE", 8192, 128), *(Cell(loss, 8192, 512) for loss in ("InfoNCE", "CLIP"))]

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dense import TAU
-from workloads import WORKLOADS, Call, Workload
+from workloads import IDENTITIES, WORKLOADS, Call, Workload
 
 BF16_ROWS = 512  # below, bfloat16 products gain nothing
 TRACED_ROWS = 1024  # beyond, our losses leave a compiled graph, and there is nothing new to time
@@ -268,9 +268,11 @@ PEERS = (
     Contender("VICReg", "lightly", lambda: lightly("vicreg_loss", "VICRegLoss"), 1, 1),
     Contender("VICReg", PML, lambda: (lambda loss: lambda x, y: loss(x, ref_emb=y))(pml("VICRegLoss")), 1, 1),
     Contender("Proxy-anchor", PML, with_table("ProxyAnchorLoss", "proxies")),
-    Contender("Proxy-NCA", PML, with_table("ProxyNCALoss", "proxies")),
-    Contender("ArcFace", PML, with_table("ArcFaceLoss", "W", margin=28.64788975654116)),  # degrees
-    Contender("CosFace", PML, with_table("CosFaceLoss", "W")),
+    *(Contender(f"{name}{many}", PML, with_table(f"{loss}Loss", table, **options), 1, 1)
+      for many in ("", f", {IDENTITIES:,} classes") for name, loss, table, options in (
+          ("Proxy-NCA", "ProxyNCA", "proxies", {}), ("CosFace", "CosFace", "W", {}),
+          ("ArcFace", "ArcFace", "W", {"margin": 28.64788975654116}),  # degrees
+      )),
 )  # fmt: skip
 
 
@@ -278,7 +280,7 @@ def contenders(workload: Workload, n: int, *, compiled: bool) -> list[Contender]
     """All who compute a loss at n rows: ours first."""
     name = workload.name
     ours = [Contender(name, "nearfar", workload.ours, memory=1)]
-    if n >= BF16_ROWS and workload.kind not in ("classes", "noise") and workload.across == "rows":
+    if n >= BF16_ROWS and workload.kind not in ("classes", "identities", "noise") and workload.across == "rows":
         ours.append(Contender(name, "nearfar bf16", lambda: workload.ours(precision="bf16"), memory=1))
     plain = [Contender(name, "dense", lambda: workload.dense)]
     if compiled:

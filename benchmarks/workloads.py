@@ -1,7 +1,8 @@
 """What is measured: one row a loss, with its inputs, our call, its dense form, and the least work that it takes.
 
 `n` is the rows that score each other: for a loss of two views, of both together; for a one-sided or two-sided loss, those
-of one side. So every row of a table at n has n×n scores, but for classes (n/8 of them) and moments (d×d numbers).
+of one side. So every row of a table at n has n×n scores, but for classes (n/8 of them, or as many as a row's name says) and
+moments (d×d numbers).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import dense
 import nearfar as nf
 from dense import DEBIASED_TAU, TAU, K
 
-Kind = Literal["views", "labels", "sides", "frozen", "moments", "classes", "noise"]
+Kind = Literal["views", "labels", "sides", "frozen", "moments", "classes", "identities", "noise"]
 Call = Callable[..., Tensor]
 ROWS_A_CLASS = 8
 WORDS = 10_000
+IDENTITIES = 10_000
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,17 @@ class Workload:
     dense: Call
     products: float | None
     options: dict[str, Any] = field(default_factory=dict)
-    across: Literal["rows", "classes", "features"] = "rows"
+    across: Literal["rows", "classes", "identities", "features"] = "rows"
 
     def flops(self, n: int, d: int) -> float | None:
         """Operations at least, forward and backward."""
-        m = {"rows": n, "classes": classes(n), "features": d}[self.across]
+        m = {"rows": n, "classes": classes(n), "identities": IDENTITIES, "features": d}[self.across]
         return None if self.products is None else self.products * 2 * n * m * d
 
     def ours(self, **options: Any) -> Call:
         """Our loss as a function of the inputs."""
         row, options = nf.LOSSES[self.loss], {**self.options, **options}
-        if self.kind == "classes":
+        if self.kind in ("classes", "identities"):
             return lambda z, labels, table: row.function(z, labels, table, **options)
         if self.kind == "noise":
             noise = nf.Noise(torch.ones(WORDS))
@@ -97,8 +99,13 @@ _ROWS = (
     Workload("ArcFace", "ArcFaceLoss", "classes", dense.arcface, 3, across="classes"),
     Workload("CosFace", "CosFaceLoss", "classes", dense.cosface, 3, across="classes"),
     Workload("Center", "CenterLoss", "classes", dense.center, None),
+    *(Workload(f"{name}, {IDENTITIES:,} classes", loss, "identities", form, 3, options, across="identities")
+      for name, loss, form, options in (
+          ("ArcFace", "ArcFaceLoss", dense.arcface, {}), ("CosFace", "CosFaceLoss", dense.cosface, {}),
+          ("Proxy-NCA", "ProxyNCALoss", dense.proxy_nca, {"denominator": "all"}),
+      )),
     Workload("NCE", "NCELoss", "noise", dense.nce, None),
-)
+)  # fmt: skip
 
 WORKLOADS: dict[str, Workload] = {row.name: row for row in _ROWS}
 
@@ -129,7 +136,9 @@ def inputs(kind: Kind, n: int, d: int, dtype: torch.dtype = torch.float32) -> tu
         targets = torch.randint(WORDS, (n,), generator=random)
         samples = torch.randint(WORDS, (n, K), generator=random)
         return leaf(table[targets] + draw(n, d)), targets, leaf(table), samples
-    labels = (torch.arange(n) % classes(n))[torch.randperm(n, generator=random)]
-    centres = draw(classes(n), d)
+    if kind == "identities":
+        labels, centres = torch.randint(IDENTITIES, (n,), generator=random), draw(IDENTITIES, d)
+    else:
+        labels, centres = (torch.arange(n) % classes(n))[torch.randperm(n, generator=random)], draw(classes(n), d)
     z = leaf(centres[labels] + 2 * draw(n, d))
     return (z, labels) if kind == "labels" else (z, labels, leaf(centres + draw(*centres.shape)))

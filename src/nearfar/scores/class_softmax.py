@@ -79,8 +79,8 @@ def _forward(
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
     (x, x_inverse), (y, y_inverse) = _unit(x), _unit(y)
     (n, c), power = (len(x), len(y)), ask.scale * LOG2E  # exponents are powers of 2
-    origin = (y_inverse == 0).T if ask.origin else None
-    origin = None if origin is None or not bool(origin.any()) else origin * (ask.origin * power)
+    origin = (y_inverse.T == 0).to(x.dtype).mul_(ask.origin * power) if ask.origin else None
+    origin = None if origin is None or not bool(origin.any()) else origin
     # e^s of a bounded score needs no maximum; of a single one, its logarithm would
     bounded = c > 1 and ask.scale + abs(ask.origin) * ask.scale + math.log(c) < 85
     dx = torch.empty_like(x) if wanted[0] else None
