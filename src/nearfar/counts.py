@@ -11,7 +11,7 @@ from torch import Tensor
 from nearfar.rules import Ids, Matrix, Overlap, Relation, Sparing
 from nearfar.types import Rule
 
-FEW = 128 * 128
+FEW = 256 * 256
 """Up to so many pairs, a matrix costs less than anything cleverer."""
 
 

@@ -1,6 +1,6 @@
 """All scores of the smallest batches, and who belongs with whom as numbers of the same shape.
 
-Up to 128² scores, what an operation costs to start is all that it costs, and there the fewest operations win: no lists, which
+Up to 256² scores, what an operation costs to start is all that it costs, and there the fewest operations win: no lists, which
 larger batches are spared memory by (`held.py`), but matrices that leave a pair out by a sum or a product.
 """
 
