@@ -30,6 +30,11 @@ class Results:
     def milliseconds(self, cell: Cell, contender: str = OURS) -> float | None:
         return self.figure(cell, contender, "milliseconds")
 
+    def own(self, cell: Cell, compiled: bool = False) -> float | None:
+        """Our time; compiled, where that changes anything."""
+        found = self.milliseconds(cell, OURS + COMPILED) if compiled else None
+        return self.milliseconds(cell) if found is None else found
+
     def ratio(self, slow: tuple[Cell, str], fast: tuple[Cell, str]) -> float | None:
         """How many times as long the first takes as the second."""
         a, b = self.milliseconds(*slow), self.milliseconds(*fast)
@@ -110,7 +115,7 @@ def worst_ratio(least_rows: int, compiled: bool = False) -> Figure:
         found = [
             other / own
             for cell in results.cells()
-            if cell[1] >= least_rows and (own := results.milliseconds(cell, ours(compiled))) is not None
+            if cell[1] >= least_rows and (own := results.own(cell, compiled)) is not None
             for _, other in results.others(cell, compiled)
         ]
         return min(found, default=None)
@@ -118,16 +123,12 @@ def worst_ratio(least_rows: int, compiled: bool = False) -> Figure:
     return figure
 
 
-def ours(compiled: bool) -> str:
-    return OURS + COMPILED if compiled else OURS
-
-
 def worst_overhead(most_rows: int, compiled: bool = False) -> Figure:
     """Our milliseconds less those of the dense form as it is, in the cell where that is most."""
 
     def figure(results: Results) -> float | None:
         times = [
-            (results.milliseconds(cell, ours(compiled)), results.milliseconds(cell, DENSE))
+            (results.own(cell, compiled), results.milliseconds(cell, DENSE))
             for cell in results.cells()
             if cell[1] <= most_rows
         ]

@@ -25,7 +25,6 @@ from dense import TAU
 from workloads import IDENTITIES, WORKLOADS, Call, Workload
 
 BF16_ROWS = 512  # below, bfloat16 products gain nothing
-TRACED_ROWS = 1024  # beyond, our losses leave a compiled graph, and there is nothing new to time
 
 
 @dataclass(frozen=True)
@@ -285,7 +284,7 @@ def contenders(workload: Workload, n: int, *, compiled: bool) -> list[Contender]
     plain = [Contender(name, "dense", lambda: workload.dense)]
     if compiled:
         forms = [("dense, compiled", lambda: workload.dense)]
-        if n <= TRACED_ROWS:
+        if workload.traced(n):
             forms.append(("nearfar, compiled", workload.ours))
         plain += [
             Contender(name, form, lambda build=build: torch.compile(build(), dynamic=False), compiled=True)

@@ -52,6 +52,11 @@ class Workload:
         m = {"rows": n, "classes": classes(n), "identities": IDENTITIES, "features": d}[self.across]
         return None if self.products is None else self.products * 2 * n * m * d
 
+    def traced(self, n: int) -> bool:
+        """Whether `torch.compile` sees through our loss at n rows; else it runs as it is, and there is nothing new to time."""
+        others = {"views": 0, "labels": 0, "classes": classes(n), "identities": IDENTITIES, "noise": WORDS}
+        return n + others.get(self.kind, n) <= nf.LOSSES[self.loss].function.traced
+
     def ours(self, **options: Any) -> Call:
         """Our loss as a function of the inputs."""
         row, options = nf.LOSSES[self.loss], {**self.options, **options}

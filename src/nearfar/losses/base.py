@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, ParamSpec
@@ -34,8 +35,10 @@ class Outcome:
     stats: Callable[[], dict[str, Tensor]]
 
 
-TRACED = 1024 * 1024
-"""Up to so many scores ``torch.compile`` sees through a loss, the whole matrix; beyond, the engine runs outside its graph."""
+TRACED = 1024
+"""Up to so many rows in all ``torch.compile`` sees through a loss; beyond, the engine, outside its graph, is faster and smaller."""
+TRACED_AT_COST = 128
+"""The same where a graph makes twice the scores that the engine visits, or distances by their definition."""
 
 
 def _value(outcome: Callable[P, Outcome], *args: P.args, **kwargs: P.kwargs) -> Float[Tensor, ""]:
@@ -43,13 +46,11 @@ def _value(outcome: Callable[P, Outcome], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 def _run(outcome: Callable[P, Outcome], traced: int, *args: P.args, **kwargs: P.kwargs) -> Float[Tensor, ""]:
-    """The value; under ``torch.compile`` outside the graph where more than ``traced`` scores would be held in it."""
+    """The value; under ``torch.compile`` outside the graph where there are more than ``traced`` rows."""
     if torch.compiler.is_compiling():
-        matrices = [
-            z for z in (*args, *kwargs.values()) if isinstance(z, Tensor) and z.ndim > 1 and z.is_floating_point()
-        ]
-        rows = [z.numel() // max(z.shape[-1], 1) for z in matrices]
-        if rows and rows[0] * max(rows) > traced:
+        given = [z for z in (*args, *kwargs.values()) if isinstance(z, Tensor)]
+        matrices = [z for z in given if z.ndim > 1 and z.is_floating_point()]
+        if sum(z.numel() // max(z.shape[-1], 1) for z in matrices) > traced:
             from nearfar.losses.outside import outside  # the compiler is there by now, and slow to import
 
             return outside(_value, outcome, *args, **kwargs)
@@ -59,7 +60,7 @@ def _run(outcome: Callable[P, Outcome], traced: int, *args: P.args, **kwargs: P.
 class LossFunction(Generic[P]):
     """A pure loss: calling it gives the value; ``outcome`` also its values by query and what it saw."""
 
-    def __init__(self, outcome: Callable[P, Outcome], traced: int = TRACED) -> None:
+    def __init__(self, outcome: Callable[P, Outcome], traced: int) -> None:
         self.outcome, self.traced = outcome, traced
         functools.update_wrapper(self, outcome)
 
@@ -71,9 +72,19 @@ class LossFunction(Generic[P]):
         return f"<loss {self.__name__}>"  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def loss_function(outcome: Callable[P, Outcome], *, traced: int = TRACED) -> LossFunction[P]:
+def loss_function(outcome: Callable[P, Outcome]) -> LossFunction[P]:
     """Make the public functional form of a loss."""
-    return LossFunction(outcome, traced)
+    return LossFunction(outcome, TRACED)
+
+
+def costly_to_trace(outcome: Callable[P, Outcome]) -> LossFunction[P]:
+    """The same for a loss whose rows all score each other, or by distances."""
+    return LossFunction(outcome, TRACED_AT_COST)
+
+
+def without_scores(outcome: Callable[P, Outcome]) -> LossFunction[P]:
+    """The same for a loss whose rows do not score each other: there is no matrix that a graph would hold."""
+    return LossFunction(outcome, sys.maxsize)
 
 
 class Loss(nn.Module):

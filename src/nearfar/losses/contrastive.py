@@ -18,7 +18,7 @@ from nearfar.losses.arguments import (
     refuse,
     working_dtype,
 )
-from nearfar.losses.base import Loss, Outcome, averaged, loss_function, query_stats
+from nearfar.losses.base import Loss, Outcome, averaged, costly_to_trace, loss_function, query_stats
 from nearfar.losses.batch import read
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, normalize, sum_over
@@ -42,7 +42,7 @@ COSINE: Stage = {
 }
 
 
-@loss_function
+@costly_to_trace
 def contrastive_loss(
     z1: Tensor,
     z2: Tensor | None = None,

@@ -20,7 +20,7 @@ from nearfar.losses.arguments import (
     tracing,
     working_dtype,
 )
-from nearfar.losses.base import Loss, Outcome, loss_function
+from nearfar.losses.base import Loss, Outcome, costly_to_trace, without_scores
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over, normalize
 from nearfar.scores.autograd import full_precision
@@ -53,7 +53,7 @@ def _off_diagonal(square: Float[Tensor, "d d"]) -> Tensor:
     return square.sum() - square.diagonal().sum()
 
 
-@loss_function
+@without_scores
 def barlow_twins_loss(z1: Tensor, z2: Tensor, *, off_diagonal: float = 0.005, **options: Unpack[Options]) -> Outcome:
     """Barlow Twins: ``Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij²``, ``C`` the correlations between the views' features.
 
@@ -95,7 +95,7 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, *, off_diagonal: float = 0.005, **
     return Outcome(value, None, lambda: {"queries": torch.tensor(n)})
 
 
-@loss_function
+@without_scores
 def vicreg_loss(
     z1: Tensor,
     z2: Tensor,
@@ -168,7 +168,7 @@ def _all_of_length_one(z: Tensor) -> bool:
 UNIFORMITY: Stage = {"value": logsumexp_over("candidates", lambda s, t: -t.parameters["t"] * s)}
 
 
-@loss_function
+@costly_to_trace
 def align_uniform_loss(
     z1: Tensor,
     z2: Tensor,

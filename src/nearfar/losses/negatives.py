@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range, parameter
-from nearfar.losses.base import Outcome, having, kept, loss_function, query_stats
+from nearfar.losses.base import Outcome, costly_to_trace, having, kept, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.softmax import SoftmaxLoss
 from nearfar.pairs import Pairs
@@ -18,7 +18,7 @@ from nearfar.scores.exponentials import softplus
 from nearfar.types import Rule
 
 
-@loss_function
+@costly_to_trace
 def dcl_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -61,7 +61,7 @@ AGAINST: Stage = {
 }
 
 
-@loss_function
+@costly_to_trace
 def hard_negative_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -129,7 +129,7 @@ def hard_negative_loss(
     return batch.averaged(values, keep, query_stats(scores, negatives=True))
 
 
-@loss_function
+@costly_to_trace
 def debiased_loss(
     *views: Tensor,
     labels: Tensor | None = None,

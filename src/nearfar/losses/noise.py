@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 from typing_extensions import Unpack, override
 
 from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, working_dtype
-from nearfar.losses.base import Loss, Outcome, averaged, loss_function
+from nearfar.losses.base import Loss, Outcome, averaged, without_scores
 from nearfar.scores.autograd import full_precision
 
 
@@ -99,7 +99,7 @@ def unigram_noise(counts: Tensor, power: float = 0.75) -> Noise:
     return Noise(torch.as_tensor(counts).double() ** power)
 
 
-@loss_function
+@without_scores
 def nce_loss(
     queries: Tensor,
     targets: Tensor,

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range, choice
-from nearfar.losses.base import Outcome, loss_function
+from nearfar.losses.base import Outcome, costly_to_trace, loss_function, without_scores
 from nearfar.losses.classes import Classified, ClassLoss
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over
@@ -78,7 +78,7 @@ PROXY_NCA: Stage = {"value": logsumexp_over("negatives", lambda s, t: s * -t.par
 PROXY_NCA_ALL: Stage = {"value": logsumexp_over("candidates", lambda s, t: s * -t.parameters["scale"])}
 
 
-@loss_function
+@costly_to_trace
 def proxy_nca_loss(
     z: Tensor,
     labels: Tensor,
@@ -125,7 +125,7 @@ def proxy_nca_loss(
     return rows.averaged(values, keep, ask)
 
 
-@loss_function
+@without_scores
 def center_loss(z: Tensor, labels: Tensor, table: Tensor, **options: Unpack[Options]) -> Outcome:
     """Centre loss: ``½‖z − c_y‖²``, averaged over rows.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range, choice, scale_of
-from nearfar.losses.base import Loss, Outcome, having, kept, loss_function, query_stats
+from nearfar.losses.base import Loss, Outcome, costly_to_trace, having, kept, loss_function, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.softmax import SoftmaxLoss, softmax
 from nearfar.pairs import Pairs
@@ -66,7 +66,7 @@ NCA: Stage = {
 }
 
 
-@loss_function
+@costly_to_trace
 def nca_loss(
     *views: Tensor,
     labels: Tensor | None = None,

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Unpack, override
 
 from nearfar.losses.arguments import Options, as_matrix, check_rows, choice, scale_of
-from nearfar.losses.base import Form, Loss, Outcome, loss_function, mean_weights, query_stats
+from nearfar.losses.base import Form, Loss, Outcome, costly_to_trace, loss_function, mean_weights, query_stats
 from nearfar.losses.batch import Batch, read
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
@@ -136,7 +136,7 @@ def _explicit(
     return batch.averaged(values, keep, query_stats(batch.scores))
 
 
-@loss_function
+@costly_to_trace
 def nt_xent_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -167,7 +167,7 @@ def nt_xent_loss(
     return softmax(batch, batch.scale(temperature, logit_scale), "out")
 
 
-@loss_function
+@costly_to_trace
 def supcon_loss(
     *views: Tensor,
     labels: Tensor | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal
 
 import torch
@@ -19,7 +18,7 @@ from nearfar.losses.arguments import (
     refuse,
     working_dtype,
 )
-from nearfar.losses.base import Loss, Outcome, averaged, loss_function, query_stats
+from nearfar.losses.base import Loss, Outcome, averaged, costly_to_trace, query_stats
 from nearfar.losses.batch import Batch, read
 from nearfar.pairs import Pairs
 from nearfar.scores import normalize
@@ -32,7 +31,7 @@ from nearfar.types import Similarity
 Distance = Literal["euclidean", "sqeuclidean", "cosine"]
 
 
-@functools.partial(loss_function, traced=128 * 128)  # where all triplets are a cube
+@costly_to_trace
 def triplet_loss(
     anchor: Tensor,
     positive: Tensor | None = None,

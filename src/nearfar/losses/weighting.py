@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from nearfar.losses.arguments import Options, check_range, refuse
-from nearfar.losses.base import Loss, Outcome, having, kept, loss_function, query_stats
+from nearfar.losses.base import Loss, Outcome, costly_to_trace, having, kept, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.contrastive import square
 from nearfar.pairs import Pairs
@@ -27,7 +27,7 @@ MINED: Stage = {
 }
 
 
-@loss_function
+@costly_to_trace
 def multi_similarity_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -99,7 +99,7 @@ CIRCLE: Stage = {
 }
 
 
-@loss_function
+@costly_to_trace
 def circle_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -153,7 +153,7 @@ LIFTED: Stage = {
 _NOTHING = -1e30  # stands for log 0 where −∞ would make a NaN gradient
 
 
-@loss_function
+@costly_to_trace
 def lifted_structure_loss(
     *views: Tensor,
     labels: Tensor | None = None,

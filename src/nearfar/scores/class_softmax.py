@@ -109,11 +109,12 @@ def _forward(
         wrong = weight * ask.scale  # the probability of all other classes, by weight and scale
         wrong = wrong * gap.sigmoid() if ask.own_counts else wrong
         gradient = others.mul_((wrong / found.clamp_(min=torch.finfo(x.dtype).tiny))[:, None])
-        gradient.scatter_(1, label, (wrong * slope).neg_()[:, None])
+        near = (wrong * slope)[:, None]  # taken off after the products, whose many small numbers it would cost digits
         if dx is not None:
-            dx[i] = mm(gradient, y)
+            dx[i] = mm(gradient, y).addcmul_(y.index_select(0, labels[i]), near, value=-1)
         if dy is not None:
             add_mm(dy, gradient.T, rows)
+            dy.index_add_(0, labels[i], rows * near, alpha=-1)
     for part, side, inverse in ((dx, x, x_inverse), (dy, y, y_inverse)):
         if part is not None:
             _through_lengths(part, side, inverse)
