@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(*options: str) -> list[str]:
     """The command line of a run."""
-    return [sys.executable, "-m", "nearfar.cli", "train", *options]
+    return [sys.executable, "-m", "nearfar", "train", *options]
 
 
 def commands(home: Path) -> dict[str, list[str]]:

@@ -30,6 +30,7 @@ SHOWN: tuple[Cell, ...] = (
     ("CLIP", 16384, 128),
     ("Triplet, hard", 16384, 128),
     ("Triplet, all", 16384, 128),
+    ("ArcFace, 10,000 classes", 512, 128),
 )
 WORDS = {
     "README.md": {

@@ -22,7 +22,7 @@ FEW = [
 
 
 def run(*arguments: str, **options):
-    return subprocess.run([sys.executable, "-m", "nearfar.cli", *arguments], **(COMMON | options))
+    return subprocess.run([sys.executable, "-m", "nearfar", *arguments], **(COMMON | options))
 
 
 COMMON = {
@@ -154,7 +154,7 @@ def test_ctrl_c_prints_the_table_so_far_and_how_to_go_on_and_a_kill_loses_one_ru
         "--sweep-seeds",
         "1",
     ]
-    command = [sys.executable, "-m", "nearfar.cli", "compare", *many, "--out", "run", "--workers", "2"]
+    command = [sys.executable, "-m", "nearfar", "compare", *many, "--out", "run", "--workers", "2"]
     options = {
         "cwd": tmp_path,
         "env": COMMON["env"],

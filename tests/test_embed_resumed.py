@@ -41,7 +41,7 @@ def test_a_kill_leaves_no_file_that_looks_whole(made, tmp_path):
     """An embedding of many digits, killed half-way; the next one starts cleanly."""
     out = tmp_path / "out.parquet"
     command = [
-        sys.executable, "-m", "nearfar.cli", "embed", str(made), "digits", "-o", str(out), "--batch-size", "2",
+        sys.executable, "-m", "nearfar", "embed", str(made), "digits", "-o", str(out), "--batch-size", "2",
     ]  # fmt: skip
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"})
     begun = time.monotonic()

@@ -264,7 +264,7 @@ def judged_table(path: Path, rows: int = 240) -> str:
 def test_trained_and_evaluated_by_judgements(tmp_path):
     """As a user meets it: what was understood, in one line each though the terminal is narrow; AP, then EER and AUC."""
     path = judged_table(tmp_path / "dup.csv")
-    program = [sys.executable, "-m", "nearfar.cli"]
+    program = [sys.executable, "-m", "nearfar"]
     options = ["--steps", "30", "--batch-size", "32", "--eval-every", "15", "--threads", "1", "--out", "run"]
     common = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
     done = subprocess.run([*program, "train", "--data", path, *options], env=ENVIRONMENT | {"COLUMNS": "80"}, **common)

@@ -60,7 +60,7 @@ def test_two_ranks_give_the_curve_of_one(case, together, tmp_path):
 def test_fabric_launches_ranks_itself_and_they_resume(tmp_path):
     """The command line with --devices 2; a batch that two ranks cannot share is refused in one line."""
     options = ["--data", "digits", "--method", "siamese", "--views", "none", "--device", "cpu", "--devices", "2"]
-    train = [sys.executable, "-m", "nearfar.cli", "train", *options, "--steps", "4", "--eval-rows", "100"]
+    train = [sys.executable, "-m", "nearfar", "train", *options, "--steps", "4", "--eval-rows", "100"]
     common = {"env": ENVIRONMENT, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
     done = subprocess.run([*train, "--batch-size", "32", "--out", "run"], **common)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -85,7 +85,7 @@ def srun(tasks: int, cwd: Path, arguments: list[str], **more: str) -> list[subpr
     }  # fmt: skip
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "nearfar.cli", "train", *arguments],
+            [sys.executable, "-m", "nearfar", "train", *arguments],
             env=ENVIRONMENT | step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} | more,
             cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )

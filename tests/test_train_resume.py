@@ -65,7 +65,7 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path):
         "--threads",
         "1",
     ]
-    train = [sys.executable, "-m", "nearfar.cli", "train"]
+    train = [sys.executable, "-m", "nearfar", "train"]
     common = {"env": ENVIRONMENT, "cwd": tmp_path, "text": True}
     process = subprocess.Popen(
         [*train, *options, "--eval-every", "100", "--out", "run"], **common, stderr=subprocess.PIPE

@@ -228,6 +228,3 @@ def _views() -> Iterator[tuple[str, ...]]:
 LISTS = {
     "arms": _arms, "data": _sources, "losses": _losses, "methods": _methods, "networks": _networks, "views": _views,
 }  # fmt: skip
-
-if __name__ == "__main__":
-    sys.exit(main())

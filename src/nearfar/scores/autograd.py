@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -35,6 +36,14 @@ def once(gradient: Tensor | None, *inputs: Tensor | None) -> Tensor | None:
     if gradient is None or not torch.is_grad_enabled() or in_transform():
         return gradient
     return _Once.apply(gradient, *inputs)  # pyright: ignore[reportReturnType]
+
+
+def made_in_forward(ctx: Any, gradient: Tensor) -> Iterator[Tensor | None]:
+    """The gradients of a number that were made together with it, and saved behind its two inputs."""
+    x, y, *saved = ctx.saved_tensors
+    with torch.no_grad():
+        found = [None if part is None else part * gradient for part in saved]
+    return (once(part, x, y) for part in found)
 
 
 class _Once(torch.autograd.Function):

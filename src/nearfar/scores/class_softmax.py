@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.scores.autograd import full_precision, once
+from nearfar.scores.autograd import full_precision, made_in_forward
 from nearfar.scores.buffers import Buffer
 from nearfar.scores.exponentials import LOG2E, softplus
 from nearfar.scores.matmul import add_mm, mm
@@ -68,10 +68,7 @@ class _MeanClassSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, y, *saved = ctx.saved_tensors
-        with torch.no_grad():
-            found = [None if gradient is None else gradient * gradients[0] for gradient in saved]
-        return *(once(gradient, x, y) for gradient in found), None, None, None, None
+        return *made_in_forward(ctx, gradients[0]), None, None, None, None
 
 
 def _forward(

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.scores.autograd import full_precision, in_transform, once, presigned
+from nearfar.scores.autograd import full_precision, in_transform, made_in_forward, once, presigned
 from nearfar.scores.cuda_tiles import How, Terms, Visit, choose, multiply, split, term
 from nearfar.scores.softmax import SoftmaxPlan
 from nearfar.types import Precision
@@ -128,10 +128,7 @@ class _MeanLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with torch.no_grad():
-            x, y, *saved = ctx.saved_tensors
-            found = [None if gradient is None else gradient * gradients[0] for gradient in saved]
-        return *(once(gradient, x, y) for gradient in found), None, None, None, None
+        return *made_in_forward(ctx, gradients[0]), None, None, None, None
 
 
 # ---- loops over tiles --------------------------------------------------------------------------------------------------

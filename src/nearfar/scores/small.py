@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.pairs import Pairs
-from nearfar.scores.autograd import full_precision, once
+from nearfar.scores.autograd import full_precision, made_in_forward, once
 from nearfar.scores.exponentials import exp_
 from nearfar.scores.matmul import mm
 from nearfar.scores.sides import Less, Sides, Wanted
@@ -80,10 +80,7 @@ class _MeanSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, y, *saved = ctx.saved_tensors
-        with torch.no_grad():
-            found = [None if gradient is None else gradient * gradients[0] for gradient in saved]
-        return *(once(gradient, x, y) for gradient in found), None, None, None
+        return *made_in_forward(ctx, gradients[0]), None, None, None
 
 
 def _forward(

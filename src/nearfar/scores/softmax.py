@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nearfar.scores.autograd import full_precision, once, presigned
+from nearfar.scores.autograd import full_precision, made_in_forward, once, presigned
 from nearfar.scores.buffers import Buffer
 from nearfar.scores.exponentials import LOG2E, exp_
 from nearfar.scores.products import Products
@@ -270,10 +270,7 @@ class _MeanLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with torch.no_grad():
-            x, y, *saved = ctx.saved_tensors
-            found = [None if gradient is None else gradient * gradients[0] for gradient in saved]
-        return *(once(gradient, x, y) for gradient in found), None, None, None
+        return *made_in_forward(ctx, gradients[0]), None, None, None
 
 
 def _mean_forward(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.scores import hinge_tiles
-from nearfar.scores.autograd import full_precision, once, presigned
+from nearfar.scores.autograd import full_precision, made_in_forward, presigned
 from nearfar.scores.buffers import Buffer
 from nearfar.scores.exponentials import softplus
 from nearfar.scores.hinges import Classmates, FewPositives
@@ -74,10 +74,7 @@ class _Triplets(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with torch.no_grad():
-            x, y, *saved = ctx.saved_tensors
-            found = [None if gradient is None else gradient * gradients[0] for gradient in saved]
-        return *(once(gradient, x, y) for gradient in found), None, None
+        return *made_in_forward(ctx, gradients[0]), None, None
 
 
 def _forward(
