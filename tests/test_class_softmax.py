@@ -73,6 +73,17 @@ def test_it_is_the_definition(name, scale, strip, monkeypatch):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("scale", [80.0, 200.0])
+def test_exponents_that_float32_does_not_hold(name, scale):
+    """Some of either sign: they need a maximum, which float64 would not."""
+    z, labels, table, weights = problem()
+    value = ours(name, z.float(), labels, table.float(), scale, weights.float())
+    torch.testing.assert_close(
+        value.double(), by_definition(name, z, labels, table, scale, weights), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_zeros_have_no_direction(name):
     """Neither a row nor a class at the origin is divided by its length; a distance to that class is another one."""
     z, labels, table, weights = problem()
@@ -98,6 +109,16 @@ def test_rows_that_do_not_count_change_nothing(name):
         torch.testing.assert_close(ours(name, z, given, table, 20.0, weights), some, rtol=1e-12, atol=0)
     z = z.clone().requires_grad_()
     assert not torch.autograd.grad(ours(name, z, unknown, table, 20.0, weights), z)[0][3].any()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_may_be_learned(name):
+    z, labels, table, weights = problem()
+    weights.requires_grad_()
+    found, wanted = (
+        torch.autograd.grad(form(name, z, labels, table, 9.0, weights), weights)[0] for form in (ours, by_definition)
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", LOSSES)

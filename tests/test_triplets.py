@@ -97,3 +97,17 @@ def test_tiles_of_hinges_between_two_sides(monkeypatch):
             total, active, _ = triplets(*sides, torch.tensor(MARGIN, dtype=x.dtype), plan)
             found.append((total, active, *torch.autograd.grad(total, sides)))
         torch.testing.assert_close(*found, rtol=1e-9, atol=1e-10)
+
+
+def test_the_dense_form_keeps_no_graph_of_what_it_only_searches():
+    """The hardest pairs are found among all differences, n·m·d of them, but backward is told of the chosen pairs alone."""
+    n, d, kept = 24, 7, [0]
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x.numel())
+        return x
+
+    z, labels = torch.randn(n, d, requires_grad=True), torch.arange(n) % 5
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        nf.functional.triplet_loss(z, labels=labels, mining="hard", backend="dense").backward()
+    assert max(kept) < n * n

@@ -56,7 +56,7 @@ class Classified:
         with full_precision(z):
             self.given = z.to(dtype), self.ranks.shared(table.to(dtype))
         self._scores: dict[Similarity, Scores] = {}
-        self._rows: tuple[Tensor, Tensor] | None = None
+        self._prepared: tuple[Tensor, Tensor] | None = None
         self.known = labels >= 0
         self.labels = labels.clamp(min=0).long()
         self.weights = None if weights is None else weights.to(dtype)
@@ -65,13 +65,13 @@ class Classified:
         self.stats = lambda: {"queries": torch.tensor(len(known)), "unknown": (~known).sum()}
 
     @property
-    def rows(self) -> tuple[Tensor, Tensor]:
+    def prepared(self) -> tuple[Tensor, Tensor]:
         """The rows and the classes, of length one where that was asked for."""
-        if self._rows is None:
+        if self._prepared is None:
             z, table = self.given
             with full_precision(z):
-                self._rows = (normalize(z), normalize(table)) if self.unit else self.given
-        return self._rows
+                self._prepared = (normalize(z), normalize(table)) if self.unit else self.given
+        return self._prepared
 
     def number(self, value: float | Tensor) -> Tensor:
         """A parameter of the loss that element functions can read."""
@@ -81,7 +81,8 @@ class Classified:
         """The mean of values by row over the rows that are kept; by one visit of the classes, where ``ask`` tells of one."""
         outcome = averaged(values, keep, self.weights, self.stats, self.ranks)
         usual = self.unit and self.backend is None and self.given[0].device.type == "cpu" and not tracing()
-        if ask is None or not usual or not self.given[0].numel() or not self.given[1].numel():
+        learned = self.weights is not None and self.weights.requires_grad  # that visit takes them as constants
+        if ask is None or not usual or learned or not self.given[0].numel() or not self.given[1].numel():
             return outcome
 
         def value() -> Tensor:
@@ -103,7 +104,7 @@ class Classified:
         """Score of each row with its own class."""
         if similarity in self._scores and self._scores[similarity].at_hand:
             return self._scores[similarity].reduce(OWN)["value"]
-        return picked_scores(*self.rows, self.labels, similarity)
+        return picked_scores(*self.prepared, self.labels, similarity)
 
     def own_sine(self, rows: Tensor) -> Tensor:
         """Sine of the angle of some rows with their own class, without gradient: half of ``|x − c|·|x + c|``."""

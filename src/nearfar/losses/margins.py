@@ -27,7 +27,7 @@ def _against_others(rows: Classified, own: Callable[[], Tensor], scale: float | 
 
 def _arc(rows: Classified, margin: Tensor) -> Tensor:
     """``cos(θ + m)`` with the own class."""
-    (z, table), cosine = rows.rows, rows.own()
+    (z, table), cosine = rows.prepared, rows.own()
     # 1 − cos²θ has no digits left where rows nearly align; half the product of the distances to the class and to its opposite does
     near, far = (picked_scores(side, table, rows.labels, "sqeuclidean") for side in (z, -z))
     sine = root(torch.where(cosine.abs() > 0.5, near * far / 4, 1 - cosine.square()))

@@ -153,9 +153,10 @@ class Scores(Planned):
     def _hardest(self, over: Rule, which: Literal["max", "min"]) -> tuple[Tensor, Tensor]:
         if self.holds:
             return self._held.hardest(over, which)
-        scores, order, key_order = self._by_class() if over == "positives" else (self, None, None)
         if self.plan == "dense":
-            return hardest.best(self.matrix.detach(), self.pairs, over, which)
+            with torch.no_grad():  # what a graph of all scores would keep is not asked for
+                return hardest.best(self.matrix, self.pairs, over, which)
+        scores, order, key_order = self._by_class() if over == "positives" else (self, None, None)
         plan = scores._reduce_plan({}, size=768 if order is None else 256)
         plan = plan if order is None else plan.ordered()
         with torch.no_grad():
