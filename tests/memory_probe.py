@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import nearfar as nf
+from nearfar.scores import tile_size
 
 MB = 2**20
 D = 128
@@ -61,11 +62,11 @@ LOSSES: dict[str, tuple[Callable[..., torch.nn.Module], bool]] = {
 }
 
 
-def inputs(name: str, rows: int, classes: int | None) -> tuple[list[Tensor], dict[str, Any]]:
-    """Float32 rows of 128 features; labels with eight rows a class, or so many classes, in random order."""
+def inputs(name: str, rows: int, classes: int | None, features: int = D) -> tuple[list[Tensor], dict[str, Any]]:
+    """Float32 rows; labels with eight rows a class, or so many classes, in random order."""
     random = torch.Generator().manual_seed(0)
     count = 2 if LOSSES[name][1] else 1
-    z = [torch.randn(rows, D, generator=random).requires_grad_() for _ in range(count)]
+    z = [torch.randn(rows, features, generator=random).requires_grad_() for _ in range(count)]
     if count == 2:
         return z, {}
     classes = max(rows // 8, 1) if classes is None else classes
@@ -78,7 +79,12 @@ def high_water() -> int:
 
 
 def measure(
-    name: str, rows: int, classes: int | None = None, backend: str | None = None, only: str | None = None
+    name: str,
+    rows: int,
+    classes: int | None = None,
+    backend: str | None = None,
+    only: str | None = None,
+    features: int = D,
 ) -> dict[str, Any]:
     """One case, in this process, which should have done nothing else; `only` the "peak" or the "tensors"."""
     torch.set_num_threads(1)
@@ -87,8 +93,9 @@ def measure(
     def call(z: list[Tensor], keywords: dict[str, Any]) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss(*z, **keywords), z)
 
-    call(*inputs(name, 600, classes))  # more than one tile, so that the same code has been loaded
-    z, keywords = inputs(name, rows, classes)
+    with tile_size(256):
+        call(*inputs(name, 2304 if backend is None else 600, classes, 16))  # so that the same code has been loaded
+    z, keywords = inputs(name, rows, classes, features)
     gradients = sum(x.nbytes for x in z)
     found: dict[str, Any] = {"case": f"{name}:{rows}", "classes": classes, "backend": backend}
     if only != "tensors":

@@ -15,11 +15,13 @@ from problems import draw
 
 C = 40
 LOSSES = {
-    "ArcFace": (nf.functional.arcface_loss, {"margin": 0.5}),
-    "CosFace": (nf.functional.cosface_loss, {"margin": 0.35}),
+    "ArcFace": (nf.functional.arcface_loss, {}),
+    "CosFace": (nf.functional.cosface_loss, {}),
     "Proxy-NCA": (nf.functional.proxy_nca_loss, {"denominator": "negatives"}),
     "Proxy-NCA++": (nf.functional.proxy_nca_loss, {"denominator": "all"}),
 }
+MARGINS = {"ArcFace": 0.5, "CosFace": 0.35}
+Number = float | Tensor
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -27,26 +29,34 @@ def unit(rows: Tensor) -> Tensor:
     return F.normalize(rows, eps=1e-300)
 
 
-def by_definition(name: str, z: Tensor, labels: Tensor, table: Tensor, scale: float, weights: Tensor) -> Tensor:
+def by_definition(
+    name: str, z: Tensor, labels: Tensor, table: Tensor, scale: Number, weights: Tensor, margin: Number | None = None
+) -> Tensor:
     """The whole matrix, one formula after the other."""
+    margin = MARGINS.get(name, 0.0) if margin is None else margin
     rows, (z, table) = torch.arange(len(z)), (unit(z), unit(table))
     logits = z @ table.T
     if name.startswith("Proxy"):
         logits = -(z[:, None] - table).square().sum(2)
     own = logits[rows, labels]
     if name == "ArcFace":
-        own = (own.acos() + 0.5).cos()
+        own = (own.acos() + margin).cos()
     if name == "CosFace":
-        own = own - 0.35
+        own = own - margin
     changed = logits.index_put((rows, labels), own) * scale
     all_of_them = changed.index_put((rows, labels), own * 0 - math.inf) if name == "Proxy-NCA" else changed
     values = all_of_them.logsumexp(1) - own * scale
     return (values * weights).sum() / weights.sum()
 
 
-def ours(name: str, z: Tensor, labels: Tensor, table: Tensor, scale: float, weights: Tensor) -> Tensor:
+def ours(
+    name: str, z: Tensor, labels: Tensor, table: Tensor, scale: Number, weights: Tensor, margin: Number | None = None
+) -> Tensor:
     function, options = LOSSES[name]
-    strength = {"temperature": 1 / scale} if name.startswith("Proxy") else {"scale": scale}
+    if name.startswith("Proxy"):
+        strength = {"temperature": 1 / scale}
+    else:
+        strength = {"scale": scale, "margin": MARGINS[name] if margin is None else margin}
     return function(z, labels, table, **options, **strength, weights=weights)
 
 
@@ -112,13 +122,48 @@ def test_rows_that_do_not_count_change_nothing(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_weights_may_be_learned(name):
+@pytest.mark.parametrize("strip", [4 * C, 2**22])
+@pytest.mark.parametrize("zero", [False, True], ids=["", "a class at the origin"])
+def test_weights_scale_and_margin_may_be_learned(name, strip, zero, monkeypatch):
+    """Together with the rows and without them, and without any gradient; the table's visit is the one for it."""
+    monkeypatch.setattr(class_softmax, "_SCORES", strip)
     z, labels, table, weights = problem()
-    weights.requires_grad_()
-    found, wanted = (
-        torch.autograd.grad(form(name, z, labels, table, 9.0, weights), weights)[0] for form in (ours, by_definition)
-    )
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+    table[5] = table[5] * (not zero)
+    scale, margin = torch.tensor(9.0, dtype=z.dtype), torch.tensor([0.3], dtype=z.dtype)
+    numbers = [
+        weights.requires_grad_(),
+        scale.requires_grad_(),
+        *([margin.requires_grad_()] if name in MARGINS else []),
+    ]
+    rows = [z] if zero else [z, table]  # at the origin a class has no gradient to compare
+    for leaves in (numbers, [*numbers, *(part.requires_grad_() for part in rows)]):
+        value, wanted = (form(name, z, labels, table, scale, weights, margin) for form in (ours, by_definition))
+        assert visits(value)
+        torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-12)
+        for a, b in zip(*(torch.autograd.grad(v, leaves) for v in (value, wanted))):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def visits(value: Tensor) -> bool:
+    """Whether a loss was made by the one visit of the classes."""
+    seen, nodes = set(), [value.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes.extend(before for before, _ in node.next_functions)
+    return any("MeanClassSoftmax" in node.name() for node in seen)
+
+
+@pytest.mark.parametrize("name", MARGINS)
+def test_a_margin_a_row(name):
+    """Which the one visit does not know."""
+    z, labels, table, weights = problem()
+    margin = torch.linspace(0.1, 0.6, len(z), dtype=z.dtype).requires_grad_()
+    value, wanted = (form(name, z, labels, table, 9.0, weights, margin) for form in (ours, by_definition))
+    torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-12)
+    for a, b in zip(*(torch.autograd.grad(v, margin) for v in (value, wanted))):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", LOSSES)

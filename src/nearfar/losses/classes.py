@@ -77,17 +77,21 @@ class Classified:
         """A parameter of the loss that element functions can read."""
         return self.ranks.shared(parameter(value, self.given[0]))
 
-    def averaged(self, values: Callable[[], Tensor], keep: Tensor, ask: Ask | None = None) -> Outcome:
-        """The mean of values by row over the rows that are kept; by one visit of the classes, where ``ask`` tells of one."""
-        outcome = averaged(values, keep, self.weights, self.stats, self.ranks)
+    def averaged(self, values: Callable[[], Tensor], keep: Tensor) -> Outcome:
+        """The mean of values by row over the rows that are kept."""
+        return averaged(values, keep, self.weights, self.stats, self.ranks)
+
+    def visited(self, outcome: Outcome, keep: Tensor, scale: Tensor, margin: Tensor, ask: Ask) -> Outcome:
+        """The same mean by one visit of the classes, where there is a plan for it."""
         usual = self.unit and self.backend is None and self.given[0].device.type == "cpu" and not tracing()
-        learned = self.weights is not None and self.weights.requires_grad  # that visit takes them as constants
-        if ask is None or not usual or learned or not self.given[0].numel() or not self.given[1].numel():
+        full = all(part.numel() for part in self.given)
+        if not (usual and full and scale.numel() == margin.numel() == 1):
             return outcome
 
         def value() -> Tensor:
             weights = mean_weights(keep, self.weights, self.given[0].dtype, self.ranks)
-            return self.ranks.total(mean_class_softmax(*self.given, self.labels, weights, ask))
+            numbers = scale.reshape(()), margin.reshape(())
+            return self.ranks.total(mean_class_softmax(*self.given, self.labels, weights, *numbers, ask))
 
         return replace(outcome, value=value)
 

@@ -34,18 +34,18 @@ def _arc(rows: Classified, margin: Tensor) -> Tensor:
     return cosine * margin.cos() - sine * margin.sin()
 
 
-def _widened(rows: Classified, margin: float) -> Change:
-    """The same, and its derivative."""
-    near, far = math.cos(margin), math.sin(margin)
+def _widened(rows: Classified) -> Change:
+    """The same, and its derivatives."""
 
-    def change(cosine: Tensor, i: slice) -> tuple[Tensor, Tensor]:
+    def change(cosine: Tensor, i: slice, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+        near, far = math.cos(margin), math.sin(margin)
         sine = (1 - cosine.square()).clamp_(min=0.0).sqrt_()
         steep = (cosine.abs() > 0.5).nonzero()[:, 0]  # 1 − cos²θ has no digits left for a small angle
         if len(steep):
             sine.index_copy_(0, steep, rows.own_sine(steep + i.start))
         # d sin θ / d cos θ = −cot θ; at an angle of 0, where it has none, as if it were 0
         cotangent = (cosine / sine).masked_fill_(sine == 0, 0.0)
-        return cosine * near - sine * far, cotangent.mul_(far).add_(near)
+        return cosine * near - sine * far, cotangent.mul_(far).add_(near), cosine * -far - sine * near
 
     return change
 
@@ -84,10 +84,8 @@ def arcface_loss(
     def values() -> Tensor:
         return _against_others(rows, lambda: _arc(rows, rows.number(margin)), rows.ranks.shared(scale))
 
-    ask = None
-    if not isinstance(margin, Tensor) and not isinstance(scale, Tensor):
-        ask = Ask(scale, _widened(rows, margin))
-    return rows.averaged(values, rows.known, ask)
+    outcome = rows.averaged(values, rows.known)
+    return rows.visited(outcome, rows.known, rows.number(scale), rows.number(margin), Ask(_widened(rows)))
 
 
 @loss_function
@@ -120,12 +118,12 @@ def cosface_loss(
     check_range("margin", margin, 0.0, open_low=False)
     check_range("scale", scale, 0.0)
     rows = Classified(z, labels, table, options, True)
-    ask = None
-    if not isinstance(margin, Tensor) and not isinstance(scale, Tensor):
-        lowered = margin
-        ask = Ask(scale, lambda cosine, _: (cosine - lowered, 1.0))
-    margin, scale = rows.ranks.shared(margin), rows.ranks.shared(scale)
-    return rows.averaged(lambda: _against_others(rows, lambda: rows.own() - margin, scale), rows.known, ask)
+
+    def values() -> Tensor:
+        return _against_others(rows, lambda: rows.own() - rows.ranks.shared(margin), rows.ranks.shared(scale))
+
+    outcome, lowered = rows.averaged(values, rows.known), Ask(lambda cosine, _, by: (cosine - by, 1.0, -1.0))
+    return rows.visited(outcome, rows.known, rows.number(scale), rows.number(margin), lowered)
 
 
 # ---- modules --------------------------------------------------------------------------------------------------------

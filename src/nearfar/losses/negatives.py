@@ -114,8 +114,9 @@ def hard_negative_loss(
 
     def values() -> Tensor:
         many = log_count("negatives")
-        hard = kept(scores.powered(1 + beta).logsumexp("negatives"), keep) + many
-        hard = hard - (kept(scores.powered(beta).logsumexp("negatives"), keep) if beta else many)
+        sums = scores.logsumexps((1 + beta, beta) if beta else (1.0,), "negatives")
+        weighted, weights = [kept(value, keep) for value in sums] if beta else (kept(sums[0], keep), many)
+        hard = weighted - weights + many
         false = many - math.inf
         if tau_plus:
             false = kept(scores.logsumexp("positives"), keep) - log_count("positives") + many + math.log(tau_plus)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import embedding, logsigmoid
 from typing_extensions import Unpack, override
 
 from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, working_dtype
@@ -156,19 +156,22 @@ def nce_loss(
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= v:
             raise ValueError(f"targets reach from {low} to {high}; words of the table are 0 to {v - 1}")
-    if samples is None:
-        samples = noise.sample((n, k), generator)
-    samples = samples.expand(n, -1) if samples.ndim == 1 else samples
+    drawn = noise.sample((n, k), generator) if samples is None else samples
     dtype = working_dtype(x, rows)
-    words = torch.cat([targets[:, None], samples], 1)
+
+    def delta(words: Tensor, scores: Tensor) -> Tensor:
+        scores = scores if bias is None else scores + bias.to(dtype)[words]
+        return scores - log_z - math.log(k) - noise.log_probability.to(dtype)[words]
 
     def values() -> Tensor:
         with full_precision(x):
-            scores = torch.einsum("nd,nkd->nk", x.to(dtype), rows.to(dtype)[words])
-            if bias is not None:
-                scores = scores + bias.to(dtype)[words]
-            delta = scores - log_z - math.log(k) - noise.log_probability.to(dtype)[words]
-            return -logsigmoid(delta[:, 0]) - logsigmoid(-delta[:, 1:]).sum(1)
+            contexts, vectors = x.to(dtype), rows.to(dtype)
+            true = (contexts * embedding(targets, vectors)).sum(1)
+            if drawn.ndim == 1:  # shared: no vector is read twice
+                false = contexts @ embedding(drawn, vectors).T
+            else:
+                false = torch.einsum("nd,nkd->nk", contexts, embedding(drawn, vectors))
+            return -logsigmoid(delta(targets, true)) - logsigmoid(-delta(drawn, false)).sum(1)
 
     weights = check_weights(options.get("weights"), options.get("validate"))
     keep = torch.ones(n, dtype=torch.bool, device=x.device)

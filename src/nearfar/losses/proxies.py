@@ -117,12 +117,9 @@ def proxy_nca_loss(
         found = rows.scores("sqeuclidean").reduce(stage, {"scale": scale})["value"]
         return torch.where(keep, found, 0.0) + rows.own("sqeuclidean") * scale
 
-    ask = None
-    if not isinstance(
-        temperature, Tensor
-    ):  # −D = 2·cos − 2 of rows of length one; a class at the origin is nearer by 1
-        ask = Ask(2 / temperature, lambda cosine, _: (cosine, 1.0), denominator == "all", origin=0.5)
-    return rows.averaged(values, keep, ask)
+    # −D = 2·cos − 2 of rows of length one; a class at the origin is nearer by 1
+    ask = Ask(lambda cosine, *_: (cosine, 1.0, 0.0), denominator == "all", origin=0.5)
+    return rows.visited(rows.averaged(values, keep), keep, 2 * scale, rows.number(0.0), ask)
 
 
 @without_scores

@@ -35,7 +35,7 @@ def softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
         return found.masked_fill(~keep, 0.0)
 
     def value() -> Tensor:
-        if form == "out" and scores.plan == "small" and batch.ranks.alone:
+        if form == "out" and batch.ranks.alone and scores.at_once():
             return scores.mean_softmax(batch.weights)
         positives = scores.count("positives")
         weights = mean_weights(positives > 0, batch.weights, positives.dtype, batch.ranks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ def clip_loss(
         return [(torch.where(keep, side, 0.0), keep) for side, keep in sides]
 
     def value() -> Tensor:
-        if scores.plan == "small" and ranks.alone:
+        if ranks.alone and scores.at_once(both_ways=True):
             return scores.mean_softmax(batch.weights, both_ways=True)
         halves = [(side * mean_weights(keep, batch.weights, side.dtype, ranks)).sum() for side, keep in sides()]
         return ranks.total(halves[0] + halves[1]) / 2
@@ -129,11 +130,22 @@ def siglip_loss(
     scale = batch.number(scale_of(temperature, logit_scale, scores.query_rows))
     shift = batch.number(bias if logit_bias is None else logit_bias)
 
+    numbers = {"scale": scale, "bias": shift}
+
     def values() -> Tensor:
-        found = scores.reduce(SIGLIP, {"scale": scale, "bias": shift})
+        found = scores.reduce(SIGLIP, numbers)
         return found["near"] + found["far"]
 
-    return batch.averaged(values, None, query_stats(scores))
+    outcome = batch.averaged(values, None, query_stats(scores))
+
+    def value() -> Tensor:
+        if scores.holds or scores.plan == "dense":
+            return outcome.value()
+        every = torch.ones_like(scores.query_rows[:, 0], dtype=torch.bool)
+        weights = mean_weights(every, batch.weights, scores.query_rows.dtype, batch.ranks)
+        return batch.ranks.total(scores.total(SIGLIP, {"near": weights, "far": weights}, numbers))
+
+    return replace(outcome, value=value)
 
 
 # ---- modules -------------------------------------------------------------------------------------------------------

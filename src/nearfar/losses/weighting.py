@@ -11,10 +11,10 @@ from typing_extensions import Unpack
 from nearfar.losses.arguments import Options, check_range, refuse
 from nearfar.losses.base import Loss, Outcome, costly_to_trace, having, kept, query_stats
 from nearfar.losses.batch import read
-from nearfar.losses.contrastive import square
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, logsumexp_over, sum_over
 from nearfar.scores.exponentials import softplus
+from nearfar.scores.squares import square
 
 MULTI_SIMILARITY: Stage = {
     "near": logsumexp_over("positives", lambda s, t: -t.parameters["alpha"] * (s - t.parameters["base"])),

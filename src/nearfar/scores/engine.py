@@ -6,7 +6,7 @@ for a stage of reductions of its own, and gets one number a query, differentiabl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.scores import cuda, dense, hardest, positives, small, softmax, tiled
+from nearfar.scores import cuda, dense, hardest, positives, small, softmax, tiled, totals
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.cuda_tiles import by_rule
 from nearfar.scores.planned import TILE, Planned
-from nearfar.scores.reductions import Reduction, Stage, logsumexp_over, lower, mean_over, raise_means
+from nearfar.scores.reductions import ElementFunction, Reduction, Stage, logsumexp_over, lower, mean_over, raise_means
 from nearfar.scores.similarity import picked_scores
 from nearfar.types import Rule
 
@@ -31,13 +31,17 @@ BACKENDS: dict[str, str] = {
 """What ``backend=`` may be; ``None`` lets the planner choose."""
 
 
+def _multiplied(power: float) -> ElementFunction:
+    return lambda scores, _: scores * power
+
+
 @dataclass(frozen=True, eq=False)
 class Scores(Planned):
     """Scores ``s_ij`` of ``n`` queries with ``m`` keys, not computed yet, and what may be asked of them."""
 
     def logsumexp(self, over: Rule = "candidates") -> Float[Tensor, " n"]:
         """``log Σ_j e^{s_ij}`` over a rule; −∞ where nothing counts."""
-        if self.holds:
+        if self._held_for_sums or (self.holds and over == "positives"):
             scores, power = self.power_of or (self, 1.0)
             with full_precision(self.query_rows):
                 return scores._held.logsumexp(over, power)
@@ -51,9 +55,16 @@ class Scores(Planned):
         values, _ = softmax.logsumexp(scores.queries, scores.keys, scores.offsets, plan)
         return values if order is None else values[order.argsort()]
 
+    def logsumexps(self, powers: Sequence[float], over: Rule) -> list[Float[Tensor, " n"]]:
+        """``log Σ_j e^{power · s_ij}`` of several powers; by tiles, in one visit."""
+        if self.holds or self.plan in ("dense", "cuda") or self.precision is not None or len(powers) == 1:
+            return [self.powered(power).logsumexp(over) for power in powers]
+        stage: Stage = {f"{power}": logsumexp_over(over, _multiplied(power)) for power in powers}
+        return list(self.reduce(stage).values())
+
     def logsumexp_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
         """``log Σ_j e^{s_ij}`` and, without offsets, ``log Σ_i e^{s_ij}``: the candidates from both sides, in one pass."""
-        if self.holds:
+        if self._held_for_sums:
             with full_precision(self.query_rows):
                 rows, columns = self._held.logsumexp("candidates"), self._held.logsumexp_by_key()
             return rows, columns if self.offsets is None else columns - self.offsets
@@ -68,7 +79,7 @@ class Scores(Planned):
 
     def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
         """``Σ_i w_i · log Σ_j e^{s_ij}`` with constant weights, and the log-sum-exps (maybe without gradient)."""
-        if self.plan == "dense" or self.holds or self.symmetric or self.similarity != "dot":
+        if self.plan == "dense" or self._held_for_sums or self.symmetric or self.similarity != "dot":
             rows = self.logsumexp()
             return (weights * torch.where(weights == 0, torch.zeros_like(rows), rows)).sum(), rows
         if self.plan == "cuda":
@@ -219,3 +230,30 @@ class Scores(Planned):
             back = order.argsort()
             found = {name: value[back] for name, value in found.items()}
         return raise_means(stage, found)
+
+    def total(
+        self, stage: Stage, weights: Mapping[str, Float[Tensor, " n"]], parameters: Mapping[str, Tensor]
+    ) -> Float[Tensor, ""]:
+        """``Σ_k Σ_i w_ki · (sum k of query i)`` of a stage of sums: in one visit, if scores are not kept and weights are constant.
+
+        Args:
+            stage: Named sums.
+            weights: Of the queries, for each of them.
+            parameters: As in :meth:`reduce`.
+        """
+        learned = any(weight.requires_grad for weight in weights.values())
+        if (
+            self.holds
+            or self.plan == "dense"
+            or self.traced
+            or learned
+            or self.offsets is not None
+            or 0 in self.pairs.shape
+        ):
+            found = self.reduce(stage, parameters)
+            return torch.stack([(found[name] * weights[name]).sum() for name in stage]).sum()
+        scores, order, _ = self._by_class()
+        plan = scores._reduce_plan(stage, tuple(parameters))
+        plan = plan if order is None else plan.ordered()
+        shares = [weights[name] if order is None else weights[name][order] for name in stage]
+        return totals.total(scores.queries, scores.keys, plan, shares, list(parameters.values()))

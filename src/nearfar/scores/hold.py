@@ -85,10 +85,8 @@ class _Hold(torch.autograd.Function):
             return (None,) * 7
         with torch.no_grad(), full_precision(x):
             slope = x.new_zeros(ctx.edges.shape) if of_scores is None else of_scores
-            if of_near is not None and of_near.shape[0]:
-                slope = slope.clone(memory_format=torch.contiguous_format) if of_scores is not None else slope
-                slope.view(-1).index_add_(0, ctx.edges.place, of_near[:, 0])
+            near = (ctx.edges.place, of_near[:, 0]) if of_near is not None and of_near.shape[0] else None
             sides, wanted = Sides(*sides, own=y is None), ctx.needs_input_grad[:4]
-            dx, dy, dscale, doffsets = sides.pull(slope, wanted, ctx.number, ctx.similarity, distances)
+            dx, dy, dscale, doffsets = sides.pull(slope, wanted, ctx.number, ctx.similarity, distances, more=near)
             found = dx, dy, None if dscale is None else dscale.view(scale.shape), doffsets
         return *(once(gradient, x, y, scale) for gradient in found), None, None, None

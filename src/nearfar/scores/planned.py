@@ -21,7 +21,8 @@ from nearfar.scores.similarity import all_scores, normalize, rounded
 from nearfar.types import Backend, Precision, Similarity
 
 _ONE_TILE = 1024 * 1024  # up to so many scores one tile holds them all
-_KEPT = 1536 * 1536  # and so many are kept for what element functions ask
+_KEPT = 2048 * 2048  # and so many are kept for what element functions ask
+_KEPT_WIDE = 4096 * 4096  # and from both sides of long rows, where tiles take four products in place of three
 TILE: ContextVar[int | None] = ContextVar("tile", default=None)
 
 
@@ -150,23 +151,57 @@ class Planned:
             return self.backend
         if torch.compiler.is_compiling():
             return "dense"  # the compiler fuses it; the loops of other plans would be unrolled
-        n, m = self.pairs.shape
-        one_number = not isinstance(self.scale, Tensor) or self.scale.numel() == 1
-        one_tile = 0 < n * m <= _ONE_TILE and self.similarity == "dot" and one_number and self.precision is None
-        if device.type != "cpu":  # where a look at a number would wait for the device, and half precision counts
-            fixed = self.unit and not isinstance(self.scale, Tensor) and self.offsets is None
-            one_tile = one_tile and fixed
         if in_transform():
             return "tiled"
-        return "small" if one_tile else "cuda" if at_hand(device) else "tiled"
+        return "small" if self._one_tile(_ONE_TILE) else "cuda" if at_hand(device) else "tiled"
+
+    def _one_tile(self, most: int) -> bool:
+        """Whether all scores may be one tile of a softmax loss, of at most so many."""
+        n, m = self.pairs.shape
+        if not (0 < n * m <= most and self.similarity == "dot" and self._one_number and self.precision is None):
+            return False
+        if self.query_rows.device.type == "cpu":
+            return True
+        # elsewhere a look at a number would wait for the device, and half precision counts
+        return n * m <= _ONE_TILE and self.unit and not isinstance(self.scale, Tensor) and self.offsets is None
+
+    @property
+    def traced(self) -> bool:
+        """Whether values cannot be looked at: under torch.compile or a transform of torch.func."""
+        return torch.compiler.is_compiling() or in_transform()
+
+    @property
+    def _one_number(self) -> bool:
+        return not isinstance(self.scale, Tensor) or self.scale.numel() == 1
+
+    @property
+    def _wide(self) -> bool:
+        """Whether the rows have half as many numbers as the scores, or more."""
+        n, m = self.pairs.shape
+        return n * m <= 2 * (n + m) * self.query_rows.shape[1]
+
+    def at_once(self, both_ways: bool = False) -> bool:
+        """Whether a mean softmax takes all scores as one tile."""
+        if self.plan == "small":
+            return True
+        halved = self.symmetric and not both_ways and not self._wide  # tiles of rows paired with themselves serve twice
+        most = _KEPT_WIDE if both_ways and self._wide else _KEPT
+        return self.backend is None and not self.traced and not halved and self._one_tile(most)
 
     @property
     def holds(self) -> bool:
         """Whether all scores are made once and kept: where the loss is no mean softmax, and the matrix fits the cache."""
         n, m = self.pairs.shape
         usual = self.backend is None and self.precision is None and self.query_rows.device.type == "cpu"
-        one_number = not isinstance(self.scale, Tensor) or self.scale.numel() == 1
-        return usual and one_number and 0 < n * m <= _KEPT and not torch.compiler.is_compiling() and not in_transform()
+        usual = usual and self._one_number and not self.traced
+        return usual and 0 < n * m <= _KEPT
+
+    @property
+    def _held_for_sums(self) -> bool:
+        """Whether log-sum-exps are taken of kept scores, which tiles of narrow rows are quicker at."""
+        n, m = self.pairs.shape
+        known = self.at_hand or self.similarity != "dot" or self.power_of is not None
+        return self.holds and (known or n * m <= _ONE_TILE or self._wide)
 
     @property
     def at_hand(self) -> bool:

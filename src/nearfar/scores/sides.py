@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.scores.matmul import mm
@@ -48,6 +48,7 @@ class Sides(NamedTuple):
         similarity: Similarity = "dot",
         distances: Float[Tensor, "n m"] | None = None,
         less: Less | None = None,
+        more: tuple[Int[Tensor, " p"], Float[Tensor, " p"]] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of the raw queries, the raw keys, the scale and the offsets.
 
@@ -58,15 +59,25 @@ class Sides(NamedTuple):
             similarity: What a score is.
             distances: The scores, where they are distances.
             less: Subtracts what the slope leaves out.
+            more: Places in the slope, and what is to be added there.
         """
         doffsets = slope.sum(0) if wanted[3] else None
         if doffsets is not None and less is not None:
             less(doffsets[:, None], doffsets.new_ones(self.queries.shape[0], 1), "offsets")
+        if doffsets is not None and more is not None:
+            doffsets.index_add_(0, more[0] % slope.shape[1], more[1])
         metric, x, y = similarity != "dot", self.queries, self.keys
         if self.own:  # by way of a copy: a transposed sum reads its memory across
             slope = slope.T.clone(memory_format=torch.contiguous_format).add_(slope)
+        elif metric or more is not None:
+            slope = slope.clone(memory_format=torch.contiguous_format)
+        if more is not None:
+            place, n = more[0], slope.shape[1]
+            slope.view(-1).index_add_(0, place, more[1])
+            if self.own:
+                slope.view(-1).index_add_(0, place % n * n + place // n, more[1])
         if metric:
-            slope = weights_of(slope if self.own else slope.clone(), distances, similarity)
+            slope = weights_of(slope, distances, similarity)
         # frozen keys, such as a queue's, spare a product
         sides = [mm(slope, y) if wanted[0] or wanted[2] else None]
         sides.append(mm(slope.T, x) if wanted[1] and not self.own else None)

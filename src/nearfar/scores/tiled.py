@@ -86,7 +86,7 @@ Way = tuple[int, slice]
 """What a tile is summed over (1: its columns, 0: its rows), and whose numbers that gives."""
 
 
-def _looks(
+def looks(
     scores: Tensor, plan: Plan, i: slice, j: slice, tensors: Sequence[Tensor]
 ) -> list[tuple[Tensor, Tile, tuple[Way, ...]]]:
     """A tile as element functions see it: from the queries, and from the keys too where it serves its transpose.
@@ -140,7 +140,7 @@ def _forward(x: Tensor, y: Tensor, offsets: Tensor | None, plan: Plan, tensors: 
             continue
         scores = tile_scores(x[i], y[j], plan.similarity, itself=plan.symmetric and i == j)
         scores = scores if offsets is None else scores.add_(offsets[j])
-        for look in _looks(scores, plan, i, j, tensors):
+        for look in looks(scores, plan, i, j, tensors):
             accumulate(*look)
     for name, high in highest.items():
         zeros[name] = zeros[name].log_().add_(_shift(high))
@@ -226,7 +226,7 @@ def _backward(
                 terms.append((reduction, value, gradient, counts))
         if not terms:
             return None
-        leaves = _Leaves(scores, tile)
+        leaves = Leaves(scores, tile)
 
         def mapped(*tensors: Tensor) -> tuple[Tensor, ...]:
             seen = leaves.tile(tensors)
@@ -269,7 +269,7 @@ def _backward(
             continue
         scores = tile_scores(x[i], keys[j], plan.similarity, itself=plan.symmetric and i == j)
         shifted = scores if offsets is None else scores + offsets[j]
-        here, *turned = _looks(shifted, plan, i, j, tensors)
+        here, *turned = looks(shifted, plan, i, j, tensors)
         ds = gradient_of(*here, i, j)
         for look in turned:
             there = gradient_of(*look, j, i)
@@ -290,7 +290,7 @@ def _backward(
     return dx, None if y is None else dy, doffsets, dtensors
 
 
-class _Leaves:
+class Leaves:
     """The differentiable tensors of a tile as a flat list, and the tile put together again from such a list."""
 
     def __init__(self, scores: Tensor, tile: Tile) -> None:
@@ -299,6 +299,7 @@ class _Leaves:
         self.tensors = [scores, *(tensor for group in self._groups for tensor in group.values())]
 
     def tile(self, tensors: Sequence[Tensor]) -> Tile:
+        """The tile that reads these in place of its own."""
         rest = iter(tensors[1:])
         parameters, rows, columns = ({name: next(rest) for name in group} for group in self._groups)
         return Tile(self._tile.relation, parameters, rows, columns)
