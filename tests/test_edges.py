@@ -10,8 +10,9 @@ import torch
 
 import nearfar as nf
 from nearfar.pairs import Pairs
-from nearfar.scores import Scores, count_over, logsumexp_over, mean_over, sum_over
+from nearfar.scores import Scores, count_over, few, held, logsumexp_over, mean_over, sum_over
 from nearfar.scores.edges import Edges
+from problems import draw
 
 IDS = torch.tensor([3, 0, 3, 1, 0, 3, 2])
 MANY = torch.arange(150) % 40
@@ -166,3 +167,29 @@ def test_gradients_of_one_row_are_its_own():
     ]
     torch.testing.assert_close(*found)
     assert float(found[0][0].abs().sum()) > 0
+
+
+@pytest.mark.parametrize("relation", ["two classes", "weights everywhere", "twelve classes"])
+@pytest.mark.parametrize("loss", [nf.ContrastiveLoss, nf.MultiSimilarityLoss, nf.CircleLoss, nf.TripletLoss])
+def test_a_long_list_gives_way_to_numbers(relation, loss, monkeypatch):
+    """Above 256 rows too, where positives are many: with the values and gradients of the definition."""
+    made: list[type] = []
+    for kind in (few.Few, held.Held):
+        first = kind.__init__
+        monkeypatch.setattr(
+            kind, "__init__", lambda self, *a, first=first: (made.append(type(self)), first(self, *a))[1]
+        )
+    n, z = 300, draw(300, 5, seed=1).requires_grad_()
+    if relation == "weights everywhere":
+        if loss is nf.TripletLoss:
+            pytest.skip("triplets take no weights")
+        weights = draw(n, n, seed=2).square() + 0.1
+        keywords = {"pairs": Pairs.from_matrix(weights + weights.T)}
+    else:
+        classes = 2 if relation == "two classes" else 12
+        keywords = {"labels": torch.randint(classes, (n,), generator=torch.Generator().manual_seed(3))}
+    options = {"mining": "hard"} if loss is nf.TripletLoss else {}
+    values = [loss(backend=backend, **options)(z, **keywords) for backend in (None, "dense")]
+    assert set(made) == {held.Held if relation == "twelve classes" else few.Few}
+    torch.testing.assert_close(values[0], values[1], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(*(torch.autograd.grad(value, z)[0] for value in values), rtol=1e-8, atol=1e-10)

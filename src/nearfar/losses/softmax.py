@@ -6,6 +6,7 @@ the mean of the positives is linear in the rows.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -116,6 +117,11 @@ def _explicit(
         raise ValueError(f"negatives have shape {tuple(negatives.shape)}; (m, {d}) shared or ({n}, j, {d}) was wanted")
     check_rows("negatives", negatives, options.get("validate"))
     scale = scale_of(temperature, logit_scale, x)
+    if in_batch and negatives.ndim == 2 and batch.scores.pairs.rows is None:  # then they are keys, of nobody
+        others = torch.cat([batch.scores.key_rows, as_matrix("negatives", negatives).to(x.dtype)])
+        own = Pairs.from_ids(*(torch.arange(size, device=x.device) for size in (n, len(others))))
+        scores = replace(batch.scores, key_rows=others, pairs=own)
+        return softmax(replace(batch, scores=scores), scale, "out")
     prepare = normalize if options.get("normalize", True) else (lambda z: z)
     with full_precision(x):
         others = prepare(as_matrix("negatives", negatives.reshape(-1, d)).to(x.dtype))
@@ -125,8 +131,8 @@ def _explicit(
             none = Pairs.from_ids(torch.arange(n, device=x.device), torch.arange(n, n + len(others), device=x.device))
             parts.append(Scores(x, others, none, backend=options.get("backend")).scaled(scale).logsumexp())
         else:
-            own = torch.einsum("nd,njd->nj", x, others.view(n, -1, d)) * scale
-            parts.append(own.logsumexp(1))
+            each = torch.einsum("nd,njd->nj", x, others.view(n, -1, d)) * scale
+            parts.append(each.logsumexp(1))
         parts.append(batch.scores.scaled(scale).logsumexp() if in_batch else positive)
 
     def values() -> Tensor:

@@ -23,6 +23,7 @@ from nearfar.types import Backend, Precision, Similarity
 _ONE_TILE = 1024 * 1024  # up to so many scores one tile holds them all
 _KEPT = 2048 * 2048  # and so many are kept for what element functions ask
 _KEPT_WIDE = 4096 * 4096  # and from both sides of long rows, where tiles take four products in place of three
+_MANY = 1 / 6  # of all pairs, as positives: five classes or fewer
 TILE: ContextVar[int | None] = ContextVar("tile", default=None)
 
 
@@ -213,11 +214,22 @@ class Planned:
         """Made once, with a graph and without."""
         grad = torch.is_grad_enabled()
         if grad not in self._kept:
-            kind = few.Few if self.pairs.few and not self.pairs.listed else held.Held
+            kind = few.Few if self._by_numbers() else held.Held
             with full_precision(self.query_rows):
                 given = Given(self.query_rows, self.key_rows, self.scale, self.offsets, self.similarity, self.unit)
                 self._kept[grad] = kind(given, self.pairs)
         return self._kept[grad]
+
+    def _by_numbers(self) -> bool:
+        """Whether a matrix says who belongs with whom, for a list of positives would be long or take long to find."""
+        pairs = self.pairs
+        if pairs.listed or pairs.few:
+            return not pairs.listed
+        n, m = pairs.shape
+        if pairs.ids is not None and pairs.rows is None:
+            return float(pairs.count("positives").sum()) > _MANY * n * m
+        positive = pairs.whole().positive
+        return positive is not None and float(positive.sum()) > _MANY * n * m
 
     @property
     def narrow(self) -> Precision | None:
