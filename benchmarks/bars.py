@@ -124,23 +124,29 @@ def worst_ratio(least_rows: int, compiled: bool = False) -> Figure:
 
 
 def worst_overhead(most_rows: int, compiled: bool = False) -> Figure:
-    """Our milliseconds less those of the dense form as it is, in the cell where that is most."""
+    """Our milliseconds less those of the dense form as it is, in the cell where that is most (of those compiled, if asked)."""
 
     def figure(results: Results) -> float | None:
         times = [
             (results.own(cell, compiled), results.milliseconds(cell, DENSE))
             for cell in results.cells()
-            if cell[1] <= most_rows
+            if cell[1] <= most_rows and (not compiled or DENSE + COMPILED in results.contenders(cell))
         ]
         return max((own - dense for own, dense in times if own is not None and dense is not None), default=None)
 
     return figure
 
 
+PICKING = ("Triplet, hard", "Triplet, semi-hard")
+"""Of two pairs that tie within rounding, chance says which of them gets the gradient: ours or anybody's."""
+
+
 def worst_error(results: Results) -> float | None:
-    """Our error of a gradient beyond 4 units in the last place, over the dense form's."""
+    """Our error of a gradient beyond 4 units in the last place, over the dense form's, where no pair is picked."""
     found = []
     for cell in results.cells():
+        if cell[0] in PICKING:
+            continue
         own, dense = (results.figure(cell, name, "gradient_error") for name in (OURS, DENSE))
         if own is not None and dense is not None:
             found.append(max(own - 4 * ULP, 0) / max(dense, ULP))
@@ -171,7 +177,7 @@ BARS = (
     Bar("The same, ours by `loss.compile()`", 0.3, worst_overhead(512, compiled=True), "ms", most=True),
     Bar("From 256 rows on: the fastest other over ours, at worst, nobody compiled", 1.0, worst_ratio(256), "times"),
     Bar("The same, all compiled", 1.0, worst_ratio(256, compiled=True), "times"),
-    Bar("Gradient's error beyond 4 ulp: over dense's, at worst", 2.0, worst_error, "times", most=True),
+    Bar("Gradient's error beyond 4 ulp: over dense's, at worst, where no pair is picked", 2.0, worst_error, "times", most=True),
 )  # fmt: skip
 
 

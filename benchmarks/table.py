@@ -21,7 +21,8 @@ score each other (two views together; one side of two).
 - **× ours**: time over nearfar's.
 - **extra**: most memory during one step beyond inputs and gradients, in a process of its own, MB.
 - **value**, **gradient**: relative errors against the dense form in float64, up to 4,096 rows; a gradient's is its largest
-  error over its largest entry.
+  error over its largest entry. Where a loss picks pairs (hard, semi-hard) chance decides between two that tie within
+  rounding, anybody's, and the error may be one pair's whole gradient.
 
 Written by `make bench`.
 """
