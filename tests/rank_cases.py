@@ -100,6 +100,9 @@ def _cases() -> Iterator[tuple[str, Case]]:
         yield f"{name} strip", Case(lambda one=one, **o: one(**{"backend": "strip", **o}), 1, labels)
         yield f"{name} views, weights", Case(one, 2, lambda rows: {"labels": LABELS[rows], "weights": 1.0 + rows})
         yield f"{name} bf16", Case(lambda one=one, **o: one(precision="bf16", learnable=True, **o), 2)
+    for name in ("SigLIPLoss", "ContrastiveLoss", "HardNegativeLoss"):  # as large batches are visited
+        one = getattr(nf, name)
+        yield f"{name} tiles", Case(lambda one=one, **o: one(**{"backend": "tiled", **o}), 1, labels)
     yield (
         "stacked weights and ids",
         Case(
