@@ -6,6 +6,7 @@ rule over integer ids (or a matrix that the user already holds), evaluated a til
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -166,10 +167,13 @@ class Pairs(Counts):
         shape = (relation.shape[0], relation.shape[1])
         relation = relation.to_sparse_coo().coalesce() if relation.layout != torch.strided else relation
         entries = relation.values() if relation.is_sparse else relation
-        if (entries < 0).any() or (entries.is_floating_point() and entries.isinf().any()):
+        known = False
+        if entries.is_floating_point() and entries.numel():
+            low, high = (float(end) for end in entries.detach().aminmax())  # NaN if there is any
+            known = low >= 0 and high < math.inf
+        if not known and ((entries < 0).any() or (entries.is_floating_point() and entries.isinf().any())):
             raise ValueError("the relation has a weight below 0 or infinite: use 0 for negative, NaN for ignored")
-        weighted = entries.is_floating_point() and bool(((entries > 0) & (entries != 1)).any())
-        return cls(shape, (Matrix(relation, weighted),))
+        return cls(shape, (Matrix(relation, _weighted(entries), known),))
 
     def __or__(self, other: Pairs) -> Pairs:
         """Unite the positives of two relations of one shape."""
@@ -326,3 +330,11 @@ class Pairs(Counts):
         marks = torch.where(positive, 2, 1)
         marks = marks if ignored is None else marks.masked_fill(ignored, 0)
         return "\n".join(" ".join(".-+"[mark] for mark in row) for row in marks.tolist())
+
+
+def _weighted(entries: Tensor) -> bool:
+    """Whether any weight is neither 0 nor 1: some at a time, for most matrices tell soon."""
+    if not entries.is_floating_point():
+        return False
+    rows = max(1, 2**18 * len(entries) // max(entries.numel(), 1))
+    return any(bool(((some > 0) & (some != 1)).any()) for some in entries.detach().split(rows))

@@ -121,6 +121,7 @@ class Matrix:
 
     values: Tensor
     weighted: bool
+    known: bool = False  # that no entry is NaN
     own = False  # a matrix may be lopsided
 
     def relation(self, i: slice, j: slice) -> Relation:
@@ -139,17 +140,21 @@ class Matrix:
             tile[rows[inside], columns[inside]] = entries[inside]
         else:
             tile = tile[i, j]
+        if self.known:
+            return Relation(tile > 0, None, tile if self.weighted else None)
         ignored = tile.isnan() if tile.is_floating_point() else None
         return Relation(tile > 0, ignored, tile.nan_to_num(0.0).clamp(min=0) if self.weighted else None)
 
     def flip(self) -> Matrix:
         """The rule seen from the keys."""
-        return Matrix(self.values.T.coalesce() if self.values.is_sparse else self.values.T, self.weighted)
+        return Matrix(self.values.T.coalesce() if self.values.is_sparse else self.values.T, self.weighted, self.known)
 
     def take(self, queries: Tensor | slice, keys: Tensor | slice) -> Matrix:
         """The rule among some of the rows."""
         if self.values.is_sparse:
             numbers = (torch.arange(size, device=self.values.device) for size in self.values.shape)
             queries, keys = (number[which] for number, which in zip(numbers, (queries, keys)))
-            return Matrix(self.values.index_select(0, queries).index_select(1, keys).coalesce(), self.weighted)
-        return Matrix(self.values[queries][:, keys], self.weighted)
+            return Matrix(
+                self.values.index_select(0, queries).index_select(1, keys).coalesce(), self.weighted, self.known
+            )
+        return Matrix(self.values[queries][:, keys], self.weighted, self.known)
