@@ -57,6 +57,13 @@ def test_what_has_many_positives_or_weights_is_left_to_the_scores(monkeypatch):
     nf.functional.spectral_loss(z, z + 1, pairs=Pairs.from_matrix(torch.eye(N) / 2))
 
 
+def test_long_lists_are_not_made(monkeypatch):
+    """Two classes have half of all pairs as positives, which large batches have no memory for."""
+    monkeypatch.setattr(squares.Edges, "of", lambda pairs, dtype: pytest.fail("a list was made to be counted"))
+    z = draw(N, D, seed=3)
+    assert squares.related(nf.scores.Scores(z, z, Pairs.by_label(torch.arange(N) % 2).excluding_self())) is None
+
+
 def test_in_float32_nothing_is_lost_to_what_is_taken_off():
     """Rows that nearly fulfil the loss: positives make up most of all squares."""
     x = torch.linalg.qr(draw(N, N, seed=4))[0].float()

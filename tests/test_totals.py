@@ -55,3 +55,21 @@ def test_without_gradient_and_twice():
     slope = torch.autograd.grad(value, z, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="backend='dense'"):
         torch.autograd.grad(slope.sum(), z)
+
+
+LEARNED = {
+    "one visit of the tiles": lambda z, number: nf.functional.siglip_loss(
+        z, labels=LABELS, logit_scale=number, backend="tiled"
+    ),
+    "one tile": lambda z, number: nf.functional.nt_xent_loss(z, z + 1, logit_scale=number),
+    "one visit of the classes": lambda z, number: nf.functional.cosface_loss(z, LABELS, z, scale=number),
+}
+
+
+@pytest.mark.parametrize("loss", LEARNED)
+def test_second_derivatives_of_a_number_alone_are_refused(loss):
+    """Rows need no gradient here: that of the number still depends on the number."""
+    number = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    slope = torch.autograd.grad(LEARNED[loss](draw(N, 5, seed=1), number), number, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="backend='dense'"):
+        torch.autograd.grad(slope + number, number)

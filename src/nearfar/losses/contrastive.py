@@ -99,12 +99,7 @@ def contrastive_loss(
     )
 
     def everything() -> Tensor:
-        stage, numbers = COSINE if cosine else EUCLIDEAN, {"margin": batch.number(margin)}
-        if scores.holds:
-            found = scores.reduce(stage, numbers)
-            return (found["near"] + found["far"]).sum()
-        one = scores.query_rows.new_ones(len(scores.query_rows))
-        return scores.total(stage, {"near": one, "far": one}, numbers)
+        return scores.total(COSINE if cosine else EUCLIDEAN, {"margin": batch.number(margin)})
 
     def value() -> Tensor:
         each = scores.pairs.each("candidates") if batch.ranks.alone else None

@@ -111,7 +111,7 @@ def _explicit(
     if options.get("offsets") is not None or options.get("gather"):
         raise TypeError("offsets= and gather= speak of in-batch keys: pass the negatives as keys, with pairs=")
     batch = read((queries, keys), sided=True, labels=None, pairs=None, options=options, normalized=True)
-    x, y = batch.scores.queries, batch.scores.keys
+    x = batch.scores.query_rows
     n, d = x.shape
     if negatives.ndim not in (2, 3) or negatives.shape[-1] != d or (negatives.ndim == 3 and len(negatives) != n):
         raise ValueError(f"negatives have shape {tuple(negatives.shape)}; (m, {d}) shared or ({n}, j, {d}) was wanted")
@@ -125,6 +125,7 @@ def _explicit(
     prepare = normalize if options.get("normalize", True) else (lambda z: z)
     with full_precision(x):
         others = prepare(as_matrix("negatives", negatives.reshape(-1, d)).to(x.dtype))
+        x, y = batch.scores.queries, batch.scores.keys
         positive = some_scores(x, y, "dot") * scale
         parts = []
         if negatives.ndim == 2:

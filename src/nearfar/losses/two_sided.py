@@ -139,11 +139,11 @@ def siglip_loss(
     outcome = batch.averaged(values, None, query_stats(scores))
 
     def value() -> Tensor:
-        if scores.holds or scores.plan == "dense":
-            return outcome.value()
+        if batch.weights is None and batch.ranks.alone:
+            return scores.total(SIGLIP, numbers) / max(len(scores.query_rows), 1)
         every = torch.ones_like(scores.query_rows[:, 0], dtype=torch.bool)
         weights = mean_weights(every, batch.weights, scores.query_rows.dtype, batch.ranks)
-        return batch.ranks.total(scores.total(SIGLIP, {"near": weights, "far": weights}, numbers))
+        return batch.ranks.total(scores.total(SIGLIP, numbers, weights))
 
     return replace(outcome, value=value)
 

@@ -39,11 +39,11 @@ def once(gradient: Tensor | None, *inputs: Tensor | None) -> Tensor | None:
 
 
 def made_in_forward(ctx: Any, gradient: Tensor) -> Iterator[Tensor | None]:
-    """The gradients of a number that were made together with it, and saved behind its two inputs."""
-    x, y, *saved = ctx.saved_tensors
+    """The gradients of a number that were made together with it, and saved behind as many inputs, whose they are."""
+    saved, many = ctx.saved_tensors, len(ctx.saved_tensors) // 2
     with torch.no_grad():
-        found = [None if part is None else part * gradient for part in saved]
-    return (once(part, x, y) for part in found)
+        found = [None if part is None else part * gradient for part in saved[many:]]
+    return (once(part, *saved[:many]) for part in found)
 
 
 class _Once(torch.autograd.Function):

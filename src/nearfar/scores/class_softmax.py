@@ -83,7 +83,7 @@ class _MeanClassSoftmax(torch.autograd.Function):
         with full_precision(x):
             value, gradients = _forward(x, y, labels, weights, float(scale), float(margin), ask, wanted)
         if any(wanted):
-            ctx.save_for_backward(x, y, *gradients)
+            ctx.save_for_backward(x, y, weights, scale, margin, *gradients)
         return value
 
     @staticmethod

@@ -124,7 +124,7 @@ class _MeanLogSumExp(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
         _, rows, *gradients = output
         ctx.mark_non_differentiable(rows, *(g for g in gradients if g is not None))
-        ctx.save_for_backward(*inputs[:2], *gradients)
+        ctx.save_for_backward(*inputs[:3], *gradients)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

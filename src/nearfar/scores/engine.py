@@ -6,6 +6,7 @@ for a stage of reductions of its own, and gets one number a query, differentiabl
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -232,16 +233,16 @@ class Scores(Planned):
         return raise_means(stage, found)
 
     def total(
-        self, stage: Stage, weights: Mapping[str, Float[Tensor, " n"]], parameters: Mapping[str, Tensor]
+        self, stage: Stage, parameters: Mapping[str, Tensor], weights: Float[Tensor, " n"] | None = None
     ) -> Float[Tensor, ""]:
-        """``Σ_k Σ_i w_ki · (sum k of query i)`` of a stage of sums: in one visit, if scores are not kept and weights are constant.
+        """``Σ_i w_i · Σ_k (sum k of query i)`` of a stage of sums: in one visit, if scores are not kept and weights are constant.
 
         Args:
             stage: Named sums.
-            weights: Of the queries, for each of them.
             parameters: As in :meth:`reduce`.
+            weights: Of the queries; 1 by default.
         """
-        learned = any(weight.requires_grad for weight in weights.values())
+        learned = weights is not None and weights.requires_grad
         if (
             self.holds
             or self.plan == "dense"
@@ -250,10 +251,10 @@ class Scores(Planned):
             or self.offsets is not None
             or 0 in self.pairs.shape
         ):
-            found = self.reduce(stage, parameters)
-            return torch.stack([(found[name] * weights[name]).sum() for name in stage]).sum()
+            found = functools.reduce(torch.add, self.reduce(stage, parameters).values())
+            return found.sum() if weights is None else (found * weights).sum()
+        weights = torch.ones_like(self.query_rows[:, 0]) if weights is None else weights
         scores, order, _ = self._by_class()
         plan = scores._reduce_plan(stage, tuple(parameters))
-        plan = plan if order is None else plan.ordered()
-        shares = [weights[name] if order is None else weights[name][order] for name in stage]
-        return totals.total(scores.queries, scores.keys, plan, shares, list(parameters.values()))
+        plan, weights = (plan, weights) if order is None else (plan.ordered(), weights[order])
+        return totals.total(scores.queries, scores.keys, plan, weights, list(parameters.values()))

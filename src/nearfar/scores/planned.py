@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.pairs import Pairs
+from nearfar.rules import Matrix, Overlap
 from nearfar.scores import few, held
 from nearfar.scores.autograd import full_precision, in_transform
 from nearfar.scores.cuda_tiles import HALVES, at_hand, require
@@ -228,6 +229,8 @@ class Planned:
         n, m = pairs.shape
         if pairs.ids is not None and pairs.rows is None:
             return float(pairs.count("positives").sum()) > _MANY * n * m
+        if not all(isinstance(part, Matrix | Overlap) for part in pairs.parts):
+            return False  # ids of several kinds are shared by few
         positive = pairs.whole().positive
         return positive is not None and float(positive.sum()) > _MANY * n * m
 

@@ -75,7 +75,7 @@ class _MeanSoftmax(torch.autograd.Function):
         with full_precision(x):
             value, gradients = _forward(x, y, scale, offsets, weights, ask, wanted)
         if any(wanted):
-            ctx.save_for_backward(x, y, *gradients)
+            ctx.save_for_backward(x, y, scale if isinstance(scale, Tensor) else None, offsets, *gradients)
         return value
 
     @staticmethod

@@ -26,7 +26,7 @@ def hinge(margin: Float[Tensor, ""], values: Tensor) -> Tensor:
 
 
 def _seen_through() -> bool:
-    """Whether only plain operations are seen through. They visit the values twice as often."""
+    """Whether only plain operations are seen through, though they visit the values more often."""
     return torch.compiler.is_compiling() or in_transform()
 
 
@@ -65,7 +65,7 @@ def pay(scores: Planned) -> bool:
 
 
 def related(scores: Planned) -> tuple[Float[Tensor, " p"], Float[Tensor, " i"] | None] | None:
-    """Scores of the positives and of the pairs that are ignored, computed one by one; ``None``: they are too many to.
+    """Scores of the positives and of the pairs that are ignored, computed one by one; ``None``: they are too many.
 
     Without weights: those of a relation that has any are too many.
     """
@@ -76,10 +76,10 @@ def related(scores: Planned) -> tuple[Float[Tensor, " p"], Float[Tensor, " i"] |
         return (some_scores(x, y, "dot"), None) if n <= most else None
     if pairs.ids is None or pairs.rows is not None or x.device.type != "cpu":
         return None
+    if float((m - pairs.count("negatives", torch.float64)).sum()) > most:  # before there is a list of them
+        return None
     edges = Edges.of(pairs, x.dtype)
     places = [edges.place, *([] if edges.ignored is None else [edges.ignored])]
-    if sum(len(place) for place in places) > most:
-        return None
     near, *ignored = (
         some_scores(x.index_select(0, place // len(y)), y.index_select(0, place % len(y)), "dot") for place in places
     )

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.scores.autograd import full_precision, once
+from nearfar.scores.autograd import full_precision, made_in_forward
 from nearfar.scores.reductions import Reduction, Tile
 from nearfar.scores.similarity import pull_back, tile_scores
 from nearfar.scores.tiled import Leaves, Plan, Way, looks
@@ -23,16 +23,16 @@ def total(
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "m d"],
     plan: Plan,
-    weights: Sequence[Float[Tensor, " n"]],
+    weights: Float[Tensor, " n"],
     parameters: Sequence[Float[Tensor, ""]],
 ) -> Float[Tensor, ""]:
-    """``Σ_k Σ_i w_ki · (sum k of query i)`` of a plan's sums, with constant weights.
+    """``Σ_i w_i · Σ_k (sum k of query i)`` of a plan's sums, with constant weights.
 
     Args:
         x: Queries.
         y: Keys; ``x`` itself for rows paired with themselves.
         plan: Its stage has sums only; no statistics.
-        weights: Of the queries, for each sum.
+        weights: Of the queries.
         parameters: What its element functions read, in order.
     """
     return _Total.apply(x, None if plan.symmetric else y, plan, weights, torch.is_grad_enabled(), *parameters)  # pyright: ignore[reportReturnType]
@@ -41,7 +41,7 @@ def total(
 class _Total(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, x: Tensor, y: Tensor | None, plan: Plan, weights: Sequence[Tensor], graded: bool, *parameters: Tensor
+        ctx: Any, x: Tensor, y: Tensor | None, plan: Plan, weights: Tensor, graded: bool, *parameters: Tensor
     ) -> Tensor:
         wanted = ctx.needs_input_grad if graded else (False,) * len(ctx.needs_input_grad)
         with full_precision(x):
@@ -52,11 +52,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        saved = ctx.saved_tensors
-        inputs, found = saved[: len(saved) // 2], saved[len(saved) // 2 :]
-        with torch.no_grad():
-            found = [None if part is None else part * gradients[0] for part in found]
-        dx, dy, *rest = (once(part, *inputs) for part in found)
+        dx, dy, *rest = made_in_forward(ctx, gradients[0])
         return dx, dy, None, None, None, *rest
 
 
@@ -64,7 +60,7 @@ def _visit(
     x: Tensor,
     y: Tensor | None,
     plan: Plan,
-    weights: Sequence[Tensor],
+    weights: Tensor,
     parameters: Sequence[Tensor],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor | None]]:
@@ -77,10 +73,7 @@ def _visit(
     def judge(scores: Tensor, tile: Tile, ways: tuple[Way, ...]) -> Tensor | None:
         """Adds the sums of a tile up, and the gradients of the parameters; the gradient of its scores."""
         nonlocal value
-        terms = [
-            (reduction, _share(reduction, scores, tile, weight, ways))
-            for reduction, weight in zip(plan.stage.values(), weights)
-        ]
+        terms = [(reduction, _share(reduction, scores, tile, weights, ways)) for reduction in plan.stage.values()]
         terms = [(reduction, share) for reduction, share in terms if share is not None]
         if not terms:
             return None
