@@ -1,4 +1,5 @@
-"""`precision="bf16"` where the matrix is large: products in bfloat16, all between in float32, and the error that is stated."""
+"""`precision="bf16"`: where the matrix is large, products in bfloat16, all between in float32, and the error that is stated;
+where it is small, products in float32 of rows that are rounded."""
 
 from __future__ import annotations
 
@@ -95,3 +96,68 @@ def test_uniformity_is_rounded_too():
     full = nf.AlignUniformLoss()(z1.float(), z2.float())
     assert abs(float(full - value)) < 1e-6
     assert 1e-7 < abs(float(found - full)) < 1e-3
+
+
+BY_LABEL = {
+    "SupCon": lambda **o: nf.SupConLoss(0.1, **o),
+    "DCL": lambda **o: nf.DCLLoss(0.1, **o),
+    "hard negatives": lambda **o: nf.HardNegativeLoss(0.1, **o),
+    "multi-similarity": nf.MultiSimilarityLoss,
+    "circle": nf.CircleLoss,
+    "triplets": lambda **o: nf.TripletLoss(mining="all", normalize=True, **o),
+}
+
+
+def through(rows: Tensor) -> Tensor:
+    """Rows of length one, rounded; the gradient passes straight through."""
+    unit = normalize(rows)
+    return unit + (unit.detach().bfloat16().to(rows.dtype) - unit.detach())
+
+
+@pytest.mark.parametrize("n", [12, 90, 300], ids="{} rows".format)
+@pytest.mark.parametrize("name", BY_LABEL)
+def test_small_batches_are_those_of_rounded_rows(name, n):
+    z, _, labels = rows()
+    z, labels = z[:n], labels[:n] % min(20, n // 3)
+    dense, rounding = BY_LABEL[name](backend="dense"), BY_LABEL[name](precision="bf16")
+    a, b = z.requires_grad_(), z.detach().float().requires_grad_()
+    value = dense(through(b.double()), labels=labels, normalize=False)
+    (wanted,) = torch.autograd.grad(value, b)
+    found = rounding(b, labels=labels)
+    (slope,) = torch.autograd.grad(found, b)
+    assert float(found.detach()) == pytest.approx(float(value.detach()), rel=1e-5)
+    torch.testing.assert_close(slope, wanted, rtol=0, atol=2e-5 * float(wanted.abs().max()))
+    exact = dense(a, labels=labels)
+    assert abs(float(exact.detach() - value.detach())) > 1e-6  # it does round
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("SupCon", 6e-3), ("DCL", 4e-3), ("SigLIP", 1e-2), ("circle", 3e-2), ("multi-similarity", 0.12)]
+)
+def test_other_losses_by_tiles_are_near(name, most):
+    """Sums, log-sum-exps and their gradients from products in bfloat16: the steeper the loss, the farther off (docs/losses.md)."""
+    z, other, labels = rows()
+    build = BY_LABEL.get(name, nf.SigLIPLoss)
+    slopes, values = [], []
+    for dtype, options in (
+        (torch.float64, {"backend": "dense"}),
+        (torch.float32, {"precision": "bf16", "backend": "tiled"}),
+        (torch.float32, {"backend": "tiled"}),
+    ):
+        sides = [side.detach().to(dtype).requires_grad_() for side in (z, other)]
+        loss = build(**options)
+        value = loss(*sides) if name == "SigLIP" else loss(sides[0], labels=labels)
+        values.append(float(value.detach()))
+        slopes.append(torch.autograd.grad(value, sides[0])[0].double())
+    off, full = (float((slope - slopes[0]).abs().max() / slopes[0].abs().max()) for slope in slopes[1:])
+    assert values[1] == pytest.approx(values[0], rel=1e-3)
+    assert full < 2e-6
+    assert 1e-4 < off < most
+
+
+def test_second_derivatives_are_refused_of_rounded_rows():
+    z = rows()[0][:16].float().requires_grad_()
+    value = nf.SupConLoss(precision="bf16")(z, labels=torch.arange(16) % 4)
+    (slope,) = torch.autograd.grad(value, z, create_graph=True)
+    with pytest.raises(RuntimeError, match="backend='dense'"):
+        slope.sum().backward()

@@ -58,7 +58,7 @@ class Scores(Planned):
 
     def logsumexps(self, powers: Sequence[float], over: Rule) -> list[Float[Tensor, " n"]]:
         """``log Σ_j e^{power · s_ij}`` of several powers; by tiles, in one visit."""
-        if self.holds or self.plan in ("dense", "cuda") or self.precision is not None or len(powers) == 1:
+        if self.holds or self.plan in ("dense", "cuda") or len(powers) == 1:
             return [self.powered(power).logsumexp(over) for power in powers]
         stage: Stage = {f"{power}": logsumexp_over(over, _multiplied(power)) for power in powers}
         return list(self.reduce(stage).values())
@@ -96,8 +96,8 @@ class Scores(Planned):
         self, weights: Float[Tensor, " n"] | None, both_ways: bool = False, less: float = 0.0
     ) -> Float[Tensor, ""]:
         """Mean of ``LSE(candidates) − mean(positives)`` over queries with a positive, where all scores are one tile."""
-        ask = small.Ask(self.pairs, self.unit, both_ways, less)
-        return small.mean_softmax(self.query_rows, self.key_rows, self.scale, self.offsets, weights, ask)
+        x, y, scale, offsets, _, unit = self._given()
+        return small.mean_softmax(x, y, scale, offsets, weights, small.Ask(self.pairs, unit, both_ways, less))
 
     def _softmax_plan(self, over: Rule) -> softmax.SoftmaxPlan:
         size = 512 if max(self.pairs.shape) <= 4096 else 768 if self.query_rows.shape[1] < 256 else 1024
@@ -190,9 +190,9 @@ class Scores(Planned):
     ) -> tiled.Plan:
         rows, columns = self._tile(size)
         symmetric = self.symmetric and rows == columns  # whole rows leave no transpose to serve
-        return tiled.Plan(
-            self.pairs, symmetric, rows, columns, dict(stage), self.similarity, parameters, statistics, key_statistics
-        )
+        named = parameters, statistics, key_statistics
+        narrow = self.narrow == "bf16" and self.query_rows.device.type == "cpu" and not self.traced
+        return tiled.Plan(self.pairs, symmetric, rows, columns, dict(stage), self.similarity, *named, narrow)
 
     def reduce(
         self,

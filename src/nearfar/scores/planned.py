@@ -160,12 +160,13 @@ class Planned:
     def _one_tile(self, most: int) -> bool:
         """Whether all scores may be one tile of a softmax loss, of at most so many."""
         n, m = self.pairs.shape
-        if not (0 < n * m <= most and self.similarity == "dot" and self._one_number and self.precision is None):
+        if not (0 < n * m <= most and self.similarity == "dot" and self._one_number):
             return False
         if self.query_rows.device.type == "cpu":
             return True
         # elsewhere a look at a number would wait for the device, and half precision counts
-        return n * m <= _ONE_TILE and self.unit and not isinstance(self.scale, Tensor) and self.offsets is None
+        known = self.unit and not isinstance(self.scale, Tensor) and self.offsets is None
+        return n * m <= _ONE_TILE and known and self.precision is None
 
     @property
     def traced(self) -> bool:
@@ -188,14 +189,14 @@ class Planned:
             return True
         halved = self.symmetric and not both_ways and not self._wide  # tiles of rows paired with themselves serve twice
         most = _KEPT_WIDE if both_ways and self._wide else _KEPT
-        return self.backend is None and not self.traced and not halved and self._one_tile(most)
+        usual = self.backend is None and self.narrow is None and not self.traced
+        return usual and not halved and self._one_tile(most)
 
     @property
     def holds(self) -> bool:
         """Whether all scores are made once and kept: where the loss is no mean softmax, and the matrix fits the cache."""
         n, m = self.pairs.shape
-        usual = self.backend is None and self.precision is None and self.query_rows.device.type == "cpu"
-        usual = usual and self._one_number and not self.traced
+        usual = self.backend is None and self.query_rows.device.type == "cpu" and self._one_number and not self.traced
         return usual and 0 < n * m <= _KEPT
 
     @property
@@ -203,7 +204,7 @@ class Planned:
         """Whether log-sum-exps are taken of kept scores, which tiles of narrow rows are quicker at."""
         n, m = self.pairs.shape
         known = self.at_hand or self.similarity != "dot" or self.power_of is not None
-        return self.holds and (known or n * m <= _ONE_TILE or self._wide)
+        return self.holds and (known or n * m <= _ONE_TILE or (self._wide and self.narrow is None))
 
     @property
     def at_hand(self) -> bool:
@@ -217,9 +218,14 @@ class Planned:
         if grad not in self._kept:
             kind = few.Few if self._by_numbers() else held.Held
             with full_precision(self.query_rows):
-                given = Given(self.query_rows, self.key_rows, self.scale, self.offsets, self.similarity, self.unit)
-                self._kept[grad] = kind(given, self.pairs)
+                self._kept[grad] = kind(self._given(), self.pairs)
         return self._kept[grad]
+
+    def _given(self) -> Given:
+        """What a small batch is made of: rows as they came, or, where they are rounded, as they are multiplied."""
+        if self.precision is None:
+            return Given(self.query_rows, self.key_rows, self.scale, self.offsets, self.similarity, self.unit)
+        return Given(self.queries, self.keys, 1.0, self.offsets, self.similarity, unit=False)
 
     def _by_numbers(self) -> bool:
         """Whether a matrix says who belongs with whom, for a list of positives would be long or take long to find."""

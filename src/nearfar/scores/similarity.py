@@ -58,7 +58,19 @@ def _inverse_norm(z: Tensor) -> Tensor:
 
 def rounded(rows: Float[Tensor, "n d"], dtype: torch.dtype) -> Float[Tensor, "n d"]:
     """Rows as a narrower type sees them; the gradient passes straight through."""
-    return rows + (rows.detach().to(dtype).to(rows.dtype) - rows.detach())
+    if torch.compiler.is_compiling() or in_transform():
+        return rows + (rows.detach().to(dtype).to(rows.dtype) - rows.detach())
+    return _Rounded.apply(rows, dtype)  # pyright: ignore[reportReturnType]
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, dtype: torch.dtype) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return rows.to(dtype).to(rows.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradients[0], None
 
 
 def root(square: Tensor) -> Tensor:

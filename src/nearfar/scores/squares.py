@@ -60,7 +60,7 @@ class _Hinge(torch.autograd.Function):
 def pay(scores: Planned) -> bool:
     """Whether moments, of four products over the features, cost less than scores, of three over the rows."""
     (n, m), d = scores.pairs.shape, scores.query_rows.shape[1]
-    usual = scores.backend is None and scores.precision is None and scores.offsets is None and not scores.traced
+    usual = scores.backend is None and scores.offsets is None and not scores.traced
     return usual and scores.similarity == "dot" and 2 * (n + m) * d <= 3 * n * m
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from nearfar.rules import Relation
 from nearfar.scores.autograd import full_precision, in_transform, once, presigned
 from nearfar.scores.exponentials import NOTHING, exp_
+from nearfar.scores.products import Products
 from nearfar.scores.reductions import Reduction, Tile
 from nearfar.scores.similarity import pull_back, tile_scores
 from nearfar.scores.tiles import Tiles
@@ -34,10 +35,35 @@ class Plan(Tiles):
     parameters: tuple[str, ...] = ()
     statistics: tuple[str, ...] = ()
     key_statistics: tuple[str, ...] = ()
+    narrow: bool = False  # products in bfloat16
 
     def skips(self, i: slice, j: slice) -> bool:
         """Whether no reduction looks at a tile: they ask for positives, and it has none."""
         return all(r.over == "positives" for r in self.stage.values()) and self.apart(i, j)
+
+
+class Rows:
+    """The rows of one pass: their scores a tile at a time, and the way back to them."""
+
+    def __init__(self, x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], plan: Plan) -> None:
+        self._x, self._y, self._plan = x, y, plan
+        self._narrow = Products(x, y, plan.rows * plan.columns, narrow=True) if plan.narrow else None
+
+    def scores(self, i: slice, j: slice) -> Float[Tensor, "b c"]:
+        """Of queries ``i`` with keys ``j``; good until the next are asked for."""
+        if self._narrow is not None:
+            return self._narrow.scores(i, j)
+        return tile_scores(self._x[i], self._y[j], self._plan.similarity, itself=self._plan.symmetric and i == j)
+
+    def pull(self, slope: Tensor, scores: Tensor, i: slice, j: slice, dx: Tensor | None, dy: Tensor | None) -> None:
+        """Add the gradient of a tile's scores to its rows' (``None``: not wanted)."""
+        dx, dy = None if dx is None else dx[i], None if dy is None else dy[j]
+        if self._narrow is not None:
+            self._narrow.pull(slope, i, j, dx, dy)
+            return
+        kind = self._plan.similarity
+        slope = slope if kind == "dot" else slope.clone()  # used up, and it may be an expanded view
+        pull_back(slope, scores, self._x[i], self._y[j], kind, dx, dy)
 
 
 def reduce(
@@ -135,10 +161,11 @@ def _forward(x: Tensor, y: Tensor, offsets: Tensor | None, plan: Plan, tensors: 
                 else:
                     total[rows] += values.sum(dim)
 
+    tiles = Rows(x, y, plan)
     for i, j in plan.tiles():
         if plan.skips(i, j):
             continue
-        scores = tile_scores(x[i], y[j], plan.similarity, itself=plan.symmetric and i == j)
+        scores = tiles.scores(i, j)
         scores = scores if offsets is None else scores.add_(offsets[j])
         for look in looks(scores, plan, i, j, tensors):
             accumulate(*look)
@@ -201,7 +228,6 @@ def _backward(
     gradients: Sequence[Tensor],
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor | None]]:
-    keys = x if y is None else y
     dx = torch.zeros_like(x) if needs[0] else None
     dy = dx if y is None else torch.zeros_like(y) if needs[1] else None
     doffsets = torch.zeros_like(offsets) if offsets is not None and needs[2] else None
@@ -264,10 +290,11 @@ def _backward(
                 total[j] += gradient[0]
         return ds
 
+    tiles = Rows(x, x if y is None else y, plan)
     for i, j in plan.tiles():
         if plan.skips(i, j):
             continue
-        scores = tile_scores(x[i], keys[j], plan.similarity, itself=plan.symmetric and i == j)
+        scores = tiles.scores(i, j)
         shifted = scores if offsets is None else scores + offsets[j]
         here, *turned = looks(shifted, plan, i, j, tensors)
         ds = gradient_of(*here, i, j)
@@ -278,15 +305,7 @@ def _backward(
             continue
         if doffsets is not None:
             doffsets[j] += ds.sum(0)
-        pull_back(
-            ds if plan.similarity == "dot" else ds.clone(),  # used up, and it may be an expanded view
-            scores,
-            x[i],
-            keys[j],
-            plan.similarity,
-            None if dx is None else dx[i],
-            None if dy is None else dy[j],
-        )
+        tiles.pull(ds, scores, i, j, dx, dy)
     return dx, None if y is None else dy, doffsets, dtensors
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from nearfar.scores.autograd import full_precision, made_in_forward
 from nearfar.scores.reductions import Reduction, Tile
-from nearfar.scores.similarity import pull_back, tile_scores
-from nearfar.scores.tiled import Leaves, Plan, Way, looks
+from nearfar.scores.tiled import Leaves, Plan, Rows, Way, looks
 
 
 def total(
@@ -64,7 +63,6 @@ def _visit(
     parameters: Sequence[Tensor],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor | None]]:
-    keys = x if y is None else y
     dx = torch.zeros_like(x) if wanted[0] else None
     dy = dx if y is None else torch.zeros_like(y) if wanted[1] else None
     slopes = [torch.zeros_like(p) if want else None for p, want in zip(parameters, wanted[5:])]
@@ -92,15 +90,15 @@ def _visit(
                 slope += other
         return ds
 
+    tiles = Rows(x, x if y is None else y, plan)
     for i, j in plan.tiles():
         if plan.skips(i, j):
             continue
-        scores = tile_scores(x[i], keys[j], plan.similarity, itself=plan.symmetric and i == j)
+        scores = tiles.scores(i, j)
         (look,) = looks(scores, plan, i, j, parameters)  # without statistics both sides see the same
         ds = judge(*look)
         if ds is not None:
-            own = None if dx is None else dx[i], None if dy is None else dy[j]
-            pull_back(ds if plan.similarity == "dot" else ds.clone(), scores, x[i], keys[j], plan.similarity, *own)
+            tiles.pull(ds, scores, i, j, dx, dy)
     return value.to(x.dtype), [dx, None if y is None else dy, *slopes]
 
 
