@@ -191,7 +191,7 @@ class Scores(Planned):
         rows, columns = self._tile(size)
         symmetric = self.symmetric and rows == columns  # whole rows leave no transpose to serve
         named = parameters, statistics, key_statistics
-        narrow = self.narrow == "bf16" and self.query_rows.device.type == "cpu" and not self.traced
+        narrow = self.narrow == "bf16" and self.plan != "cuda" and not self.traced
         return tiled.Plan(self.pairs, symmetric, rows, columns, dict(stage), self.similarity, *named, narrow)
 
     def reduce(
