@@ -49,6 +49,11 @@ class Batch:
         scale = scale_of(temperature, logit_scale, self.scores.query_rows)
         return self.number(scale) if isinstance(scale, Tensor) and not self.ranks.alone else scale
 
+    def in_one(self, scores: Scores, both_ways: bool = False) -> bool:
+        """Whether the engine takes the mean softmax of the scores as a whole: on one rank, its weights being constant."""
+        learned = self.weights is not None and self.weights.requires_grad
+        return self.ranks.alone and not learned and (scores.at_once(both_ways) or scores.in_one_visit)
+
     def averaged(
         self, values: Callable[[], Tensor], keep: Tensor | None, stats: Callable[[], dict[str, Tensor]]
     ) -> Outcome:

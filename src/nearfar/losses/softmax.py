@@ -36,7 +36,7 @@ def softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
         return found.masked_fill(~keep, 0.0)
 
     def value() -> Tensor:
-        if form == "out" and batch.ranks.alone and scores.at_once():
+        if form == "out" and batch.in_one(scores):
             return scores.mean_softmax(batch.weights)
         positives = scores.count("positives")
         weights = mean_weights(positives > 0, batch.weights, positives.dtype, batch.ranks)

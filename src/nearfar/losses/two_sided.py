@@ -71,7 +71,7 @@ def clip_loss(
         return [(torch.where(keep, side, 0.0), keep) for side, keep in sides]
 
     def value() -> Tensor:
-        if ranks.alone and scores.at_once(both_ways=True):
+        if batch.in_one(scores, both_ways=True):
             return scores.mean_softmax(batch.weights, both_ways=True)
         halves = [(side * mean_weights(keep, batch.weights, side.dtype, ranks)).sum() for side, keep in sides()]
         return ranks.total(halves[0] + halves[1]) / 2

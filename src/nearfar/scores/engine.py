@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.scores import cuda, dense, hardest, positives, small, softmax, tiled, totals
+from nearfar.scores import cuda, dense, hardest, positives, small, softmax, targets, tiled, totals
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.cuda_tiles import by_rule
 from nearfar.scores.planned import TILE, Planned
@@ -79,25 +79,43 @@ class Scores(Planned):
         return rows, columns if self.offsets is None else columns - self.offsets
 
     def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """``Σ_i w_i · log Σ_j e^{s_ij}`` with constant weights, and the log-sum-exps (maybe without gradient)."""
-        if self.plan == "dense" or self._held_for_sums or self.symmetric or self.similarity != "dot":
+        """``Σ_i w_i · log Σ_j e^{s_ij}``, and the log-sum-exps (without gradient, where weights are constant)."""
+        known = self.plan == "dense" or self._held_for_sums or self.symmetric or weights.requires_grad
+        if known or self.similarity != "dot":
             rows = self.logsumexp()
             return (weights * torch.where(weights == 0, torch.zeros_like(rows), rows)).sum(), rows
         if self.plan == "cuda":
             plan = self._cuda_plan("candidates")
             return cuda.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan, self.precision)
-        # each strip adds to the gradient of every key: the more numbers that is, the fewer strips
-        many = self.narrow is not None or self.key_rows.numel() > 2**21
-        rows = TILE.get() or max(16, min(1024, (2**22 if many else 2**21) // max(self.pairs.shape[1], 1)))
-        plan = replace(self._softmax_plan("candidates"), rows=rows)
+        plan = replace(self._softmax_plan("candidates"), rows=self._strips)
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
 
     def mean_softmax(
         self, weights: Float[Tensor, " n"] | None, both_ways: bool = False, less: float = 0.0
     ) -> Float[Tensor, ""]:
-        """Mean of ``LSE(candidates) − mean(positives)`` over queries with a positive, where all scores are one tile."""
+        """Mean of ``LSE(candidates) − mean(positives)`` over queries with a positive: in one tile, or in one visit."""
+        if not self.at_once(both_ways):
+            plan = replace(self._softmax_plan("candidates"), symmetric=False, rows=self._strips)
+            sides = (self, self.T) if both_ways else (self,)
+            found = [
+                targets.mean_softmax(side.queries, side.keys, side.offsets, weights, replace(plan, pairs=side.pairs))
+                for side in sides
+            ]
+            return functools.reduce(torch.add, found) / len(found) - less
         x, y, scale, offsets, _, unit = self._given()
         return small.mean_softmax(x, y, scale, offsets, weights, small.Ask(self.pairs, unit, both_ways, less))
+
+    @property
+    def in_one_visit(self) -> bool:
+        """Whether a relation that is no rule of ids is better looked at while the tiles of a mean softmax are at hand."""
+        usual = self.plan in ("tiled", "strip") and self.similarity == "dot" and not self.traced
+        return usual and not positives.can_be_summed(self.pairs) and 0 not in self.pairs.shape
+
+    @property
+    def _strips(self) -> int:
+        """Rows of a strip: each adds to the gradient of every key; the more numbers that is, the fewer strips."""
+        many = self.narrow is not None or self.key_rows.numel() > 2**21
+        return TILE.get() or max(16, min(1024, (2**22 if many else 2**21) // max(self.pairs.shape[1], 1)))
 
     def _softmax_plan(self, over: Rule) -> softmax.SoftmaxPlan:
         size = 512 if max(self.pairs.shape) <= 4096 else 768 if self.query_rows.shape[1] < 256 else 1024
