@@ -58,6 +58,28 @@ def clip(x: Tensor, y: Tensor) -> Tensor:
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
 
+def supcon_sets(z: Tensor, labels: Tensor) -> Tensor:
+    """Rows that share any class belong together; a row that shares none doesn't count."""
+    sets = labels.to(z.dtype)
+    positive = (sets @ sets.T > 0).fill_diagonal_(False)
+    counts = positive.any(1)
+    logs = own_scores(z, TAU).log_softmax(1).masked_fill(~positive, 0.0).sum(1)
+    return -(logs[counts] / positive.sum(1)[counts]).mean()
+
+
+def info_nce_soft(x: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(F.normalize(x) @ F.normalize(y).T / TAU, target / target.sum(1, keepdim=True))
+
+
+def clip_twice(x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
+    """Images and texts of one label belong together; those of unknown label, below 0, are left out."""
+    scores, known = F.normalize(x) @ F.normalize(y).T / TAU, labels >= 0
+    scores = scores.masked_fill(~(known[:, None] & known), torch.finfo(x.dtype).min)
+    target = ((labels[:, None] == labels) & known).to(x.dtype)
+    target = target[known] / target[known].sum(1, keepdim=True)
+    return (F.cross_entropy(scores[known], target) + F.cross_entropy(scores.T[known], target)) / 2
+
+
 def n_pairs(x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(x @ y.T, torch.arange(len(x)))
 

@@ -18,9 +18,14 @@ import dense
 import nearfar as nf
 from dense import DEBIASED_TAU, TAU, K
 
-Kind = Literal["views", "labels", "sides", "frozen", "moments", "classes", "identities", "noise"]
+Kind = Literal[
+    "views", "labels", "sets", "sides", "soft", "twice", "frozen", "moments", "classes", "identities", "noise"
+]
 Call = Callable[..., Tensor]
+LABELLED: tuple[Kind, ...] = ("labels", "sets", "twice")
 ROWS_A_CLASS = 8
+SETS = 80
+"""Classes that a row may have some of, as photographs of COCO have."""
 WORDS = 10_000
 IDENTITIES = 10_000
 
@@ -54,7 +59,7 @@ class Workload:
 
     def traced(self, n: int) -> bool:
         """Whether `torch.compile` sees through our loss at n rows; else it runs as it is, and there is nothing new to time."""
-        others = {"views": 0, "labels": 0, "classes": classes(n), "identities": IDENTITIES, "noise": WORDS}
+        others = {"views": 0, "labels": 0, "sets": 0, "classes": classes(n), "identities": IDENTITIES, "noise": WORDS}
         return n + others.get(self.kind, n) <= nf.LOSSES[self.loss].function.traced
 
     def ours(self, **options: Any) -> Call:
@@ -68,7 +73,9 @@ class Workload:
                 z, targets, table, noise=noise, k=K, samples=samples, **options
             )
         loss = row.loss(**options)
-        return (lambda z, labels: loss(z, labels=labels)) if self.kind == "labels" else loss
+        if self.kind == "soft":
+            return lambda x, y, matrix: loss(x, y, pairs=nf.Pairs.from_matrix(matrix))
+        return (lambda *views: loss(*views[:-1], labels=views[-1])) if self.kind in LABELLED else loss
 
 
 SOFTMAX = {"temperature": TAU}
@@ -81,6 +88,9 @@ _ROWS = (
     Workload("InfoNCE", "InfoNCELoss", "sides", dense.info_nce, 3, SOFTMAX),
     Workload("InfoNCE, frozen keys", "InfoNCELoss", "frozen", dense.info_nce, 2, SOFTMAX),
     Workload("CLIP", "CLIPLoss", "sides", dense.clip, 4, SOFTMAX),
+    Workload("SupCon, label sets", "SupConLoss", "sets", dense.supcon_sets, 3, SOFTMAX),
+    Workload("InfoNCE, soft targets", "InfoNCELoss", "soft", dense.info_nce_soft, 3, SOFTMAX),
+    Workload("CLIP, texts of several images", "CLIPLoss", "twice", dense.clip_twice, 4, SOFTMAX),
     Workload("SigLIP", "SigLIPLoss", "sides", dense.siglip, 3),
     Workload("Triplet, hard", "TripletLoss", "labels", dense.triplet_hard, 0.5, {"mining": "hard"}),
     Workload("Triplet, all", "TripletLoss", "labels", dense.triplet_all, 1.5, {"mining": "all"}),
@@ -132,10 +142,18 @@ def inputs(kind: Kind, n: int, d: int, dtype: torch.dtype = torch.float32) -> tu
     def leaf(z: Tensor) -> Tensor:
         return z.to(dtype).requires_grad_()
 
-    if kind in ("views", "sides", "frozen", "moments"):
+    if kind in ("views", "sides", "frozen", "moments", "soft", "twice"):
         x = draw(n // 2 if kind == "views" else n, d)
         y = x + 2 * draw(*x.shape)
-        return leaf(x + 2 * draw(*x.shape)), y.to(dtype) if kind == "frozen" else leaf(y)
+        sides = leaf(x + 2 * draw(*x.shape)), y.to(dtype) if kind == "frozen" else leaf(y)
+        if kind == "twice":  # every text some two images have, and some images' is unknown
+            return *sides, torch.randint(n // 2, (n,), generator=random).sub_(n // 16)
+        if kind == "soft":  # as a teacher gives them: most of the weight on few
+            logits = x @ x.T / (x.square().sum() / len(x))
+            return *sides, (logits * 8).softmax(1).to(dtype)
+        return sides
+    if kind == "sets":
+        return leaf(draw(n, d)), (torch.rand(n, SETS, generator=random) < 3 / SETS).long()
     if kind == "noise":
         table = draw(WORDS, d)
         targets = torch.randint(WORDS, (n,), generator=random)

@@ -369,6 +369,25 @@ def test_a_loss_depends_on_the_relation_alone(name, backend):
                     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda m: f"{kind} {first} {own}\n{m}")
 
 
+LYING = {"transposed": lambda m: m.T.contiguous().T, "with gaps": lambda m: torch.stack([m, m], 2)[..., 0]}
+
+
+@pytest.mark.parametrize("backend", [None, "tiled", "strip", "dense"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_matrix_may_lie_in_memory_as_it_likes(name, backend):
+    z = [torch.randn(9, 3, generator=noise(seed), dtype=torch.float64).requires_grad_() for seed in (1, 2)]
+    weights = torch.rand(9, 9, generator=noise(3), dtype=torch.float64).sub(0.5).relu()
+    unknown = weights.masked_fill(weights > 0.4, NAN)
+    for matrix in (weights, weights > 0, unknown):
+        for sides in (z, z[:1]) if name != "SpectralLoss" or matrix.dtype == torch.bool else ():
+            wanted = evaluated(getattr(nf, name)(backend=backend), sides, Pairs.from_matrix(matrix))
+            for lie in LYING.values():
+                assert not lie(matrix).is_contiguous()
+                found = evaluated(getattr(nf, name)(backend=backend), sides, Pairs.from_matrix(lie(matrix)))
+                for a, b in zip(found, wanted):
+                    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
 def as_matrix(pairs: Pairs) -> Tensor:
     positive, ignored, weight = filled(pairs.whole())
     assert positive is not None

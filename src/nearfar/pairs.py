@@ -221,6 +221,14 @@ class Pairs(Counts):
         """Whether query ``i`` belongs with key ``i``, and with no other, and no pair is ignored."""
         return self.layout == 1 and self.own is None and self.rows is None
 
+    @property
+    def matrix(self) -> Float[Tensor, "n m"] | None:
+        """The weights of all pairs, where they are at hand and no pair is ignored, but a sample with itself."""
+        part = self.parts[0]
+        if len(self.parts) > 1 or self.rows is not None or not isinstance(part, Matrix):
+            return None
+        return part.values if part.known and part.weighted and not part.values.is_sparse else None
+
     def classes(self, dtype: torch.dtype) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]] | None:
         """The ids as floats, where they alone define the relation: tiles compare these four times as fast.
 
@@ -336,5 +344,7 @@ def _weighted(entries: Tensor) -> bool:
     """Whether any weight is neither 0 nor 1: some at a time, for most matrices tell soon."""
     if not entries.is_floating_point():
         return False
-    rows = max(1, 2**18 * len(entries) // max(entries.numel(), 1))
-    return any(bool(((some > 0) & (some != 1)).any()) for some in entries.detach().split(rows))
+    row = max(entries.numel() // max(len(entries), 1), 1)
+    first, rows = max(1, 2**11 // row), max(1, 2**18 // row)
+    parts = entries.detach()[:first], *entries.detach()[first:].split(rows)
+    return any(bool(((some > 0) & (some != 1)).any()) for some in parts)

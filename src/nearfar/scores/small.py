@@ -174,17 +174,23 @@ class _Mask:
     may_be_empty = True  # a query may have no candidate at all
 
     def __init__(self, pairs: Pairs, dtype: torch.dtype) -> None:
-        ids = pairs.ids if pairs.rows is None else None
-        self.own = pairs.own if ids is not None else None
+        ids, weights = pairs.ids if pairs.rows is None else None, pairs.matrix
+        self.own = pairs.own if ids is not None or weights is not None else None
         if ids is not None:  # the commonest relation, in as few operations as can be
             self.target = (ids[0][:, None] == ids[1]).to(dtype)
             self.ignored = None
             if self.own is not None:
                 self.target.diagonal(self.own).fill_(0.0)
             return
+        if weights is not None:
+            self.ignored = None
+            self.target = weights.to(dtype, copy=self.own is not None).contiguous()
+            if self.own is not None:
+                self.target.diagonal(self.own).fill_(0.0)
+            return
         positive, self.ignored, weight = pairs.whole()
         assert positive is not None
-        self.target = (positive if weight is None else weight).to(dtype)
+        self.target = (positive if weight is None else weight).to(dtype).contiguous()  # it may have come transposed
 
     def shares(self, weights: Tensor | None, dim: int, sides: int) -> tuple[Share, Share]:
         """What each query counts, and each pair."""
