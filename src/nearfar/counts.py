@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.rules import Ids, Matrix, Overlap, Relation, Sparing
+from nearfar.rules import Ids, Matrix, Overlap, Relation, Sparing, tally
 from nearfar.types import Rule
 
 FEW = 256 * 256
 """Up to so many pairs, a matrix costs less than anything cleverer."""
+WHOLE = 2048 * 2048
+"""Up to so many, the relation of all is made once and kept: 4 MB of booleans."""
 
 
 class Counts:
@@ -48,6 +50,16 @@ class Counts:
         """The tile of queries ``i`` and keys ``j``."""
         raise NotImplementedError
 
+    def whole(self) -> Relation:
+        """The relation of all queries with all keys; of small batches it is kept."""
+        everything = slice(0, self.shape[0]), slice(0, self.shape[1])
+        if self.shape[0] * self.shape[1] > WHOLE or torch.compiler.is_compiling():
+            return self.relation(*everything)
+        if "_whole" not in self.__dict__:
+            with torch.inference_mode(False):  # what is made within could not be part of a graph later
+                self.__dict__["_whole"] = self.relation(*everything)
+        return self.__dict__["_whole"]
+
     def each(self, over: Rule) -> int | None:
         """How many pairs a rule has for a query, where all have the same number and the layout tells."""
         (n, m), own = self.shape, self.own is not None
@@ -73,8 +85,13 @@ class Counts:
         if each is not None:
             return torch.full((n,), each, dtype=dtype, device=self.device)
         if self.ids is None or self.rows is not None:
+            if n * m <= WHOLE:
+                return _count(self.whole(), over, dtype)
             size = n if torch.compiler.is_compiling() else max(1, 2**20 // max(m, 1))
-            strips = [self._count(slice(i, min(i + size, n)), over, dtype) for i in range(0, n, max(size, 1))]
+            every = slice(0, m)
+            strips = [
+                _count(self.relation(slice(i, min(i + size, n)), every), over, dtype) for i in range(0, n, max(size, 1))
+            ]
             return torch.cat(strips) if strips else torch.zeros(0, dtype=dtype, device=self.device)
         if over != "positives":
             candidates = torch.full((n,), m, dtype=dtype, device=self.device)
@@ -88,7 +105,7 @@ class Counts:
     def _count_ids(self, dtype: torch.dtype) -> Float[Tensor, " n"]:
         assert self.ids is not None
         if self.few:
-            return self.same.sum(1).to(dtype)
+            return tally(self.same).to(dtype)
         query, key = self.ids
         ordered, _ = key.sort()
         positives = torch.searchsorted(ordered, query, right=True) - torch.searchsorted(ordered, query)
@@ -121,16 +138,18 @@ class Counts:
         """Where ids that alone define the relation are equal, but for a query and its own sample."""
         assert self.ids is not None
         assert self.rows is None
-        positive = self.ids[0][:, None] == self.ids[1]
-        if self.itself is not None:
-            assert self.own is not None
-            positive.diagonal(self.own).fill_(False)
+        with torch.inference_mode(False):
+            positive = self.ids[0][:, None] == self.ids[1]
+            if self.itself is not None:
+                assert self.own is not None
+                positive.diagonal(self.own).fill_(False)
         return positive
 
-    def _count(self, i: slice, over: Rule, dtype: torch.dtype) -> Float[Tensor, " b"]:
-        positive, ignored, weight = self.relation(i, slice(0, self.shape[1]))
-        assert positive is not None
-        if over == "positives":
-            return positive.sum(1).to(dtype) if weight is None else weight.sum(1).to(dtype)
-        taken = torch.zeros_like(positive) if ignored is None else ignored
-        return (~(taken | positive) if over == "negatives" else ~taken).sum(1).to(dtype)
+
+def _count(relation: Relation, over: Rule, dtype: torch.dtype) -> Float[Tensor, " b"]:
+    positive, ignored, weight = relation
+    assert positive is not None
+    if over == "positives":
+        return tally(positive).to(dtype) if weight is None else weight.sum(1).to(dtype)
+    taken = torch.zeros_like(positive) if ignored is None else ignored
+    return tally(~(taken | positive) if over == "negatives" else ~taken).to(dtype)

@@ -327,10 +327,6 @@ class Pairs(Counts):
             weight = None if weight is None else weight.masked_fill(same, 0)
         return Relation(positive, ignored, weight)
 
-    def whole(self) -> Relation:
-        """The relation of all queries with all keys, for small batches."""
-        return self.relation(slice(0, self.shape[0]), slice(0, self.shape[1]))
-
     def table(self) -> str:
         """A small relation as text: ``+`` positive, ``-`` negative, ``.`` ignored."""
         positive, ignored, _ = self.whole()

@@ -238,7 +238,7 @@ class Planned:
         if not all(isinstance(part, Matrix | Overlap) for part in pairs.parts):
             return False  # ids of several kinds are shared by few
         positive = pairs.whole().positive
-        return positive is not None and float(positive.sum()) > _MANY * n * m
+        return positive is not None and int(positive.count_nonzero()) > _MANY * n * m
 
     @property
     def narrow(self) -> Precision | None:

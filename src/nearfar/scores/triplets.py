@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.pairs import Pairs
+from nearfar.rules import tally
 from nearfar.scores import hinge_tiles
 from nearfar.scores.autograd import full_precision, made_in_forward, presigned
 from nearfar.scores.buffers import Buffer
@@ -157,14 +158,14 @@ class _Strip:
     ) -> None:
         self.distances, self.negative = distances, negative
         row, column = positive.nonzero(as_tuple=True)
-        count = positive.sum(1)
+        count = tally(positive)
         place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
         width = int(count.max()) if len(count) else 0
         self.index: Int[Tensor, "b p"] = torch.zeros(len(count), width, dtype=torch.long, device=row.device)
         self.index[row, place] = column
         self.valid: Bool[Tensor, "b p"] = torch.arange(width, device=row.device) < count[:, None]
         self.positives: Float[Tensor, "b p"] = distances.gather(1, self.index)
-        self.negatives = negative.sum(1)
+        self.negatives = tally(negative)
 
 
 @dataclass(frozen=True, eq=False)
