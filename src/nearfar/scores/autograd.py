@@ -31,6 +31,11 @@ def in_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def batched(gradient: Tensor) -> bool:
+    """Whether it stands for several at once, as with ``is_grads_batched=True``: then nothing may be written in place."""
+    return in_transform() or torch._C._functorch.is_legacy_batchedtensor(gradient)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def once(gradient: Tensor | None, *inputs: Tensor | None) -> Tensor | None:
     """A gradient that depends on the inputs, and says what to do when it is differentiated again."""
     if gradient is None or not torch.is_grad_enabled() or in_transform():
@@ -42,8 +47,23 @@ def made_in_forward(ctx: Any, gradient: Tensor) -> Iterator[Tensor | None]:
     """The gradients of a number that were made together with it, and saved behind as many inputs, whose they are."""
     saved, many = ctx.saved_tensors, len(ctx.saved_tensors) // 2
     with torch.no_grad():
-        found = [None if part is None else part * gradient for part in saved[many:]]
+        found = [None if part is None else _times(part, gradient) for part in saved[many:]]
     return (once(part, *saved[:many]) for part in found)
+
+
+def _times(part: Tensor, gradient: Tensor) -> Tensor:
+    """A saved gradient times what comes from above: in its own memory, if the graph goes after this pass."""
+    if batched(gradient) or _graph_is_kept():
+        return part * gradient
+    if gradient.device.type == "cpu" and float(gradient) == 1.0:
+        return part
+    return part.mul_(gradient)
+
+
+def _graph_is_kept() -> bool:
+    """Whether this backward pass leaves its graph to another one; yes, where torch doesn't tell."""
+    known = getattr(torch._C, "_autograd")  # noqa: B009, which its stubs do not have
+    return getattr(known, "_get_current_graph_task_keep_graph", lambda: True)()
 
 
 class _Once(torch.autograd.Function):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.scores.autograd import in_transform
+from nearfar.scores.autograd import batched, in_transform
 from nearfar.scores.matmul import add_mm, mm
 from nearfar.types import Similarity
 
@@ -41,7 +41,7 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         z, unit, inverse = ctx.saved_tensors
         gradient = gradients[0]
-        if torch.is_grad_enabled():  # to be differentiated again: everything from z
+        if torch.is_grad_enabled() or batched(gradient):  # to be differentiated again: everything from z
             inverse = _inverse_norm(z)
             unit = z * inverse
             return (gradient - unit * (gradient * unit).sum(1, keepdim=True)) * inverse
