@@ -78,6 +78,10 @@ class Counts:
             self._every[over] = each > 0 if each is not None else bool((self.count(over) > 0).all())
         return self._every[over]
 
+    def surely(self, over: Rule) -> bool:
+        """The same where it is known without a look, or after one."""
+        return (self.each(over) or 0) > 0 or self._every.get(over, False)
+
     def count(self, over: Rule, dtype: torch.dtype = torch.float32) -> Float[Tensor, " n"]:
         """How many pairs a rule has for each query (of positives in a weighted relation: their total weight)."""
         n, m = self.shape

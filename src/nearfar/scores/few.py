@@ -39,7 +39,7 @@ class Few:
         """``log Σ_j e^{power · s_ij}`` over a rule; −∞ where nothing counts."""
         if self._given.within(power):
             return log_sum_exp(self.scores, self._numbers.lowered(over), power, bounded=True)
-        return self._log_sum_exp(self.scores, self._numbers.lowered(over), self.pairs.every(over), power)
+        return self._log_sum_exp(self.scores, self._numbers.lowered(over), self.pairs.surely(over), power)
 
     def logsumexp_by_key(self) -> Float[Tensor, " m"]:
         """``log Σ_i e^{s_ij}`` over the candidates of each key."""
@@ -71,7 +71,7 @@ class Few:
             lowered = self._numbers.lowered(over, reduction.weighted)
             values = reduction.values(scores, tile)
             values = values if dropped is None else values.add(dropped, alpha=NOTHING)
-            return self._log_sum_exp(values, lowered, dropped is None and self.pairs.every(over))
+            return self._log_sum_exp(values, lowered, dropped is None and self.pairs.surely(over))
         share = self._numbers.share(over, reduction.weighted and reduction.op != "count")
         if dropped is not None:
             kept = dropped.add_(1).relu_()
@@ -82,9 +82,9 @@ class Few:
         return scores.new_full(scores.shape[:1], scores.shape[1]) if share is None else share.sum(1)
 
     @staticmethod
-    def _log_sum_exp(values: Tensor, lowered: Tensor | None, every: bool, power: float = 1.0) -> Tensor:
+    def _log_sum_exp(values: Tensor, lowered: Tensor | None, surely: bool, power: float = 1.0) -> Tensor:
         found = log_sum_exp(values, lowered, power)
-        return found if every else found.masked_fill(found < -NOTHING / 2, -torch.inf)
+        return found if surely else found.masked_fill(found < -NOTHING / 2, -torch.inf)
 
     def hardest(self, over: Rule, which: Literal["max", "min"]) -> tuple[Bool[Tensor, " n"], Int[Tensor, " n"]]:
         """Whether a query has any pair of the rule, and the key's row at the highest or lowest; ties go to the lowest row."""
@@ -94,7 +94,7 @@ class Few:
     def extreme(self, over: Rule, which: Literal["max", "min"]) -> Float[Tensor, " n"]:
         """The highest or lowest score of each query over a rule, without gradient; −∞ or ∞ where there is none."""
         best = self._moved(over, which).amax(1) if which == "max" else self._moved(over, which).amin(1)
-        if self.pairs.every(over):
+        if self.pairs.surely(over):
             return best
         return best.masked_fill_(best.abs() >= NOTHING / 2, -torch.inf if which == "max" else torch.inf)
 

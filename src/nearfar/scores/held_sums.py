@@ -48,12 +48,14 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, left_out: Tensor | None, power: float, bounded: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.power = power
+        ctx.power, ctx.empty = power, True
         numbers = left_out if left_out is not None and left_out.is_floating_point() else None
         factor = power * LOG2E if bounded else power
-        e = values.clone(memory_format=torch.contiguous_format) if factor == 1.0 else values * factor
-        if numbers is not None:
-            e.add_(numbers, alpha=LOG2E if bounded else 1.0)
+        if numbers is not None and not bounded:
+            e = torch.add(numbers, values, alpha=factor)
+        else:
+            e = values.clone(memory_format=torch.contiguous_format) if factor == 1.0 else values * factor
+            e = e if numbers is None else e.add_(numbers, alpha=LOG2E)
         if bounded:
             e = e.exp2_().contiguous()
             e = filled(e, left_out, 0.0) if numbers is None else e
@@ -62,7 +64,9 @@ class _LogSumExp(torch.autograd.Function):
             return total.log()[:, 0]
         e = filled(e.contiguous(), left_out, -torch.inf) if numbers is None else e
         high = e.amax(1, keepdim=True)
-        high.clamp_(min=torch.finfo(high.dtype).min)  # of rows with nothing left
+        ctx.empty = numbers is None and left_out is not None
+        if ctx.empty:
+            high.clamp_(min=torch.finfo(high.dtype).min)  # of rows with nothing left
         total = exp_(e.sub_(high)).sum(1, keepdim=True)
         ctx.save_for_backward(values, e, total)
         return total.log().add_(high)[:, 0]
@@ -71,7 +75,7 @@ class _LogSumExp(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         values, e, total = ctx.saved_tensors
         with torch.no_grad():
-            share = gradients[0][:, None] / total.clamp(min=torch.finfo(total.dtype).tiny)
+            share = gradients[0][:, None] / (total.clamp(min=torch.finfo(total.dtype).tiny) if ctx.empty else total)
             slope = e * (share if ctx.power == 1.0 else share * ctx.power)
         return once(slope, values), None, None, None
 
