@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.scores import cuda, dense, hardest, positives, small, softmax, targets, tiled, totals
+from nearfar.scores import cuda, dense, few, hardest, positives, small, softmax, targets, tiled, totals
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.cuda_tiles import by_rule
 from nearfar.scores.planned import TILE, Planned
@@ -161,14 +161,16 @@ class Scores(Planned):
 
         Ties go to the lowest row. The value is 0 where there is none; its gradient reaches the two rows alone.
         """
-        queries, keys = self.queries, self.keys
-        if not len(keys):
-            none = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
-            return queries.sum(1) * 0.0, none > 0, none
-        with full_precision(queries):
+        if not self.pairs.shape[1]:
+            none = torch.zeros(self.pairs.shape[0], dtype=torch.long, device=self.query_rows.device)
+            return self.queries.sum(1) * 0.0, none > 0, none
+        with full_precision(self.query_rows):
             exists, index = self._hardest(over, which)
-        value = picked_scores(queries, keys, index, self.similarity)
-        value = value if self.offsets is None else value + self.offsets[index]
+        if self.holds and isinstance(self._held, few.Few):
+            value = self._held.scores.gather(1, index[:, None])[:, 0]  # one way back to the rows for all that is asked
+        else:
+            value = picked_scores(self.queries, self.keys, index, self.similarity)
+            value = value if self.offsets is None else value + self.offsets[index]
         if self.holds and bool(exists.all()):
             return value, exists, index
         return value.masked_fill(~exists, 0.0), exists, index
