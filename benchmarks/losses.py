@@ -69,7 +69,8 @@ def standard() -> list[Cell]:
     cells += [Cell(loss, n, 128) for n in (8192, 16384) for loss in TRIPLETS]
     cells += [Cell("InfoNCE", 8192, 128), *(Cell(loss, 8192, 512) for loss in ("InfoNCE", "CLIP"))]
     cells += [Cell(loss, 16384, 512) for loss in FAMILY]
-    cells += [Cell(loss, 4096, 1024) for loss in ("NT-Xent", "InfoNCE")]
+    cells += [Cell(loss, n, d) for d in (512, 1024) for n in (64, 256, 1024, 4096) for loss in FAMILY]
+    cells += [Cell(loss, 8192, 1024) for loss in ("NT-Xent", "InfoNCE")]
     wide = ((512, 512), (2048, 512), (2048, 1024))  # rows as encoders give them
     cells += [Cell(loss, n, d) for n, d in wide for loss in (*FAMILY, *rest)]
     return [*cells, Cell("NT-Xent", 65536, 128)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import nearfar as nf
 from nearfar.scores import tile_size
@@ -74,3 +75,19 @@ def test_a_value_used_twice(case):
     value = loss(z)
     (value + value * value).backward()
     torch.testing.assert_close(z.grad, (1 + 2 * value.detach()) * slope, rtol=1e-9, atol=1e-11)
+
+
+def test_within_a_checkpoint(case):
+    """It makes saved tensors anew, and lets them be asked for once."""
+    loss, slope = case
+    z = rows()
+    checkpoint(loss, z, use_reentrant=False).backward()
+    torch.testing.assert_close(z.grad, slope, rtol=1e-9, atol=1e-11)
+
+
+def test_a_learned_number_and_the_value_share_nothing():
+    z, scale = rows(), torch.tensor(8.0, dtype=torch.float64, requires_grad=True)
+    loss = nf.functional.cosface_loss(z, LABELS, draw(4, D, seed=3), scale=scale)
+    (0.5 * loss).backward()
+    assert loss.grad_fn is not None
+    assert (loss + 1).requires_grad

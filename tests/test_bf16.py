@@ -155,6 +155,12 @@ def test_other_losses_by_tiles_are_near(name, most):
     assert 1e-4 < off < most
 
 
+def test_uniformity_of_few_rows_is_rounded_too():
+    z1, z2, _ = (side[:60].float() if side.is_floating_point() else side for side in rows())
+    found, full = nf.AlignUniformLoss(precision="bf16")(z1, z2), nf.AlignUniformLoss()(z1, z2)
+    assert 1e-7 < abs(float(found - full)) < 1e-3
+
+
 def test_second_derivatives_are_refused_of_rounded_rows():
     z = rows()[0][:16].float().requires_grad_()
     value = nf.SupConLoss(precision="bf16")(z, labels=torch.arange(16) % 4)

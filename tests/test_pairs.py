@@ -388,6 +388,22 @@ def test_a_matrix_may_lie_in_memory_as_it_likes(name, backend):
                     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_buffer_may_be_filled_anew(name):
+    """Nothing that one call found out about a relation is kept for the next."""
+    loss = getattr(nf, name)()
+    z = [torch.randn(9, 3, generator=noise(seed), dtype=torch.float64) for seed in (1, 2)]
+    labels, matrix = torch.arange(9) % 3, torch.eye(9, dtype=torch.bool)
+    held = Pairs.by_label(labels), Pairs.from_matrix(matrix)
+    for pairs in held:
+        loss(*z, pairs=pairs)
+    labels.copy_(torch.arange(9) % 4)
+    matrix.copy_(labels[:, None] == labels)
+    wanted = loss(*z, pairs=Pairs.by_label(labels.clone()))
+    for pairs in held:
+        torch.testing.assert_close(loss(*z, pairs=pairs), wanted)
+
+
 def as_matrix(pairs: Pairs) -> Tensor:
     positive, ignored, weight = filled(pairs.whole())
     assert positive is not None

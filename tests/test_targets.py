@@ -122,3 +122,36 @@ def test_a_matrix_is_not_changed():
     matrix = MATRIX.clone()
     nf.SupConLoss(backend="tiled")(draw(N, D, seed=1), pairs=Pairs.from_matrix(matrix))
     assert torch.equal(matrix, MATRIX)
+
+
+@pytest.mark.parametrize("backend", [None, "tiled", "strip", "dense"])
+@pytest.mark.parametrize("relation", ["weights", "unknown labels", "aligned"])
+def test_an_offset_of_minus_infinity_leaves_a_key_out(relation, backend):
+    matrix = {
+        "weights": MATRIX.clone(),
+        "unknown labels": ((UNKNOWN[:, None] == UNKNOWN) & (UNKNOWN >= 0)).double(),
+        "aligned": torch.eye(N, dtype=torch.float64),
+    }[relation]
+    matrix[:, 5] = 0.0  # a key of nobody
+    matrix[UNKNOWN < 0] = torch.nan if relation == "unknown labels" else matrix[UNKNOWN < 0]
+    offsets, others = torch.zeros(N, dtype=torch.float64), torch.arange(N) != 5
+    offsets[5] = -torch.inf
+    x, y = (draw(N, D, seed=k).requires_grad_() for k in (1, 2))
+    loss = nf.InfoNCELoss(backend=backend)
+    found = loss(x, y, pairs=Pairs.from_matrix(matrix), offsets=offsets)
+    wanted = nf.InfoNCELoss(backend="dense")(x, y[others], pairs=Pairs.from_matrix(matrix[:, others]))
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+    for a, b in zip(*(torch.autograd.grad(value, (x, y)) for value in (found, wanted)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_clip_of_few_keys_takes_strips_of_its_own(monkeypatch):
+    """Either side's strips hold about as many scores, however many queries ask however few keys."""
+    sizes = []
+    monkeypatch.setattr(targets, "Buffer", lambda x, size, real=targets.Buffer: sizes.append(size) or real(x, size))
+    x, y = draw(70_000, 2, seed=1), draw(200, 2, seed=2)
+    columns = torch.arange(70_000) % 200
+    pairs = Pairs.from_ids(columns, torch.arange(200)) | Pairs.from_ids(columns, torch.arange(200))
+    nf.CLIPLoss(backend="tiled")(x, y, pairs=pairs)
+    assert len(sizes) == 2
+    assert max(sizes) <= 2**22

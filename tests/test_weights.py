@@ -25,7 +25,7 @@ RELATIONS = {
 
 
 def slope(name: str, relation: str, backend: str | None) -> Tensor:
-    weights = draw(N, seed=4).square().requires_grad_()
+    weights = draw(N, seed=4).relu().requires_grad_()  # some are 0 just now
     torch.manual_seed(0)
     z = draw(N, D, seed=1)
     kind, options = KINDS[name], {} if name == "NCELoss" else {"backend": backend}
@@ -52,3 +52,17 @@ def test_weights_have_the_gradient_of_the_dense_form(name, relation):
     for backend in (None, "tiled", "strip"):
         with tile_size(4):
             torch.testing.assert_close(slope(name, relation, backend), wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", [None, "tiled", "strip", "dense"])
+@pytest.mark.parametrize("name", ["InfoNCELoss", "SupConLoss", "CLIPLoss", "NPairsLoss", "DCLLoss"])
+def test_a_weight_that_is_0_just_now_has_a_gradient(name, backend):
+    """That of ``Σ w·ℓ / Σ w``, which is written here."""
+    loss, z = nf.LOSSES[name].loss(backend=backend), draw(N, D, seed=1)
+    weights = draw(N, seed=4).relu().requires_grad_()
+    assert int((weights == 0).sum()) > 3
+    sides = (z,) if KINDS[name] == "self" else (z, draw(N, D, seed=2))
+    values = loss.per_query(*sides, labels=LABELS)
+    (wanted,) = torch.autograd.grad((weights * values).sum() / weights.sum(), weights)
+    (found,) = torch.autograd.grad(loss(*sides, labels=LABELS, weights=weights), weights)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)

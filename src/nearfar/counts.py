@@ -14,7 +14,7 @@ from nearfar.types import Rule
 FEW = 256 * 256
 """Up to so many pairs, a matrix costs less than anything cleverer."""
 WHOLE = 2048 * 2048
-"""Up to so many, the relation of all is made once and kept: 4 MB of booleans."""
+"""Up to so many, the relation of all is made once a call: 4 MB for a mask, 16 for weights."""
 
 
 class Counts:
@@ -56,7 +56,8 @@ class Counts:
         if self.shape[0] * self.shape[1] > WHOLE or torch.compiler.is_compiling():
             return self.relation(*everything)
         if "_whole" not in self.__dict__:
-            with torch.inference_mode(False):  # what is made within could not be part of a graph later
+            enabled = torch.is_grad_enabled()  # what is made in inference mode could not be part of a graph later
+            with torch.inference_mode(False), torch.set_grad_enabled(enabled):
                 self.__dict__["_whole"] = self.relation(*everything)
         return self.__dict__["_whole"]
 

@@ -10,7 +10,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, ParamSpec
 
 import torch
@@ -207,7 +207,7 @@ def averaged(
 
 def query_stats(scores: Scores, *, negatives: bool = False) -> Callable[[], dict[str, Tensor]]:
     """What every in-batch loss counts, when asked."""
-    pairs = scores.pairs  # not the scores, whose rows hold a graph
+    pairs = replace(scores.pairs)  # not the scores, whose rows hold a graph; nor what was found out about them
 
     def count() -> dict[str, Tensor]:
         without = {"queries_without_positive": (pairs.count("positives") == 0).sum()}

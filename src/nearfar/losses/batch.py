@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from nearfar.pairs import Pairs
 from nearfar.scores import Scores, normalize
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.cuda_tiles import HALVES
+from nearfar.scores.exponentials import NOTHING
 from nearfar.scores.gather import Ranks, meet, relation_with_all
 from nearfar.scores.ring import RingScores
 from nearfar.scores.similarity import rounded
@@ -102,6 +103,7 @@ def read(
         raise TypeError(
             f"pairs is a {type(pairs).__name__}; use Pairs.from_matrix(…) or another constructor of nf.Pairs"
         )
+    pairs = None if pairs is None else replace(pairs)  # what one call finds out about it the next may not rely on
     if sided and len(views) > 2:
         raise TypeError(f"{len(views)} matrices were given; one or two (queries, keys) were wanted")
     if len(views) > 1 and pairs is None and len({len(z) for z in views}) > 1:
@@ -153,7 +155,7 @@ def read(
         )
     if query_rows is not None and key_rows is not None:
         pairs = pairs.excluding(query_rows, key_rows)
-    offsets = None if offsets is None else offsets.to(dtype)
+    offsets = None if offsets is None else offsets.to(dtype).clamp(min=-NOTHING)  # −∞ leaves a key out
     pairs, ranks = pairs.to(queries.device), meet(len(keys), together, keys.device, ring=ring)
     symmetric = keys is queries and pairs.symmetric
     if not ranks.alone:

@@ -216,7 +216,7 @@ def align_uniform_loss(
         if options.get("normalize", True) and _all_of_length_one(keys):
             # −t‖x − y‖² = 2t⟨x, y⟩ − 2t: a softmax loss's sum
             scores = Scores(z, keys, pairs, scale=2 * sharp, **how)
-            if ranks.alone and scores.at_once() and not isinstance(sharp, Tensor):
+            if ranks.alone and scores.at_once() and not isinstance(sharp, Tensor) and scores.precision is None:
                 return pooled_logsumexp(z, 2 * sharp) - (2 * sharp + math.log(every * (every - 1)))
             rows = scores.logsumexp() - 2 * sharp
         elif options.get("normalize", True):  # likewise, but that a row of zeros keeps its length

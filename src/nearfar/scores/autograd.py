@@ -45,7 +45,8 @@ def once(gradient: Tensor | None, *inputs: Tensor | None) -> Tensor | None:
 
 def made_in_forward(ctx: Any, gradient: Tensor) -> Iterator[Tensor | None]:
     """The gradients of a number that were made together with it, and saved behind as many inputs, whose they are."""
-    saved, many = ctx.saved_tensors, len(ctx.saved_tensors) // 2
+    saved = ctx.saved_tensors  # asked for once: a checkpoint makes them anew
+    many = len(saved) // 2
     with torch.no_grad():
         found = [None if part is None else _times(part, gradient) for part in saved[many:]]
     return (once(part, *saved[:many]) for part in found)
@@ -53,7 +54,7 @@ def made_in_forward(ctx: Any, gradient: Tensor) -> Iterator[Tensor | None]:
 
 def _times(part: Tensor, gradient: Tensor) -> Tensor:
     """A saved gradient times what comes from above: in its own memory, if the graph goes after this pass."""
-    if batched(gradient) or _graph_is_kept():
+    if torch.compiler.is_compiling() or batched(gradient) or _graph_is_kept():
         return part * gradient
     if gradient.device.type == "cpu" and float(gradient) == 1.0:
         return part

@@ -110,7 +110,7 @@ def _forward(
     dx = torch.empty_like(x) if wanted[0] else None
     dy = torch.zeros_like(y) if wanted[1] else None
     dw = torch.empty_like(weights) if wanted[2] else None
-    total, by_scale, by_margin = x.new_zeros(3, dtype=torch.float64).unbind()
+    total, by_scale, by_margin = (x.new_zeros((), dtype=torch.float64) for _ in range(3))
     size = max(1, min(n, _SCORES // c))
     memory = Buffer(x, size * c)
     for start in range(0, n, size):

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.scores import cuda, dense, few, hardest, positives, small, softmax, targets, tiled, totals
+from nearfar.scores import cuda, dense, hardest, positives, small, softmax, targets, tiled, totals
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.cuda_tiles import by_rule
 from nearfar.scores.planned import TILE, Planned
@@ -83,7 +83,7 @@ class Scores(Planned):
         known = self.plan == "dense" or self._held_for_sums or self.symmetric or weights.requires_grad
         if known or self.similarity != "dot":
             rows = self.logsumexp()
-            return (weights * torch.where(weights == 0, torch.zeros_like(rows), rows)).sum(), rows
+            return (weights * rows.masked_fill(softmax.not_asked(rows, weights), 0.0)).sum(), rows
         if self.plan == "cuda":
             plan = self._cuda_plan("candidates")
             return cuda.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan, self.precision)
@@ -95,12 +95,10 @@ class Scores(Planned):
     ) -> Float[Tensor, ""]:
         """Mean of ``LSE(candidates) − mean(positives)`` over queries with a positive: in one tile, or in one visit."""
         if not self.at_once(both_ways):
-            plan = replace(self._softmax_plan("candidates"), symmetric=False, rows=self._strips)
-            sides = (self, self.T) if both_ways else (self,)
-            found = [
-                targets.mean_softmax(side.queries, side.keys, side.offsets, weights, replace(plan, pairs=side.pairs))
-                for side in sides
-            ]
+            found = []
+            for side in (self, self.T) if both_ways else (self,):
+                plan = replace(side._softmax_plan("candidates"), symmetric=False, rows=side._strips)
+                found.append(targets.mean_softmax(side.queries, side.keys, side.offsets, weights, plan))
             return functools.reduce(torch.add, found) / len(found) - less
         x, y, scale, offsets, _, unit = self._given()
         return small.mean_softmax(x, y, scale, offsets, weights, small.Ask(self.pairs, unit, both_ways, less))
@@ -166,11 +164,8 @@ class Scores(Planned):
             return self.queries.sum(1) * 0.0, none > 0, none
         with full_precision(self.query_rows):
             exists, index = self._hardest(over, which)
-        if self.holds and isinstance(self._held, few.Few):
-            value = self._held.scores.gather(1, index[:, None])[:, 0]  # one way back to the rows for all that is asked
-        else:
-            value = picked_scores(self.queries, self.keys, index, self.similarity)
-            value = value if self.offsets is None else value + self.offsets[index]
+        value = picked_scores(self.queries, self.keys, index, self.similarity)
+        value = value if self.offsets is None else value + self.offsets[index]
         if self.holds and bool(exists.all()):
             return value, exists, index
         return value.masked_fill(~exists, 0.0), exists, index

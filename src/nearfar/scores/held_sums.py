@@ -48,7 +48,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, left_out: Tensor | None, power: float, bounded: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.power, ctx.empty = power, True
+        ctx.power = power
         numbers = left_out if left_out is not None and left_out.is_floating_point() else None
         factor = power * LOG2E if bounded else power
         if numbers is not None and not bounded:
@@ -64,9 +64,7 @@ class _LogSumExp(torch.autograd.Function):
             return total.log()[:, 0]
         e = filled(e.contiguous(), left_out, -torch.inf) if numbers is None else e
         high = e.amax(1, keepdim=True)
-        ctx.empty = numbers is None and left_out is not None
-        if ctx.empty:
-            high.clamp_(min=torch.finfo(high.dtype).min)  # of rows with nothing left
+        high.clamp_(min=torch.finfo(high.dtype).min)  # of rows with nothing left
         total = exp_(e.sub_(high)).sum(1, keepdim=True)
         ctx.save_for_backward(values, e, total)
         return total.log().add_(high)[:, 0]
@@ -75,7 +73,7 @@ class _LogSumExp(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         values, e, total = ctx.saved_tensors
         with torch.no_grad():
-            share = gradients[0][:, None] / (total.clamp(min=torch.finfo(total.dtype).tiny) if ctx.empty else total)
+            share = gradients[0][:, None] / total.clamp(min=torch.finfo(total.dtype).tiny)
             slope = e * (share if ctx.power == 1.0 else share * ctx.power)
         return once(slope, values), None, None, None
 

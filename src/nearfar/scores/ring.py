@@ -66,7 +66,7 @@ class RingScores(Scores):
     @override
     def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
         rows = self.logsumexp()
-        return (weights * rows.masked_fill(weights == 0, 0.0)).sum(), rows
+        return (weights * rows.masked_fill(softmax.not_asked(rows, weights), 0.0)).sum(), rows
 
     @override
     def mean_positive(self) -> Float[Tensor, " n"]:

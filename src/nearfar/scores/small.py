@@ -93,7 +93,7 @@ def _forward(
     wanted: Wanted,
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     sides, number = Sides.of(x, y, ask.unit), float(scale)
-    scaled = sides.queries * number
+    scaled = sides.queries if number == 1.0 else sides.queries * number
     scores = mm(scaled, sides.keys.T)
     if offsets is not None:
         scores += offsets

@@ -86,6 +86,11 @@ def mean_logsumexp(
     return value, rows
 
 
+def not_asked(rows: Float[Tensor, " n"], weights: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """Log-sum-exps that a mean leaves out: of weight 0; but one that is learned may be 0 just now."""
+    return rows == -torch.inf if weights.requires_grad else weights == 0
+
+
 def within_range(x: Tensor, y: Tensor, offsets: Tensor | None) -> bool:
     """Whether no score can overflow when it is exponentiated as it is."""
     return not len(x) or not len(y) or in_range(longest_product(x, y), offsets)
