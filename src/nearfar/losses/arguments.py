@@ -26,7 +26,7 @@ class Options(TypedDict, total=False):
     weights: Tensor
     """One weight a query (or a sample, where views are concatenated) for the mean."""
     offsets: Tensor
-    """One number a key, added to its score after the temperature (softmax losses): logQ correction."""
+    """One number a key, added to its score after the temperature (softmax losses): logQ correction; −∞ leaves it out."""
     query_rows: Tensor
     """Sample ids of the queries ``(n,)``: with ``key_rows`` they tell that a key is the query's own sample."""
     key_rows: Tensor
@@ -34,7 +34,7 @@ class Options(TypedDict, total=False):
     backend: Backend | None
     """The plan by name; the fastest by default."""
     precision: Precision | None
-    """``"bf16"`` rounds the rows to bfloat16 before their products."""
+    """``"bf16"`` rounds the rows to bfloat16 before their products (not in losses against classes, noise or moments)."""
     gather: bool | Literal["ring"]
     """See the rows of all ranks: gather their keys, or (softmax losses) let them go round, for less memory (docs/scaling.md)."""
     validate: bool | None

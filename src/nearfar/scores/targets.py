@@ -77,7 +77,7 @@ def _visit(
     do = torch.zeros_like(offsets) if offsets is not None and wanted[2] else None
     weights = torch.ones_like(x[:, 0]) if weights is None else weights
     bounded = within_range(x, keys, offsets)
-    base, nothing = (LOG2E, 0.0) if bounded else (1.0, -torch.inf)
+    base = LOG2E if bounded else 1.0
     every = slice(0, len(keys))
     size = min(plan.rows, len(x)) * len(keys)
     products, memory = Products(x, keys, size, plan.narrow), Buffer(x, size)
@@ -98,22 +98,24 @@ def _visit(
         share = weights[i].masked_fill(many == 0, 0.0)
         target.mul_((share / many).masked_fill_(many == 0, 0.0)[:, None])
         near = torch.linalg.vecdot(target, tile).div_(base)
-        if not bounded:
-            _drop(tile, ignored, itself, nothing)
+        shift = torch.zeros_like(near)
+        if bounded:
+            _drop(tile.exp2_(), ignored, itself, 0.0)
+        else:
+            _drop(tile, ignored, itself, -torch.inf)
             shift = tile.amax(1)
             shift.masked_fill_(shift == -torch.inf, 0.0)
             exp_(tile.sub_(shift[:, None]))
-        else:
-            shift = 0.0
-            _drop(tile.exp2_(), ignored, itself, nothing)
         candidates = tile.sum(1)
         none = candidates == 0
         value += (share * candidates.log().add_(shift).masked_fill_(none, 0.0) - near).sum(dtype=torch.float64)
         total += share.sum(dtype=torch.float64)
-        products.pull(tile.mul_((share / candidates).masked_fill_(none, 0.0)[:, None]).sub_(target), i, every,
-                      None if dx is None else dx[i], dy)  # fmt: skip
+        if not any(wanted):
+            continue
+        slope = tile.mul_((share / candidates).masked_fill_(none, 0.0)[:, None]).sub_(target)
+        products.pull(slope, i, every, None if dx is None else dx[i], dy)
         if do is not None:
-            do += tile.sum(0)
+            do += slope.sum(0)
     total.clamp_(min=torch.finfo(x.dtype).tiny)
     dx, dy, do = (None if part is None else part.div_(total) for part in (dx, None if y is None else dy, do))
     return (value / total).to(x.dtype), dx, dy, do
