@@ -232,9 +232,10 @@ class Pairs(Counts):
     def classes(self, dtype: torch.dtype) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]] | None:
         """The ids as floats, where they alone define the relation: tiles compare these four times as fast.
 
-        ``None`` if there are other rules, or more ids than the floats can tell apart.
+        ``None`` if there are other rules, or more ids than the floats can tell apart; or if a query's own sample
+        carries another id than the query, so that ids would take it for a negative.
         """
-        if self.ids is None or self.rows is not None:
+        if self.ids is None or self.rows is not None or not self._own_carry_their_ids:
             return None
         query, key = self.ids
         own = key is query
@@ -245,6 +246,15 @@ class Pairs(Counts):
             return None
         query = query.to(dtype)
         return query, query if own else key.to(dtype)
+
+    @property
+    def _own_carry_their_ids(self) -> bool:
+        """Whether ids that alone define the relation are those of their own samples, where there are any."""
+        if self.itself is None or self.layout is not None:
+            return True
+        assert self.ids is not None
+        (query, key), (i, j) = self.ids, self.itself
+        return (query is key and self.own == 0) or torch.equal(query[i], key[j])
 
     def to(self, device: torch.device) -> Pairs:
         """The same relation on a device."""

@@ -13,7 +13,7 @@ from nearfar.losses.base import Loss, Outcome, costly_to_trace, having, kept, qu
 from nearfar.losses.batch import read
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, logsumexp_over, sum_over
-from nearfar.scores.exponentials import softplus
+from nearfar.scores.exponentials import log_add_exp, softplus
 from nearfar.scores.squares import square
 
 MULTI_SIMILARITY: Stage = {
@@ -147,7 +147,7 @@ LIFTED_REPULSION: Stage = {"repulsion": logsumexp_over("negatives", lambda s, t:
 LIFTED: Stage = {
     "value": sum_over(
         "positives",
-        lambda s, t: square((torch.logaddexp(t.rows["repulsion"], t.columns["repulsion"]) + s).relu()),
+        lambda s, t: square((log_add_exp(t.rows["repulsion"], t.columns["repulsion"]) + s).relu()),
     )
 }
 _NOTHING = -1e30  # stands for log 0 where −∞ would make a NaN gradient

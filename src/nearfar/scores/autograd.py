@@ -37,8 +37,11 @@ def batched(gradient: Tensor) -> bool:
 
 
 def once(gradient: Tensor | None, *inputs: Tensor | None) -> Tensor | None:
-    """A gradient that depends on the inputs, and says what to do when it is differentiated again."""
-    if gradient is None or not torch.is_grad_enabled() or in_transform():
+    """A gradient that says what to do when it is differentiated again, by any of ``inputs``: all that it depends on.
+
+    What comes from above is among them: a gradient that stands alone would be taken for a constant, and lost silently.
+    """
+    if gradient is None or not torch.is_grad_enabled():
         return gradient
     return _Once.apply(gradient, *inputs)  # pyright: ignore[reportReturnType]
 
@@ -47,9 +50,10 @@ def made_in_forward(ctx: Any, gradient: Tensor) -> Iterator[Tensor | None]:
     """The gradients of a number that were made together with it, and saved behind as many inputs, whose they are."""
     saved = ctx.saved_tensors  # asked for once: a checkpoint makes them anew
     many = len(saved) // 2
-    with torch.no_grad():
-        found = [None if part is None else _times(part, gradient) for part in saved[many:]]
-    return (once(part, *saved[:many]) for part in found)
+    inputs, parts = saved[:many], saved[many:]
+    if torch.is_grad_enabled():  # by what comes from above it can be differentiated: a factor
+        return (None if part is None else _Once.apply(part, *inputs) * gradient for part in parts)  # pyright: ignore[reportOperatorIssue, reportOptionalOperand]
+    return (None if part is None else _times(part, gradient) for part in parts)
 
 
 def _times(part: Tensor, gradient: Tensor) -> Tensor:
@@ -68,6 +72,8 @@ def _graph_is_kept() -> bool:
 
 
 class _Once(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(gradient: Tensor, *inputs: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return gradient.view_as(gradient)

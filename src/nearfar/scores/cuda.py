@@ -102,7 +102,7 @@ class _LogSumExp(torch.autograd.Function):
         with full_precision(x), torch.no_grad():
             visit = Visit(x, y, offsets, ctx.plan, ctx.how)
             found = _gradient(visit, (rows, rest[0]), (columns, rest[1]), gradients, ctx.needs_input_grad[:3])
-        return *(once(gradient, x, y) for gradient in found), None, None
+        return *(once(gradient, x, y, offsets, *gradients[:2]) for gradient in found), None, None
 
 
 @presigned

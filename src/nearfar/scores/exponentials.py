@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,6 +16,12 @@ NOTHING = 1e30
 def exp_(values: Tensor) -> Tensor:
     """``e^v`` in place. Scaled last: differences of large scores are exact, those of their multiples are not."""
     return values.mul_(LOG2E).exp2_()
+
+
+def log_add_exp(a: Tensor, b: Tensor) -> Tensor:
+    """``log(e^a + e^b)``, with all derivatives: torch's has NaN for a second one where ``a`` and ``b`` lie 89 apart in float32."""
+    high = torch.maximum(a, b).detach()
+    return high + ((a - high).exp() + (b - high).exp()).log()
 
 
 def softplus(values: Tensor) -> Tensor:

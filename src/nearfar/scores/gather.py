@@ -27,7 +27,6 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.rules import Ids, Matrix
-from nearfar.scores.autograd import once
 
 T = TypeVar("T")
 _gather_into: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -228,8 +227,4 @@ class _Shared(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Tensor | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with torch.no_grad():
-            total = gradients[0].clone(memory_format=torch.contiguous_format)
-            dist.all_reduce(total)
-            total /= dist.get_world_size()
-        return once(total, gradients[0])
+        return _Total.apply(gradients[0]) / dist.get_world_size()  # pyright: ignore[reportOptionalOperand]

@@ -75,7 +75,7 @@ class _LogSumExp(torch.autograd.Function):
         with torch.no_grad():
             share = gradients[0][:, None] / total.clamp(min=torch.finfo(total.dtype).tiny)
             slope = e * (share if ctx.power == 1.0 else share * ctx.power)
-        return once(slope, values), None, None, None
+        return once(slope, values, gradients[0]), None, None, None
 
 
 class _Sum(torch.autograd.Function):
@@ -111,4 +111,4 @@ class _EdgesLogSumExp(torch.autograd.Function):
         values, e, total, row = ctx.saved_tensors
         with torch.no_grad():
             slope = e * (gradients[0] / total.clamp(min=torch.finfo(total.dtype).tiny)).index_select(0, row)
-        return once(slope, values), None, None
+        return once(slope, values, gradients[0]), None, None

@@ -89,4 +89,4 @@ class _Hold(torch.autograd.Function):
             sides, wanted = Sides(*sides, own=y is None), ctx.needs_input_grad[:4]
             dx, dy, dscale, doffsets = sides.pull(slope, wanted, ctx.number, ctx.similarity, distances, more=near)
             found = dx, dy, None if dscale is None else dscale.view(scale.shape), doffsets
-        return *(once(gradient, x, y, scale) for gradient in found), None, None, None
+        return *(once(gradient, x, y, scale, *gradients) for gradient in found), None, None, None

@@ -148,7 +148,7 @@ class _Visit(torch.autograd.Function):
         with full_precision(x), torch.no_grad():
             dy = _round_and_home(y, plan.ranks, part)
         found = (gradient if need else None for gradient, need in zip((dx, dy, do), needs))
-        return *(once(gradient, x, y) for gradient in found), None
+        return *(once(gradient, x, y, offsets, *gradients) for gradient in found), None
 
 
 def _positives(x: Tensor, y: Tensor, offsets: Tensor | None, tiles: softmax.SoftmaxPlan) -> tuple[Tensor, ...]:

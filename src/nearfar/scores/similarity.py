@@ -120,11 +120,8 @@ class _Picked(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, y, index, scores = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # to be differentiated again: everything from the rows
-            found = some_scores(x, y.index_select(0, index), ctx.similarity)
-            wanted = [side for side, need in zip((x, y), needs) if need]
-            rest = iter(torch.autograd.grad(found, wanted, gradients[0], create_graph=True))
-            return *(next(rest) if need else None for need in needs[:2]), None, None
+        if torch.is_grad_enabled() or batched(gradients[0]):  # to be differentiated again: plain operations on the rows
+            return *_picked_gradient(x, y, index, gradients[0], ctx.similarity, needs), None, None
         weight, picked = gradients[0][:, None], y.index_select(0, index)
         if ctx.similarity == "dot":
             dx, dpicked = picked * weight if needs[0] else None, x * weight if needs[1] else None
@@ -134,6 +131,25 @@ class _Picked(torch.autograd.Function):
             dx = (x - picked).mul_(weight)
             dpicked = dx.neg() if needs[1] else None
         return dx, None if dpicked is None else torch.zeros_like(y).index_add_(0, index, dpicked), None, None
+
+
+def _picked_gradient(
+    x: Tensor, y: Tensor, index: Tensor, gradient: Tensor, similarity: Similarity, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    """What ``_Picked`` owes each side. By the formula, not by autograd: where ``x`` is ``y`` that would give the sum to both."""
+    picked = y.index_select(0, index)
+    if similarity == "dot":
+        pull, push = picked, x
+    else:
+        pull = x - picked
+        push = -pull
+        if similarity == "sqeuclidean":
+            gradient = 2 * gradient
+        else:
+            far = root(pull.square().sum(1))
+            gradient = (gradient / far.masked_fill(far == 0, 1.0)).masked_fill(far == 0, 0.0)
+    dx = pull * gradient[:, None] if needs[0] else None
+    return dx, torch.zeros_like(y).index_add(0, index, push * gradient[:, None]) if needs[1] else None
 
 
 def tile_scores(

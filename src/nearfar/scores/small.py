@@ -303,4 +303,4 @@ class _Pooled(torch.autograd.Function):
         x, exponentials, total = ctx.saved_tensors
         with torch.no_grad(), full_precision(x):  # the exponentials are their own transpose
             slope = mm(exponentials, x).mul_(gradients[0] * (2 * ctx.scale) / total)
-        return once(slope, x), None
+        return once(slope, x, gradients[0]), None

@@ -134,7 +134,7 @@ class _LogSumExp(torch.autograd.Function):
                 dx, dy, do = _symmetric_gradient(x, rows, gradients[0], ctx.plan), None, None
             else:
                 dx, dy, do = _cross_gradient(x, y, offsets, (rows, columns), gradients, ctx.plan, ctx.needs_input_grad)
-        return once(dx, x, y), once(dy, x, y), once(do, x, y), None
+        return *(once(found, x, y, offsets, *gradients) for found in (dx, dy, do)), None
 
 
 def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tuple[Tensor, Tensor]:

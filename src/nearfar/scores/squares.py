@@ -110,4 +110,4 @@ class _SumOfSquares(torch.autograd.Function):
             else:
                 sides = zip((x, y), (of_y, of_x), ctx.needs_input_grad)
                 found = [mm(rows, moment).mul_(slope) if want else None for rows, moment, want in sides]
-        return tuple(once(gradient, x, y) for gradient in found)
+        return tuple(once(gradient, x, y, gradients[0]) for gradient in found)

@@ -104,7 +104,9 @@ class _Reduce(torch.autograd.Function):
                 x, y, offsets, ctx.plan, tensors, output, gradients, ctx.needs_input_grad
             )
         inputs = (x, y, offsets, *tensors)
-        dx, dy, doffsets, *dtensors = (once(gradient, *inputs) for gradient in (dx, dy, doffsets, *dtensors))
+        dx, dy, doffsets, *dtensors = (
+            once(gradient, *inputs, *gradients) for gradient in (dx, dy, doffsets, *dtensors)
+        )
         return dx, dy, doffsets, None, *dtensors
 
 
