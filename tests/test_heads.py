@@ -116,6 +116,13 @@ def test_soft_labels_share_a_row_among_classes():
     torch.testing.assert_close(sums, torch.stack([0.3 * z[0] + z[1], 0.7 * z[0]]))
 
 
+def test_sums_of_soft_labels_are_not_rounded_under_autocast():
+    features, labels = rows(64), torch.full((64, 2), 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        sums = class_sums(features, labels, 2)
+    torch.testing.assert_close(sums[0], F.normalize(features, dim=1).sum(0) / 2, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_prototypes_say_what_is_missing():
     with pytest.raises(RuntimeError, match="there are no prototypes yet"):

@@ -7,7 +7,7 @@ import torch
 
 import nearfar as nf
 from harness import KINDS, backends_of, build, keywords_for, tiles
-from problems import FORMS, Problem, forms_of
+from problems import FORMS, Problem, draw, forms_of, variant_cases
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 N, D = 9, 3
@@ -25,18 +25,54 @@ def of_first(name: str, backend: str | None, given: Problem):
     return lambda x: loss(x, *given.tensors[1:], **keywords)
 
 
-@pytest.mark.parametrize(("name", "backend"), PLANS)
-def test_autocast_changes_nothing(name, backend):
-    """The statistics are an island of float32; the backward pass runs outside, as it should."""
-    given = problem(name)
-    value, x = of_first(name, backend, given), given.tensors[0].requires_grad_()
+def assert_that_autocast_changes_nothing(value, x):
+    """The whole loss is an island of float32, its backward pass too, wherever that runs."""
     with tiles():
+        plain = value(x)
+        (wanted,) = torch.autograd.grad(plain, x)
         with torch.autocast("cpu", torch.bfloat16):
             cast = value(x)
-        plain = value(x)
-        assert cast.dtype is torch.float32
-        torch.testing.assert_close(cast, plain, rtol=1e-6, atol=1e-7)
-        torch.testing.assert_close(*(torch.autograd.grad(v, x)[0] for v in (cast, plain)), rtol=1e-6, atol=1e-7)
+            (inside,) = torch.autograd.grad(cast, x, retain_graph=True)
+        (outside,) = torch.autograd.grad(cast, x)
+    assert cast.dtype is torch.float32
+    torch.testing.assert_close(cast, plain, rtol=1e-6, atol=1e-7)
+    for found in (inside, outside):
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6 * float(wanted.abs().max()) + 1e-7)
+
+
+@pytest.mark.parametrize(("name", "backend"), PLANS)
+def test_autocast_changes_nothing(name, backend):
+    given = problem(name)
+    assert_that_autocast_changes_nothing(of_first(name, backend, given), given.tensors[0].requires_grad_())
+
+
+VARIED = [case for case in variant_cases(KINDS) if case.form in ("labels", "two views", "vectors", "maps")]
+
+
+@pytest.mark.parametrize(
+    ("case", "backend"), [(case, backend) for case in VARIED for backend in backends_of(case.name)], ids=str
+)
+def test_nor_with_other_options(case, backend):
+    given = case.problem(N, D).map(lambda x: x.float())
+    loss, keywords = build(case.name, case.options, D, backend), keywords_for(given, torch.float32)
+    value = lambda x: loss(x, *given.tensors[1:], **keywords)  # noqa: E731
+    assert_that_autocast_changes_nothing(value, given.tensors[0].requires_grad_())
+
+
+AROUND = {
+    "a bilinear critic": lambda z: nf.functional.mutual_information_loss(z, WIDE, bilinear=WEIGHT),
+    "own negatives": lambda z: nf.InfoNCELoss()(z, z.flip(0), WIDE[:, None, :3].expand(N, 4, 3)),
+    "soft labels": lambda z: nf.SupConLoss()(z, labels=WIDE.softmax(1)),
+    "noise": lambda z: nf.functional.nce_loss(
+        z, torch.arange(N), WIDE[:, :3], noise=nf.Noise(torch.ones(N)), k=4, generator=torch.Generator().manual_seed(0)
+    ),
+}
+WIDE, WEIGHT = draw(N, 5, seed=1).float(), draw(D, 5, seed=2).float()
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_nor_in_products_around_the_scores(name):
+    assert_that_autocast_changes_nothing(AROUND[name], draw(N, D, seed=3).float().requires_grad_())
 
 
 @pytest.mark.parametrize(("name", "backend"), PLANS)

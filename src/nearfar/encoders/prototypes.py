@@ -95,7 +95,8 @@ def class_sums(
     if labels.ndim == 2:
         if labels.shape[1] != num_classes:
             raise ValueError(f"soft labels have {labels.shape[1]} columns where there are {num_classes} classes")
-        return labels.to(rows.dtype).T @ rows
+        with torch.autocast(rows.device.type, enabled=False):  # sums of many rows: bfloat16 would lose them
+            return labels.to(rows.dtype).T @ rows
     look = labels.device.type == "cpu" and len(labels) and not torch.compiler.is_compiling()
     if look and (top := int(labels.max())) >= num_classes:
         raise ValueError(f"there is a label {top} where there are {num_classes} classes: pass num_classes={top + 1}")

@@ -6,10 +6,11 @@ function of it; :class:`Loss` holds options and learnable parameters.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, ParamSpec
 
@@ -20,6 +21,7 @@ from typing_extensions import override
 
 from nearfar.losses.arguments import Options, check_names, nearest, tracing
 from nearfar.scores import Scores
+from nearfar.scores.autograd import full_precision
 from nearfar.scores.gather import ALONE, Ranks
 from nearfar.types import Rule
 
@@ -42,7 +44,14 @@ TRACED_AT_COST = 128
 
 
 def _value(outcome: Callable[P, Outcome], *args: P.args, **kwargs: P.kwargs) -> Float[Tensor, ""]:
-    return outcome(*args, **kwargs).value()
+    with _island(args, kwargs):
+        return outcome(*args, **kwargs).value()
+
+
+def _island(args: Sequence[Any], kwargs: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
+    """Autocast off, from the reading of the arguments to the mean: no product of a loss is rounded."""
+    like = next((z for z in (*args, *kwargs.values()) if isinstance(z, Tensor)), None)
+    return contextlib.nullcontext() if like is None else full_precision(like)
 
 
 def _run(outcome: Callable[P, Outcome], traced: int, *args: P.args, **kwargs: P.kwargs) -> Float[Tensor, ""]:
@@ -144,10 +153,13 @@ class Loss(nn.Module):
         Raises:
             TypeError: For a loss that is no mean over queries.
         """
-        outcome = self.outcome(*args, **kwargs)
-        if outcome.per_query is None:
-            raise TypeError(f"{type(self).__name__} does not decompose into queries in this call; use its scalar value")
-        return outcome.per_query()
+        with _island(args, kwargs):
+            outcome = self.outcome(*args, **kwargs)
+            if outcome.per_query is None:
+                raise TypeError(
+                    f"{type(self).__name__} does not decompose into queries in this call; use its scalar value"
+                )
+            return outcome.per_query()
 
     @override
     def extra_repr(self) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack, override
 
-from nearfar.losses.arguments import Options, as_matrix, check_range, choice, refuse
+from nearfar.losses.arguments import Options, as_matrix, check_range, choice, refuse, working_dtype
 from nearfar.losses.base import Loss, Outcome, loss_function, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.softmax import softmax
@@ -17,6 +17,7 @@ from nearfar.pairs import Pairs
 from nearfar.scores import Stage, sum_over
 from nearfar.scores.exponentials import softplus
 from nearfar.scores.gather import Ranks, meet
+from nearfar.scores.similarity import product
 
 Estimator = Literal["infonce", "jsd", "dv"]
 
@@ -93,7 +94,8 @@ def mutual_information_loss(
     if bilinear is not None:
         if bilinear.shape != (summary.shape[1], parts.shape[1]):
             raise ValueError(f"bilinear is {tuple(bilinear.shape)}; ({summary.shape[1]}, {parts.shape[1]}) was wanted")
-        summary = summary @ items.shared(bilinear)
+        dtype = working_dtype(summary, parts, bilinear)
+        summary = product(as_matrix("summary", summary).to(dtype), items.shared(bilinear).to(dtype).T)
     read_batch = read((summary, parts), sided=True, labels=None, pairs=pairs, options=options, normalized=False)
     scores, ranks = read_batch.scores, read_batch.ranks
     seen: dict[str, Tensor] = {}
@@ -191,9 +193,8 @@ class MutualInformationLoss(Loss):
         if self.ema is None or self.log_ema is None:
             return super().forward(*args, **kwargs)
         with torch.no_grad():
-            outcome = self.outcome(*args, **kwargs)
-            outcome.value()
-            now = outcome.stats()["log_marginal"]
+            super().forward(*args, **kwargs)
+            now = self.stats["log_marginal"]
             before = torch.where(self.log_ema.isnan(), now, self.log_ema)
             mean = torch.logaddexp(before + math.log(self.ema), now + math.log1p(-self.ema))
             if self.training:

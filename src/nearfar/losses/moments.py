@@ -25,7 +25,7 @@ from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over, normalize
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.gather import Ranks, meet, relation_with_all
-from nearfar.scores.similarity import root
+from nearfar.scores.similarity import product, root
 from nearfar.scores.small import pooled_logsumexp
 
 
@@ -89,7 +89,7 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, *, off_diagonal: float = 0.005, **
 
     def value() -> Tensor:
         with full_precision(z1):
-            correlation = ranks.total(standard(z1).T @ standard(z2)) / max(ranks.rows, 1)
+            correlation = ranks.total(product(standard(z1).T, standard(z2).T)) / max(ranks.rows, 1)
             return (1 - correlation.diagonal()).square().sum() + off_diagonal * _off_diagonal(correlation.square())
 
     return Outcome(value, None, lambda: {"queries": torch.tensor(n)})
@@ -141,7 +141,7 @@ def vicreg_loss(
 
     def spread(z: Tensor) -> tuple[Tensor, Tensor]:
         centred = _centred(z, ranks)
-        cov = ranks.total(centred.T @ centred) / max(ranks.rows - 1, 1)
+        cov = ranks.total(product(centred.T, centred.T)) / max(ranks.rows - 1, 1)
         return (gamma - root(cov.diagonal() + eps)).clamp(min=0).mean(), _off_diagonal(cov.square()) / d
 
     def value() -> Tensor:

@@ -14,6 +14,7 @@ from typing_extensions import Unpack, override
 from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, working_dtype
 from nearfar.losses.base import Loss, Outcome, averaged, without_scores
 from nearfar.scores.autograd import full_precision
+from nearfar.scores.similarity import product
 
 
 class Noise(nn.Module):
@@ -168,9 +169,9 @@ def nce_loss(
             contexts, vectors = x.to(dtype), rows.to(dtype)
             true = (contexts * embedding(targets, vectors)).sum(1)
             if drawn.ndim == 1:  # shared: no vector is read twice
-                false = contexts @ embedding(drawn, vectors).T
+                false = product(contexts, embedding(drawn, vectors))
             else:
-                false = torch.einsum("nd,nkd->nk", contexts, embedding(drawn, vectors))
+                false = product(contexts[:, None], embedding(drawn, vectors))[:, 0]
             return -logsigmoid(delta(targets, true)) - logsigmoid(-delta(drawn, false)).sum(1)
 
     weights = check_weights(options.get("weights"), options.get("validate"))

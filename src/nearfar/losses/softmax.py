@@ -20,7 +20,7 @@ from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, normalize
 from nearfar.scores.autograd import full_precision
-from nearfar.scores.similarity import some_scores
+from nearfar.scores.similarity import product, some_scores
 
 
 def softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
@@ -132,7 +132,7 @@ def _explicit(
             none = Pairs.from_ids(torch.arange(n, device=x.device), torch.arange(n, n + len(others), device=x.device))
             parts.append(Scores(x, others, none, backend=options.get("backend")).scaled(scale).logsumexp())
         else:
-            each = torch.einsum("nd,njd->nj", x, others.view(n, -1, d)) * scale
+            each = product(x[:, None], others.view(n, -1, d))[:, 0] * scale
             parts.append(each.logsumexp(1))
         parts.append(batch.scores.scaled(scale).logsumexp() if in_batch else positive)
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.scores.autograd import batched, in_transform
+from nearfar.scores.autograd import batched, full_precision, in_transform
 from nearfar.scores.matmul import add_mm, mm
 from nearfar.types import Similarity
 
@@ -79,10 +79,33 @@ def root(square: Tensor) -> Tensor:
     return square.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
 
 
+def product(x: Float[Tensor, "*b n d"], y: Float[Tensor, "*b m d"]) -> Float[Tensor, "*b n m"]:
+    """``x·yᵀ`` in the precision of its rows, forward and backward, whatever autocast says when either runs."""
+    if torch.compiler.is_compiling() or in_transform():
+        return x @ y.mT
+    return _Product.apply(x, y)  # pyright: ignore[reportReturnType]
+
+
+class _Product(torch.autograd.Function):
+    """Its own derivative, so that it has all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(x, y)
+        with full_precision(x):
+            return x @ y.mT
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x, y), (g,) = ctx.saved_tensors, gradients
+        dx = product(g, y.mT) if ctx.needs_input_grad[0] else None
+        return dx, product(g.mT, x.mT) if ctx.needs_input_grad[1] else None
+
+
 def all_scores(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], similarity: Similarity) -> Float[Tensor, "n m"]:
     """Every score by the definition, differentiable any number of times."""
     if similarity == "dot":
-        return x @ y.T
+        return product(x, y)
     square = (x[:, None] - y[None]).square().sum(2)
     return square if similarity == "sqeuclidean" else root(square)
 
