@@ -81,9 +81,12 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, *, off_diagonal: float = 0.005, **
             # in half the visits. A constant shift changes nothing, but a large mean would cost it digits
             shifted = z - z.detach().mean(0)
             found, _, inverse = torch.native_batch_norm(shifted, None, None, None, None, True, 0.0, 0.0)
-            if bool(inverse.isfinite().all()):
+            smallest, largest = (float(end) for end in inverse.aminmax())
+            if smallest > 0 and largest < 1e-4 * torch.finfo(z.dtype).tiny ** -0.5:
                 return found
         centred = _centred(z, ranks)
+        largest = ranks.highest(centred.abs().amax(0) if n else centred.new_zeros(z.shape[1]))
+        centred = centred / largest.masked_fill(largest == 0, 1.0)  # so that no square over- or underflows
         deviation = root(ranks.total(centred.square().sum(0)) / max(ranks.rows, 1))
         return centred / deviation.masked_fill(deviation == 0, 1.0)
 

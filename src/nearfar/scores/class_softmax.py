@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar.lengths import measured
 from nearfar.scores.autograd import full_precision, made_in_forward
 from nearfar.scores.buffers import Buffer
 from nearfar.scores.exponentials import LOG2E, softplus
@@ -101,7 +102,7 @@ def _forward(
     ask: Ask,
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor, Gradients]:
-    (x, x_inverse), (y, y_inverse) = _unit(x), _unit(y)
+    (x, x_inverse), (y, y_inverse) = measured(x), measured(y)
     (n, c), power = (len(x), len(y)), scale * LOG2E  # exponents are powers of 2
     origin = (y_inverse.T == 0).to(x.dtype).mul_(ask.origin) if ask.origin else None
     origin = None if origin is None or not bool(origin.any()) else origin
@@ -154,13 +155,6 @@ def _forward(
             _through_lengths(part, side, inverse)
     numbers = (by.to(x.dtype) if asked else None for by, asked in zip((by_scale, by_margin), wanted[3:]))
     return total.to(x.dtype), (dx, dy, dw, *numbers)
-
-
-def _unit(rows: Tensor) -> tuple[Tensor, Float[Tensor, "n 1"]]:
-    """Rows of length one, and one over their lengths; 0 for a row of zeros."""
-    inverse = torch.linalg.vector_norm(rows, dim=1, keepdim=True).reciprocal_()
-    inverse.nan_to_num_(nan=torch.nan, posinf=0.0)
-    return rows * inverse, inverse
 
 
 def _through_lengths(gradient: Tensor, rows: Tensor, inverse: Tensor) -> None:

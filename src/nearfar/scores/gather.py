@@ -74,6 +74,13 @@ class Ranks:
             return parameter
         return _Shared.apply(parameter)  # pyright: ignore[reportReturnType]
 
+    def highest(self, part: Float[Tensor, "*d"]) -> Float[Tensor, "*d"]:
+        """The largest over ranks, on all of them, without gradient."""
+        highest = part.detach().clone()
+        if not self.alone:
+            dist.all_reduce(highest, dist.ReduceOp.MAX)
+        return highest
+
     def log_total(self, part: Float[Tensor, "*d"]) -> Float[Tensor, "*d"]:
         """``log Σ_ranks e^part``, on all of them."""
         return part if self.alone else self._logarithm(part, self.total, lambda highest: highest)
@@ -83,8 +90,7 @@ class Ranks:
         return parts if self.alone else self._logarithm(parts, self.scatter, lambda highest: highest[self.own])
 
     def _logarithm(self, part: Tensor, add: Callable[[Tensor], Tensor], pick: Callable[[Tensor], Tensor]) -> Tensor:
-        highest = part.detach().clone()
-        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        highest = self.highest(part)
         highest.masked_fill_(highest == -torch.inf, 0.0)
         found = add((part - highest).exp())
         none = found == 0

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar.lengths import measured
 from nearfar.scores.matmul import mm
 from nearfar.scores.similarity import weights_of
 from nearfar.types import Similarity
@@ -35,9 +36,7 @@ class Sides(NamedTuple):
         if not unit:
             return cls(x, x if y is None else y, None, y is None)
         both = x if y is None else torch.cat([x, y])
-        inverse = torch.linalg.vector_norm(both, dim=1, keepdim=True).reciprocal_()
-        inverse.nan_to_num_(nan=torch.nan, posinf=0.0)  # a row of zeros
-        both, n = both * inverse, x.shape[0]
+        (both, inverse), n = measured(both), x.shape[0]
         return cls(both, both, inverse, True) if y is None else cls(both[:n], both[n:], inverse, False)
 
     def pull(

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar.lengths import measured, unit_rows
 from nearfar.scores.autograd import batched, full_precision, in_transform
 from nearfar.scores.matmul import add_mm, mm
 from nearfar.types import Similarity
@@ -22,7 +23,7 @@ CLOSE = 1e-2
 def normalize(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Rows of length one; a zero row stays zero and has zero gradient."""
     if torch.compiler.is_compiling() or in_transform():  # they see through plain operations only
-        return z * _inverse_norm(z)
+        return unit_rows(z)[0]
     return _Normalize.apply(z)  # pyright: ignore[reportReturnType]
 
 
@@ -31,9 +32,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-        inverse = norm.reciprocal().masked_fill_(norm == 0, 0.0)
-        unit = z * inverse
+        unit, inverse = measured(z)
         ctx.save_for_backward(z, unit, inverse)
         return unit
 
@@ -42,18 +41,11 @@ class _Normalize(torch.autograd.Function):
         z, unit, inverse = ctx.saved_tensors
         gradient = gradients[0]
         if torch.is_grad_enabled() or batched(gradient):  # to be differentiated again: everything from z
-            inverse = _inverse_norm(z)
-            unit = z * inverse
+            unit, inverse = unit_rows(z)
             return (gradient - unit * (gradient * unit).sum(1, keepdim=True)) * inverse
         result = gradient * unit  # one matrix, used again
         torch.mul(unit, result.sum(1, keepdim=True), out=result)
         return torch.sub(gradient, result, out=result).mul_(inverse)
-
-
-def _inverse_norm(z: Tensor) -> Tensor:
-    square = (z * z).sum(1, keepdim=True)
-    zero = square == 0
-    return square.masked_fill(zero, 1.0).rsqrt().masked_fill(zero, 0.0)
 
 
 def rounded(rows: Float[Tensor, "n d"], dtype: torch.dtype) -> Float[Tensor, "n d"]:
