@@ -63,7 +63,8 @@ class _Hold(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         sides, number, distances = Sides.of(x, y, unit), float(scale), None
         if similarity == "dot":
-            scores = mm(sides.queries if number == 1.0 else sides.queries * number, sides.keys.T)
+            scores = mm(sides.queries, sides.keys.T)
+            scores = scores if number == 1.0 else scores.mul_(number)  # once a score, not once an entry of its rows
         else:
             scores = tile_scores(sides.queries, sides.keys, similarity, itself=y is None)
             distances = scores if similarity == "euclidean" else None
