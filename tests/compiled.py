@@ -36,6 +36,21 @@ def alike(name: str) -> None:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda text: f"{name}, {n} rows: {text}")
 
 
+def one_graph() -> None:
+    """Calls beyond the first form: the value of the loss as it is, and no break."""
+    draw = torch.Generator().manual_seed(0)
+    z, y = torch.randn(2, 60, 4, generator=draw)
+    shift = torch.zeros(60).index_fill(0, torch.tensor([0, 7]), -torch.inf)
+    calls: dict[str, Callable[[], Tensor]] = {
+        "keys left out": lambda: nf.functional.info_nce_loss(z, y, offsets=shift),
+        "keys left out both ways": lambda: nf.functional.clip_loss(z[:40], y[:40], offsets=shift[:40]),
+    }
+    for name, call in calls.items():
+        torch.compiler.reset()
+        found = torch.compile(call, backend="aot_eager", fullgraph=True)()
+        torch.testing.assert_close(found, call(), rtol=1e-5, atol=1e-6, msg=lambda text: f"{name}: {text}")
+
+
 def largest_seen(call: Callable[[], Tensor]) -> int:
     """Numbers in the largest tensor of any graph that was compiled."""
     sizes = [0]
@@ -82,3 +97,4 @@ if __name__ == "__main__":
     if not sys.argv[1:]:
         outside()
         module()
+        one_graph()

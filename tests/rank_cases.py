@@ -40,6 +40,12 @@ def unknown(rows: Tensor) -> dict[str, Any]:
     return {"labels": UNKNOWN[rows]}
 
 
+def padded(rows: Tensor) -> dict[str, Any]:
+    """Samples 1 and 4 were filled in, and key 6 is left out."""
+    filled, gone = (rows == 1) | (rows == 4), (rows == 1) | (rows == 4) | (rows == 6)
+    return {"weights": (~filled).double(), "offsets": (0.1 * rows).masked_fill(gone, -torch.inf)}
+
+
 def _maps(loss: nn.Module, z: list[Tensor], **keywords: Any) -> Tensor:
     """A summary, and 2 × 1 locations, of each sample."""
     return loss(z[0], torch.stack(z[1:], 2)[..., None], **keywords)
@@ -97,6 +103,7 @@ def _cases() -> Iterator[tuple[str, Case]]:
         one = getattr(nf, name)
         yield f"{name} weights", Case(one, 1, lambda rows: {"labels": LABELS[rows], "weights": 1.0 + rows})
         yield f"{name} offsets", Case(one, 1, lambda rows: {"labels": LABELS[rows], "offsets": 0.1 * rows})
+        yield f"{name} padded", Case(one, 2, padded)
         yield f"{name} strip", Case(lambda one=one, **o: one(**{"backend": "strip", **o}), 1, labels)
         yield f"{name} views, weights", Case(one, 2, lambda rows: {"labels": LABELS[rows], "weights": 1.0 + rows})
         yield f"{name} bf16", Case(lambda one=one, **o: one(precision="bf16", learnable=True, **o), 2)

@@ -24,13 +24,15 @@ class Counts:
     parts: tuple[Ids | Sparing | Overlap | Matrix, ...]
     rows: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None
     own: int | None
+    missing: tuple[Bool[Tensor, " n"] | None, Bool[Tensor, " m"] | None] | None
     layout: int | None
 
     @property
     def ids(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None:
         """The ids, if they alone define the relation and none is unknown."""
         part = self.parts[0]
-        return (part.query, part.key) if len(self.parts) == 1 and isinstance(part, Ids) and not part.unknown else None
+        alone = len(self.parts) == 1 and self.rows is None and self.missing is None
+        return (part.query, part.key) if alone and isinstance(part, Ids) and not part.unknown else None
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +66,7 @@ class Counts:
     def each(self, over: Rule) -> int | None:
         """How many pairs a rule has for a query, where all have the same number and the layout tells."""
         (n, m), own = self.shape, self.own is not None
-        if self.ids is None or self.rows is not None or (own and (self.own != 0 or n != m)):
+        if self.ids is None or (own and (self.own != 0 or n != m)):
             return None
         if over == "candidates":
             return m - own
@@ -89,7 +91,7 @@ class Counts:
         each = self.each(over)
         if each is not None:
             return torch.full((n,), each, dtype=dtype, device=self.device)
-        if self.ids is None or self.rows is not None:
+        if self.ids is None:
             if n * m <= WHOLE:
                 return _count(self.whole(), over, dtype)
             size = n if torch.compiler.is_compiling() else max(1, 2**20 // max(m, 1))
@@ -142,7 +144,6 @@ class Counts:
     def same(self) -> Bool[Tensor, "n m"]:
         """Where ids that alone define the relation are equal, but for a query and its own sample."""
         assert self.ids is not None
-        assert self.rows is None
         with torch.inference_mode(False):
             positive = self.ids[0][:, None] == self.ids[1]
             if self.itself is not None:

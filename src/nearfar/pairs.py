@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.counts import Counts
@@ -19,6 +19,10 @@ from nearfar.rules import Ids, Matrix, Overlap, Relation, Sparing
 
 EXACT = 2**24
 """Below it, floats tell all integers apart."""
+
+
+Sides = tuple[Bool[Tensor, " n"] | None, Bool[Tensor, " m"] | None]
+"""Some of the queries, and some of the keys; ``None``: none of them."""
 
 
 def _any_negative(ids: Tensor) -> bool:
@@ -58,6 +62,7 @@ class Pairs(Counts):
     parts: tuple[Ids | Sparing | Overlap | Matrix, ...]
     rows: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None = None
     own: int | None = None  # the key that is the first query's own sample, the next one the next query's: no partners
+    missing: Sides | None = None  # queries and keys that are padding: all their pairs are ignored
     layout: int | None = None  # how many views of each sample stand behind one another (1: aligned), if that is all
 
     # ---- constructors -----------------------------------------------------------------------------------------------
@@ -184,7 +189,9 @@ class Pairs(Counts):
         if None not in (self.own, other.own) and self.own != other.own:
             raise ValueError(f"own samples start at key {self.own} and at key {other.own}: both need the same")
         own = other.own if self.own is None else self.own
-        return replace(self, parts=self.parts + other.parts, rows=self.rows or other.rows, own=own, layout=None)
+        missing = self.missing if other.missing is None else other.without(*(self.missing or (None, None))).missing
+        parts = self.parts + other.parts
+        return replace(self, parts=parts, rows=self.rows or other.rows, own=own, missing=missing, layout=None)
 
     def excluding(self, query_rows: Int[Tensor, " n"], key_rows: Int[Tensor, " m"]) -> Pairs:
         """Leave out the pairs whose rows are equal: there, the key is the query's own sample."""
@@ -201,6 +208,28 @@ class Pairs(Counts):
             raise ValueError(f"pairs of shape {self.shape} were given for rows paired with themselves")
         return replace(self, own=0)
 
+    def without(self, queries: Bool[Tensor, " n"] | None = None, keys: Bool[Tensor, " m"] | None = None) -> Pairs:
+        """Leave out every pair of some rows, such as padding: they are nobody's positive, negative or candidate.
+
+        Example:
+            >>> print(Pairs.aligned(3).without(keys=torch.tensor([False, False, True])).table())
+            + - .
+            - + .
+            - - .
+
+        Args:
+            queries: True for each query to leave out, ``(n,)``.
+            keys: True for each key to leave out, ``(m,)``.
+        """
+        for name, rows, size in zip(("queries", "keys"), (queries, keys), self.shape):
+            if rows is not None and (rows.shape != (size,) or rows.dtype != torch.bool):
+                raise ValueError(
+                    f"{name} are {rows.dtype} {tuple(rows.shape)}; one boolean a row, ({size},), was wanted"
+                )
+        given = zip(self.missing or (None, None), (queries, keys))
+        both = [new if old is None else old if new is None else old | new for old, new in given]
+        return replace(self, missing=(both[0], both[1]))
+
     # ---- what the engine reads --------------------------------------------------------------------------------------
 
     @property
@@ -209,23 +238,24 @@ class Pairs(Counts):
         rows = None if self.rows is None else self.rows[::-1]
         own = None if self.own is None else -self.own
         parts = tuple(part.flip() for part in self.parts)
-        return replace(self, shape=self.shape[::-1], parts=parts, rows=rows, own=own)
+        missing = None if self.missing is None else self.missing[::-1]
+        return replace(self, shape=self.shape[::-1], parts=parts, rows=rows, own=own, missing=missing)
 
     @property
     def symmetric(self) -> bool:
         """Whether the relation is known to be its own transpose, as ids of one set of rows are."""
-        return self.own == 0 and self.rows is None and all(part.own for part in self.parts)
+        return self.own == 0 and self.rows is None and self.missing is None and all(part.own for part in self.parts)
 
     @property
     def row_by_row(self) -> bool:
         """Whether query ``i`` belongs with key ``i``, and with no other, and no pair is ignored."""
-        return self.layout == 1 and self.own is None and self.rows is None
+        return self.layout == 1 and self.own is None and self.rows is None and self.missing is None
 
     @property
     def matrix(self) -> Float[Tensor, "n m"] | None:
         """The weights of all pairs, where they are at hand and no pair is ignored, but a sample with itself."""
         part = self.parts[0]
-        if len(self.parts) > 1 or self.rows is not None or not isinstance(part, Matrix):
+        if len(self.parts) > 1 or self.rows is not None or self.missing is not None or not isinstance(part, Matrix):
             return None
         return part.values if part.known and part.weighted and not part.values.is_sparse else None
 
@@ -235,7 +265,7 @@ class Pairs(Counts):
         ``None`` if there are other rules, or more ids than the floats can tell apart; or if a query's own sample
         carries another id than the query, so that ids would take it for a negative.
         """
-        if self.ids is None or self.rows is not None or not self._own_carry_their_ids:
+        if self.ids is None or not self._own_carry_their_ids:
             return None
         query, key = self.ids
         own = key is query
@@ -268,7 +298,11 @@ class Pairs(Counts):
             return replace(part, query=query, key=query if part.own else part.key.to(device))
 
         rows = None if self.rows is None else (self.rows[0].to(device), self.rows[1].to(device))
-        return replace(self, parts=tuple(move(part) for part in self.parts), rows=rows)
+        missing = None
+        if self.missing is not None:
+            queries, keys = (None if side is None else side.to(device) for side in self.missing)
+            missing = queries, keys
+        return replace(self, parts=tuple(move(part) for part in self.parts), rows=rows, missing=missing)
 
     def take(self, queries: Int[Tensor, " a"], keys: Int[Tensor, " b"]) -> Pairs:
         """The relation among some of the rows."""
@@ -284,7 +318,8 @@ class Pairs(Counts):
                 new if isinstance(new, Matrix) or not old.own else replace(new, key=new.query)
                 for new, old in zip(parts, self.parts)
             ]
-        return replace(self, shape=(len(queries), len(keys)), parts=tuple(parts), rows=rows, own=own, layout=None)
+        shape, missing = (len(queries), len(keys)), self._missing_among(queries, keys)
+        return replace(self, shape=shape, parts=tuple(parts), rows=rows, own=own, missing=missing, layout=None)
 
     def among(self, keys: slice) -> Pairs:
         """The relation with a run of the keys."""
@@ -292,7 +327,13 @@ class Pairs(Counts):
         rows = None if self.rows is None else (self.rows[0], self.rows[1][keys])
         own = None if self.own is None else self.own - keys.start
         parts = tuple(part.take(every, keys) for part in self.parts)
-        return Pairs((self.shape[0], keys.stop - keys.start), parts, rows, own)
+        return Pairs((self.shape[0], keys.stop - keys.start), parts, rows, own, self._missing_among(every, keys))
+
+    def _missing_among(self, queries: Tensor | slice, keys: Tensor | slice) -> Sides | None:
+        if self.missing is None:
+            return None
+        of_queries, of_keys = self.missing
+        return None if of_queries is None else of_queries[queries], None if of_keys is None else of_keys[keys]
 
     def diagonal(self, i: slice, j: slice) -> int | None:
         """Which diagonal of the tile of queries ``i`` and keys ``j`` pairs samples with themselves; ``None``: none does."""
@@ -317,7 +358,8 @@ class Pairs(Counts):
                 ignored = torch.zeros_like(positive) if ignored is None else ignored
                 ignored = ignored if there.ignored is None else ignored | there.ignored
                 ignored = ignored & ~positive
-        if self.own == 0 and self.rows is None and i == j and ignored is None and positive is not None:
+        plain = self.rows is None and self.missing is None
+        if self.own == 0 and plain and i == j and ignored is None and positive is not None:
             # the commonest tile, in three operations: a diagonal block of rows paired with themselves
             own = torch.eye(positive.shape[0], dtype=torch.bool, device=positive.device)
             weight = None if weight is None else weight.masked_fill(own, 0)
@@ -330,6 +372,12 @@ class Pairs(Counts):
             query, key = (torch.arange(s.stop - s.start, device=self.device) for s in (i, j))
             own = query[:, None] + diagonal == key
             same = own if same is None else same | own
+        missing = self._missing_among(i, j)
+        if missing is not None:
+            assert positive is not None
+            same = torch.zeros_like(positive) if same is None else same
+            same = same if missing[0] is None else same | missing[0][:, None]
+            same = same if missing[1] is None else same | missing[1]
         if same is not None:
             assert positive is not None
             positive = positive & ~same

@@ -120,6 +120,18 @@ def check_weights(weights: Tensor | None, validate: bool | None) -> Tensor | Non
     return weights
 
 
+def check_offsets(offsets: Tensor | None, validate: bool | None) -> None:
+    """Refuse offsets that are NaN or +∞, naming the first; −∞ leaves its key out."""
+    look = offsets is not None and (offsets.device.type == "cpu" if validate is None else validate) and not tracing()
+    if look and offsets is not None:
+        bad = (~(offsets < torch.inf)).reshape(-1).nonzero()
+        if len(bad):
+            place = int(bad[0])
+            raise ValueError(
+                f"offsets has {offsets.reshape(-1)[place]:g} in row {place}: a key's offset is a number, and −∞ leaves the key out"
+            )
+
+
 def _finite_sum(rows: Tensor) -> bool:
     return math.isfinite(float(rows.detach().sum(dtype=torch.float32 if rows.itemsize < 4 else None)))
 

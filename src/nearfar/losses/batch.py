@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nearfar.losses.arguments import (
     Options,
     as_matrix,
     check_names,
+    check_offsets,
     check_rows,
     check_weights,
     parameter,
     scale_of,
+    tracing,
     working_dtype,
 )
 from nearfar.losses.base import Outcome, averaged
@@ -40,6 +42,8 @@ class Batch:
     ranks: Ranks
     symmetric: bool
     """Whether all ranks' queries are all keys, and the relation is known to be its own transpose."""
+    padding: Bool[Tensor, " n"] | None = None
+    """Queries that are not there on either side: of weight 0, their keys left out by an offset of −∞."""
 
     def number(self, value: float | Tensor) -> Tensor:
         """A parameter of the loss that element functions can read."""
@@ -124,6 +128,7 @@ def read(
     stacked = count if not sided and pairs is None else 1  # views one behind the other
     sides = {"query": stacked * n, "key": stacked * n if count in (1, stacked) else len(views[1])}
     check_weights(options.get("weights"), options.get("validate"))
+    check_offsets(options.get("offsets"), options.get("validate"))
     columns = [
         _per_row(name, options.get(name), side, sides[side], stacked)
         for name, side in (("weights", "query"), ("offsets", "key"), ("query_rows", "query"), ("key_rows", "key"))
@@ -155,19 +160,38 @@ def read(
         )
     if query_rows is not None and key_rows is not None:
         pairs = pairs.excluding(query_rows, key_rows)
-    offsets = None if offsets is None else offsets.to(dtype).clamp(min=-NOTHING)  # −∞ leaves a key out
     pairs, ranks = pairs.to(queries.device), meet(len(keys), together, keys.device, ring=ring)
     symmetric = keys is queries and pairs.symmetric
     if not ranks.alone:
         pairs = relation_with_all(pairs, ranks)
         offsets = None if offsets is None else ranks.gather(offsets)
+    padding = None
+    if offsets is not None:
+        pairs, offsets = _leave_out(pairs, offsets.to(dtype))
+        padding = _padding(pairs, weights, ranks)
     if together == "ring" and not ranks.alone:
         scores = RingScores(queries, keys, pairs, similarity, offsets, ranks=ranks)
     else:
         keys, backend = ranks.gather(keys, torch.bfloat16 if narrow else None), options.get("backend")
         precision = options.get("precision") or _of_halves(views, backend)
         scores = Scores(queries, keys, pairs, similarity, offsets, backend, unit, precision=precision)
-    return Batch(scores, None if weights is None else weights.to(dtype), ranks, symmetric)
+    return Batch(scores, None if weights is None else weights.to(dtype), ranks, symmetric, padding)
+
+
+def _leave_out(pairs: Pairs, offsets: Tensor) -> tuple[Pairs, Tensor]:
+    """Keys whose offset is −∞ are no candidates, positives or negatives of anybody; what is left of the offsets is finite."""
+    gone = offsets.detach() == -torch.inf
+    if offsets.device.type == "cpu" and not tracing() and not bool(gone.any()):
+        return pairs, offsets.clamp(min=-NOTHING)
+    return pairs.without(keys=gone), offsets.masked_fill(gone, 0.0).clamp(min=-NOTHING)
+
+
+def _padding(pairs: Pairs, weights: Tensor | None, ranks: Ranks) -> Tensor | None:
+    """Queries that weigh nothing and whose own keys are left out: rows that a batch was filled up with."""
+    if weights is None or pairs.missing is None or pairs.missing[1] is None:
+        return None
+    gone = pairs.missing[1] if ranks.alone else pairs.missing[1][ranks.own]
+    return gone & (weights.detach() == 0) if gone.shape == weights.shape else None
 
 
 def _own_pairs(n: int, count: int, labels: Tensor | None, device: torch.device) -> Pairs:

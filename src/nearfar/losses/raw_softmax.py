@@ -52,8 +52,10 @@ def n_pairs_loss(
         return outcome
 
     def value() -> Tensor:
-        squares = [z.to(batch.scores.queries.dtype).square().sum() for z in sides]
-        counts = [torch.full_like(square, len(z)) for square, z in zip(squares, sides)]
+        there = None if batch.padding is None else (~batch.padding).to(batch.scores.queries.dtype)
+        each = [z.to(batch.scores.queries.dtype).square().sum(1) for z in sides]
+        squares = [(square if there is None else square * there).sum() for square in each]
+        counts = [torch.full_like(total, len(z)) if there is None else there.sum() for total, z in zip(squares, sides)]
         norms = batch.ranks.total(torch.stack(squares)) / batch.ranks.total(torch.stack(counts)).clamp(min=1)
         return outcome.value() + regularization * norms.mean()
 

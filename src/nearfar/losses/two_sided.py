@@ -53,6 +53,8 @@ def clip_loss(
     given = (queries,) if keys is None else (queries, keys)
     batch = read(given, sided=True, labels=labels, pairs=pairs, options=options, normalized=True, ring=True)
     scores, ranks = batch.scores.scaled(batch.scale(temperature, logit_scale)), batch.ranks
+    if batch.padding is not None:  # columns meet all queries but these
+        scores = replace(scores, pairs=scores.pairs.without(queries=batch.padding))
     square = scores.pairs.shape[0] == (scores.pairs.shape[1] if ranks.alone else ranks.sizes[ranks.rank])
     if batch.weights is not None and not square:
         raise ValueError("weights= of CLIP's rows and columns need as many queries as keys")

@@ -116,6 +116,8 @@ def choose(x: Tensor, plan: SoftmaxPlan, precision: Precision | None, fused: boo
 
 def by_rule(pairs: Pairs, over: Rule) -> bool:
     """Whether places and one pair of ids say which pairs count."""
+    if pairs.missing is not None:
+        return False
     if over != "candidates":
         return len(pairs.parts) == 1 and isinstance(pairs.parts[0], Ids)
     return not any(_ignores(part) for part in pairs.parts) or (

@@ -42,7 +42,7 @@ class Edges:
     def of(cls, pairs: Pairs, dtype: torch.dtype) -> Edges:
         """The list of a relation."""
         (n, _), ids = pairs.shape, pairs.ids
-        if ids is None or pairs.rows is not None:
+        if ids is None:
             return cls._of_masks(pairs, dtype)
         if pairs.layout is not None and pairs.own in (None, 0):
             return _of_views(n, pairs.layout, pairs.own is not None, pairs.device)

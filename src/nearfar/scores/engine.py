@@ -15,9 +15,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nearfar.pairs import Pairs
 from nearfar.scores import cuda, dense, hardest, positives, small, softmax, targets, tiled, totals
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.cuda_tiles import by_rule
+from nearfar.scores.exponentials import NOTHING
 from nearfar.scores.planned import TILE, Planned
 from nearfar.scores.reductions import ElementFunction, Reduction, Stage, logsumexp_over, lower, mean_over, raise_means
 from nearfar.scores.similarity import picked_scores
@@ -85,8 +87,9 @@ class Scores(Planned):
             rows = self.logsumexp()
             return (weights * rows.masked_fill(softmax.not_asked(rows, weights), 0.0)).sum(), rows
         if self.plan == "cuda":
-            plan = self._cuda_plan("candidates")
-            return cuda.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan, self.precision)
+            pairs, offsets = self._lowered()
+            plan = self._cuda_plan(pairs, "candidates")
+            return cuda.mean_logsumexp(self.queries, self.keys, offsets, weights, plan, self.precision)
         plan = replace(self._softmax_plan("candidates"), rows=self._strips)
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
 
@@ -121,12 +124,20 @@ class Scores(Planned):
         return softmax.SoftmaxPlan(self.pairs, symmetric, *self._tile(size), over, narrow=self.narrow == "bf16")
 
     def _on_cuda(self, over: Rule, **changes: bool) -> tuple[Tensor, Tensor]:
-        plan = replace(self._cuda_plan(over), **changes)
-        return cuda.logsumexp(self.queries, self.keys, self.offsets, plan, self.precision)
+        pairs, offsets = self._lowered()
+        plan = replace(self._cuda_plan(pairs, over), **changes)
+        return cuda.logsumexp(self.queries, self.keys, offsets, plan, self.precision)
 
-    def _cuda_plan(self, over: Rule) -> softmax.SoftmaxPlan:
+    def _cuda_plan(self, pairs: Pairs, over: Rule) -> softmax.SoftmaxPlan:
         rows = TILE.get() or (4096 if self.precision is None else 8192)  # gradients of so many² scores: 64 or 128 MB
-        return softmax.SoftmaxPlan(self.pairs, self.symmetric, rows, rows, over)
+        return softmax.SoftmaxPlan(pairs, self.symmetric, rows, rows, over)
+
+    def _lowered(self) -> tuple[Pairs, Tensor | None]:
+        """Keys that are missing as keys of the lowest offset: kernels know no masks, and sums of exponentials need none."""
+        missing = self.pairs.missing
+        if missing is None or missing[0] is not None or missing[1] is None or self.offsets is None:
+            return self.pairs, self.offsets
+        return replace(self.pairs, missing=None), self.offsets.masked_fill(missing[1], -NOTHING)
 
     def mean_positive(self) -> Float[Tensor, " n"]:
         """Mean score of each query's positives, weighted where the relation has weights; 0 for a query without any."""

@@ -21,6 +21,9 @@ from nearfar.scores.hold import Given
 from nearfar.scores.reductions import Reduction, Whole
 from nearfar.types import Rule
 
+_SMALL = 4.0
+"""``e^s`` of a larger score loses digits that a difference from the highest keeps; of a single positive, all that it has."""
+
 
 class Few:
     """Scores as :class:`nearfar.scores.held.Held` has them, with the same questions.
@@ -37,7 +40,7 @@ class Few:
 
     def logsumexp(self, over: Rule, power: float = 1.0) -> Float[Tensor, " n"]:
         """``log Σ_j e^{power · s_ij}`` over a rule; −∞ where nothing counts."""
-        if self._given.within(power):
+        if over != "positives" and self._given.within(power, _SMALL):
             return log_sum_exp(self.scores, self._numbers.lowered(over), power, bounded=True)
         return self._log_sum_exp(self.scores, self._numbers.lowered(over), self.pairs.surely(over), power)
 
@@ -109,7 +112,7 @@ class _Numbers:
 
     def __init__(self, pairs: Pairs, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        if pairs.ids is not None and pairs.rows is None:
+        if pairs.ids is not None:
             own = None
             if pairs.itself is not None and pairs.own is not None:
                 own = torch.zeros(pairs.shape, dtype=torch.bool, device=pairs.device)

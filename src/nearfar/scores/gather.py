@@ -25,7 +25,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from nearfar.pairs import Pairs
+from nearfar.pairs import Pairs, Sides
 from nearfar.rules import Ids, Matrix
 
 T = TypeVar("T")
@@ -138,9 +138,10 @@ def relation_with_all(pairs: Pairs, ranks: Ranks) -> Pairs:
     part = pairs.parts[0]
     if len(pairs.parts) > 1 or isinstance(part, Matrix):
         raise ValueError("gather= takes pairs by id or label only: a matrix says nothing of other ranks' rows")
-    if isinstance(part, Ids):
-        # ids that count this rank's own rows are told apart from other ranks'
-        counts, unknown = _numbers(pairs.device, sum(pairs.shape), int(part.unknown))
+    unsure = isinstance(part, Ids) and part.unknown
+    gone = [side is not None for side in pairs.missing or (None, None)]
+    counts, unknown, *missing = _numbers(pairs.device, sum(pairs.shape), unsure, *gone)
+    if isinstance(part, Ids):  # ids that count this rank's own rows are told apart from other ranks'
         before = sum(counts[: ranks.rank])
 
         def tell_apart(ids: Tensor) -> Tensor:
@@ -152,7 +153,16 @@ def relation_with_all(pairs: Pairs, ranks: Ranks) -> Pairs:
     rows = None if pairs.rows is None else (pairs.rows[0], ranks.gather(pairs.rows[1]))
     own = None if pairs.own is None else pairs.own + ranks.own.start
     part = replace(part, key=ranks.gather(part.key))
-    return Pairs((pairs.shape[0], ranks.rows), (part,), rows, own)
+    return Pairs((pairs.shape[0], ranks.rows), (part,), rows, own, _missing_with_all(pairs, ranks, any(missing[1])))
+
+
+def _missing_with_all(pairs: Pairs, ranks: Ranks, keys_of_some: bool) -> Sides | None:
+    """Which of this rank's queries and of all ranks' keys are missing."""
+    queries, keys = pairs.missing or (None, None)
+    if keys_of_some:  # bytes travel where booleans may not
+        mine = torch.zeros(pairs.shape[1], dtype=torch.bool, device=pairs.device) if keys is None else keys
+        keys = ranks.gather(mine.byte()).bool()
+    return None if queries is None and keys is None else (queries, keys)
 
 
 def _numbers(device: torch.device, *mine: int) -> list[list[int]]:

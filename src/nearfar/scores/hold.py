@@ -38,13 +38,13 @@ class Given(NamedTuple):
         y = None if self.y is self.x else self.y
         return _Hold.apply(self.x, y, self.scale, self.offsets, edges, self.similarity, self.unit)  # pyright: ignore[reportReturnType]
 
-    def within(self, power: float) -> bool:
-        """Whether no score times ``power`` can overflow when it is exponentiated."""
+    def within(self, power: float, bound: float = RANGE) -> bool:
+        """Whether no score times ``power`` is further from 0; none within the range overflows when it is exponentiated."""
         if self.similarity != "dot":
             return False
         with torch.no_grad():
             longest = 1.0 if self.unit else longest_product(self.x, self.y)
-            return (float(self.scale) * longest + largest(self.offsets)) * power <= RANGE
+            return (float(self.scale) * longest + largest(self.offsets)) * power <= bound
 
 
 class _Hold(torch.autograd.Function):

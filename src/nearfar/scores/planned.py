@@ -233,7 +233,7 @@ class Planned:
         if pairs.listed or pairs.few:
             return not pairs.listed
         n, m = pairs.shape
-        if pairs.ids is not None and pairs.rows is None:
+        if pairs.ids is not None:
             return float(pairs.count("positives").sum()) > _MANY * n * m
         if not all(isinstance(part, Matrix | Overlap) for part in pairs.parts):
             return False  # ids of several kinds are shared by few

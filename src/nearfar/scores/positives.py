@@ -12,7 +12,7 @@ from nearfar.scores.similarity import some_scores
 
 def can_be_summed(pairs: Pairs) -> bool:
     """Whether ids alone say who is positive."""
-    return pairs.ids is not None and pairs.rows is None and 0 not in pairs.shape
+    return pairs.ids is not None and 0 not in pairs.shape
 
 
 def sum_of_positives(

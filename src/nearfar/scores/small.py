@@ -174,7 +174,7 @@ class _Mask:
     may_be_empty = True  # a query may have no candidate at all
 
     def __init__(self, pairs: Pairs, dtype: torch.dtype) -> None:
-        ids, weights = pairs.ids if pairs.rows is None else None, pairs.matrix
+        ids, weights = pairs.ids, pairs.matrix
         self.own = pairs.own if ids is not None or weights is not None else None
         if ids is not None:  # the commonest relation, in as few operations as can be
             self.target = (ids[0][:, None] == ids[1]).to(dtype)
@@ -233,7 +233,7 @@ class _Diagonals:
     @staticmethod
     def suit(pairs: Pairs) -> bool:
         """Whether each query has a positive, and all of them lie on diagonals."""
-        return pairs.rows is None and pairs.layout is not None and (pairs.layout > 1) == (pairs.own is not None)
+        return pairs.ids is not None and pairs.layout is not None and (pairs.layout > 1) == (pairs.own is not None)
 
     def shares(self, weights: Tensor | None, dim: int, sides: int) -> tuple[Share, Share]:
         """What each query counts, and each of its positives."""

@@ -49,7 +49,7 @@ class SoftmaxPlan(Tiles):
     def drop(self, tile: Tensor, i: slice, j: slice, value: float) -> None:
         """Put ``value`` where a tile's pairs don't count."""
         pairs = self.pairs
-        if self.over == "candidates" and pairs.ids is not None and pairs.rows is None:
+        if self.over == "candidates" and pairs.ids is not None:
             diagonal = pairs.diagonal(i, j)
             if diagonal is not None:
                 tile.diagonal(diagonal).fill_(value)

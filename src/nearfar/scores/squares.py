@@ -74,7 +74,7 @@ def related(scores: Planned) -> tuple[Float[Tensor, " p"], Float[Tensor, " i"] |
     most = min(4 * (n + m), n * m // 4)  # the rest is a difference, whose digits go where it is small
     if pairs.row_by_row:
         return (some_scores(x, y, "dot"), None) if n <= most else None
-    if pairs.ids is None or pairs.rows is not None or x.device.type != "cpu":
+    if pairs.ids is None or x.device.type != "cpu":
         return None
     if float((m - pairs.count("negatives", torch.float64)).sum()) > most:  # before there is a list of them
         return None

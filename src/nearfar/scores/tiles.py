@@ -48,7 +48,7 @@ class Tiles:
     def ordered(self: T) -> T:
         """The same, knowing which ids its tiles hold, for rows in order of their ids."""
         ids = self.pairs.ids
-        if ids is None or self.pairs.rows is not None:
+        if ids is None:
             return self
         return replace(self, extents=(_extents(ids[0], self.rows), _extents(ids[1], self.columns)))
 
