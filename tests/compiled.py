@@ -45,6 +45,13 @@ def one_graph() -> None:
         "keys left out": lambda: nf.functional.info_nce_loss(z, y, offsets=shift),
         "keys left out both ways": lambda: nf.functional.clip_loss(z[:40], y[:40], offsets=shift[:40]),
     }
+    x, near, far, many = *torch.randn(3, 80, 4, generator=draw), torch.randn(80, 20, 4, generator=draw)
+    calls |= {  # rows that meet only those given with them: no graph holds a matrix, however many there are
+        "triplets": lambda: nf.functional.triplet_loss(x, near, far),
+        "triplets, many negatives": lambda: nf.TripletLoss(distance="cosine")(x, near, negative=many),
+        "pairs": lambda: nf.functional.contrastive_loss(x, near, torch.arange(80) % 2),
+        "own negatives": lambda: nf.InfoNCELoss()(x, near, many),
+    }
     for name, call in calls.items():
         torch.compiler.reset()
         found = torch.compile(call, backend="aot_eager", fullgraph=True)()

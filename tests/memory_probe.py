@@ -57,6 +57,7 @@ LOSSES: dict[str, tuple[Callable[..., torch.nn.Module], bool]] = {
     "hardnegative": (nf.HardNegativeLoss, False),
     "debiased": (nf.DebiasedLoss, False),
     "spectral": (nf.SpectralLoss, True),
+    "spectral, labels": (nf.SpectralLoss, False),
     "uniform": (nf.AlignUniformLoss, True),
     "jsd": (lambda **o: nf.MutualInformationLoss(estimator="jsd", **o), True),
 }

@@ -19,14 +19,14 @@ BAR = 64
 ABOVE = 2304
 """Rows of as many scores as are never kept, unless the rows themselves have half as many numbers."""
 
-FULL = ["supcon:16384", "ntxent:8192", "clip:8192", "all:16384"]
-"""NT-Xent's two views and CLIP's two sides of 8,192 are 16,384 rows."""
+FULL = ["supcon:16384", "ntxent:8192", "clip:8192", "all:16384", "spectral, labels:8192"]
+"""NT-Xent's two views and CLIP's two sides of 8,192 are 16,384 rows. Spectral lists 57,344 pairs, not their rows."""
 GROWING = ["hard", "semihard", "clip", "infonce"]
 TWO_CLASSES = [f"{name}:5120:classes=2" for name in ("supcon", "supcon-in", "hard", "all", "semihard")]
 ALLOCATING = [
     "supcon", "supcon:classes=2", "supcon-in:classes=2", "ntxent", "clip", "infonce", "hard", "hard:classes=2", "all",
     "all:classes=2", "semihard", "semihard:classes=2", "soft", "siglip", "multisimilarity", "circle", "lifted", "contrastive",
-    "nca", "dcl", "hardnegative", "debiased", "spectral", "uniform", "jsd",
+    "nca", "dcl", "hardnegative", "debiased", "spectral", "spectral, labels", "uniform", "jsd",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nearfar.counts import Counts
 from nearfar.rules import Ids, Matrix, Overlap, Relation, Sparing
+from nearfar.types import Rule
 
 EXACT = 2**24
 """Below it, floats tell all integers apart."""
@@ -340,6 +341,18 @@ class Pairs(Counts):
         if self.own is None or i.start + self.own >= j.stop or j.start >= i.stop + self.own:
             return None
         return self.own + i.start - j.start
+
+    def lines(self, i: slice, j: slice, over: Rule) -> list[int] | None:
+        """The diagonals of a tile that a rule leaves out, if it leaves out nothing else and they are known without a look."""
+        if self.ids is None or (over == "negatives" and self.layout is None):
+            return None
+        if over == "candidates":
+            own = self.diagonal(i, j)
+            return [] if own is None else [own]
+        assert self.layout is not None
+        step = self.shape[0] // self.layout  # the views of a sample stand whole batches apart
+        lines = [k * step + i.start - j.start for k in range(1 - self.layout, self.layout)]
+        return [line for line in lines if i.start - i.stop < line < j.stop - j.start]
 
     def relation(self, i: slice, j: slice) -> Relation:
         """The tile of queries ``i`` and keys ``j``."""

@@ -54,28 +54,42 @@ def _island(args: Sequence[Any], kwargs: Mapping[str, Any]) -> contextlib.Abstra
     return contextlib.nullcontext() if like is None else full_precision(like)
 
 
-def _run(outcome: Callable[P, Outcome], traced: int, *args: P.args, **kwargs: P.kwargs) -> Float[Tensor, ""]:
-    """The value; under ``torch.compile`` outside the graph where there are more than ``traced`` rows."""
-    if torch.compiler.is_compiling():
-        given = [z for z in (*args, *kwargs.values()) if isinstance(z, Tensor)]
-        matrices = [z for z in given if z.ndim > 1 and z.is_floating_point()]
-        if sum(z.numel() // max(z.shape[-1], 1) for z in matrices) > traced:
-            from nearfar.losses.outside import outside  # the compiler is there by now, and slow to import
-
-            return outside(_value, outcome, *args, **kwargs)
-    return _value(outcome, *args, **kwargs)
-
-
 class LossFunction(Generic[P]):
-    """A pure loss: calling it gives the value; ``outcome`` also its values by query and what it saw."""
+    """A pure loss: calling it gives the value; ``outcome`` also its values by query and what it saw.
 
-    def __init__(self, outcome: Callable[P, Outcome], traced: int) -> None:
-        self.outcome, self.traced = outcome, traced
+    Args:
+        outcome: What reads a call's arguments.
+        traced: Up to so many rows ``torch.compile`` sees through it.
+        apart: Of a call's arguments, whether each row meets only those given with it: then there is no matrix to hold.
+    """
+
+    def __init__(
+        self, outcome: Callable[P, Outcome], traced: int, apart: Callable[..., bool] = lambda *_, **__: False
+    ) -> None:
+        self.outcome, self.traced, self.apart = outcome, traced, apart
         functools.update_wrapper(self, outcome)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Float[Tensor, ""]:
         """The loss, a scalar."""
-        return _run(self.outcome, self.traced, *args, **kwargs)
+        return self.run(self.outcome, args, kwargs)
+
+    def run(
+        self, outcome: Callable[..., Outcome], args: Sequence[Any], kwargs: Mapping[str, Any], **options: Any
+    ) -> Float[Tensor, ""]:
+        """The value; under ``torch.compile`` outside the graph where it would hold the scores of many rows."""
+        if torch.compiler.is_compiling() and self._many(args, {**options, **kwargs}):
+            from nearfar.losses.outside import outside  # the compiler is there by now, and slow to import
+
+            return outside(_value, outcome, *args, **kwargs)
+        return _value(outcome, *args, **kwargs)
+
+    def _many(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether more rows score each other than a graph should hold."""
+        if self.apart(*args, **kwargs):
+            return False
+        given = [z for z in (*args, *kwargs.values()) if isinstance(z, Tensor)]
+        matrices = [z for z in given if z.ndim > 1 and z.is_floating_point()]
+        return sum(z.numel() // max(z.shape[-1], 1) for z in matrices) > self.traced
 
     def __repr__(self) -> str:
         return f"<loss {self.__name__}>"  # pyright: ignore[reportAttributeAccessIssue]
@@ -89,6 +103,11 @@ def loss_function(outcome: Callable[P, Outcome]) -> LossFunction[P]:
 def costly_to_trace(outcome: Callable[P, Outcome]) -> LossFunction[P]:
     """The same for a loss whose rows all score each other, or by distances."""
     return LossFunction(outcome, TRACED_AT_COST)
+
+
+def unless(apart: Callable[..., bool], most: int) -> Callable[[Callable[P, Outcome]], LossFunction[P]]:
+    """The same for a loss of at most so many rows, or of any number in calls where they do not score each other."""
+    return lambda outcome: LossFunction(outcome, most, apart)
 
 
 def without_scores(outcome: Callable[P, Outcome]) -> LossFunction[P]:
@@ -145,7 +164,7 @@ class Loss(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Float[Tensor, ""]:
         """The loss, a scalar; the arguments are those of the functional form."""
-        return _run(self.outcome, self.function.traced, *args, **kwargs)
+        return self.function.run(self.outcome, args, kwargs, **self.options)
 
     def per_query(self, *args: Any, **kwargs: Any) -> Float[Tensor, " n"]:
         """The loss's value for each query (of this rank), 0 for queries that do not enter the mean.

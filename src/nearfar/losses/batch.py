@@ -59,6 +59,10 @@ class Batch:
         learned = self.weights is not None and self.weights.requires_grad
         return self.ranks.alone and not learned and (scores.at_once(both_ways) or scores.in_one_visit)
 
+    def single(self, scores: Scores) -> bool:
+        """Whether a query's loss is ``log(1 + Σ_negatives e^{s − s⁺})``, which keeps its digits near 0."""
+        return self.ranks.alone and scores.single
+
     def averaged(
         self, values: Callable[[], Tensor], keep: Tensor | None, stats: Callable[[], dict[str, Tensor]]
     ) -> Outcome:

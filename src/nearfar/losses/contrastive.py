@@ -18,7 +18,7 @@ from nearfar.losses.arguments import (
     refuse,
     working_dtype,
 )
-from nearfar.losses.base import Loss, Outcome, averaged, costly_to_trace, loss_function, query_stats
+from nearfar.losses.base import TRACED_AT_COST, Loss, Outcome, averaged, loss_function, query_stats, unless
 from nearfar.losses.batch import read
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, normalize, squares, sum_over
@@ -36,7 +36,7 @@ COSINE: Stage = {
 }
 
 
-@costly_to_trace
+@unless(lambda z1, z2=None, label=None, **_: label is not None, TRACED_AT_COST)
 def contrastive_loss(
     z1: Tensor,
     z2: Tensor | None = None,

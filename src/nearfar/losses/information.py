@@ -117,7 +117,7 @@ def mutual_information_loss(
             repulsion = repulsion.masked_fill(far == 0, -1e30)
             found = scores.reduce(INFONCE, statistics={"repulsion": repulsion})["value"]
             most = near.double() * torch.log1p(far.double())
-            return -(ranks.total((found + most).sum()) / total).to(found.dtype)  # in float64: the two terms cancel
+            return (0.0 - ranks.total((found + most).sum()) / total).to(found.dtype)  # in float64: the two terms cancel
         joint = ranks.total(scores.reduce(SCORE)["value"].sum(dtype=torch.float64)) / total
         return _donsker_varadhan(joint, repulsion, far, log_ema, seen, ranks)
 

@@ -15,6 +15,7 @@ from nearfar.losses.batch import read
 from nearfar.losses.softmax import SoftmaxLoss, softmax
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, logsumexp_over
+from nearfar.scores.exponentials import softplus
 
 
 @loss_function
@@ -63,7 +64,7 @@ def n_pairs_loss(
 
 
 NCA: Stage = {
-    "all": logsumexp_over("candidates", lambda s, t: s * -t.parameters["scale"]),
+    "others": logsumexp_over("negatives", lambda s, t: s * -t.parameters["scale"]),
     "own": replace(logsumexp_over("positives", lambda s, t: s * -t.parameters["scale"]), weighted=False),
 }
 
@@ -109,8 +110,8 @@ def nca_loss(
 
     def values() -> Tensor:
         found = scores.reduce(NCA, {"scale": scale})
-        log = kept(found["own"] - found["all"], keep)
-        return -log if objective == "log" else -log.expm1()
+        gap = kept(found["others"] - found["own"], keep)
+        return kept(softplus(gap) if objective == "log" else gap.sigmoid(), keep)  # −log p and 1 − p, small ones too
 
     return batch.averaged(values, keep, query_stats(scores))
 

@@ -14,12 +14,13 @@ from torch import Tensor
 from typing_extensions import Unpack, override
 
 from nearfar.losses.arguments import Options, as_matrix, check_rows, choice, scale_of
-from nearfar.losses.base import Form, Loss, Outcome, costly_to_trace, loss_function, mean_weights, query_stats
+from nearfar.losses.base import TRACED, Form, Loss, Outcome, costly_to_trace, mean_weights, query_stats, unless
 from nearfar.losses.batch import Batch, read
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, normalize
 from nearfar.scores.autograd import full_precision
+from nearfar.scores.exponentials import softplus
 from nearfar.scores.similarity import product, some_scores
 
 
@@ -40,18 +41,30 @@ def softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
             return scores.mean_softmax(batch.weights)
         positives = scores.count("positives")
         weights = mean_weights(positives > 0, batch.weights, positives.dtype, batch.ranks)
-        repulsion, _ = scores.mean_logsumexp(weights)
+        if batch.single(scores):
+            return scores.mean_against(weights)
+        repulsion = scores.mean_logsumexp(weights)
         return batch.ranks.total(repulsion - (weights * attraction(positives)).sum())
 
     def per_query() -> Tensor:
         positives = scores.count("positives")
-        found = scores.logsumexp() - attraction(positives)
+        if batch.single(scores):
+            found = softplus(scores.logsumexp("negatives") - scores.mean_positive())
+        else:
+            found = scores.logsumexp() - attraction(positives)
         return torch.where(positives > 0, found, 0.0)
 
     return Outcome(value, per_query, query_stats(scores))
 
 
-@loss_function
+def _own_negatives(
+    queries: Tensor, keys: Tensor | None = None, negatives: Tensor | None = None, in_batch: bool = False, **_: Any
+) -> bool:
+    """Whether a query meets its own key and its own negatives only."""
+    return negatives is not None and negatives.ndim == 3 and not in_batch
+
+
+@unless(_own_negatives, TRACED)
 def info_nce_loss(
     queries: Tensor,
     keys: Tensor | None = None,

@@ -18,7 +18,7 @@ from nearfar.losses.arguments import (
     refuse,
     working_dtype,
 )
-from nearfar.losses.base import Loss, Outcome, averaged, costly_to_trace, query_stats
+from nearfar.losses.base import TRACED_AT_COST, Loss, Outcome, averaged, query_stats, unless
 from nearfar.losses.batch import Batch, read
 from nearfar.pairs import Pairs
 from nearfar.scores import normalize
@@ -31,7 +31,7 @@ from nearfar.types import Similarity
 Distance = Literal["euclidean", "sqeuclidean", "cosine"]
 
 
-@costly_to_trace
+@unless(lambda anchor, positive=None, negative=None, **_: negative is not None, TRACED_AT_COST)
 def triplet_loss(
     anchor: Tensor,
     positive: Tensor | None = None,

@@ -61,16 +61,16 @@ def clip_loss(
 
     def sides() -> list[tuple[Tensor, Tensor]]:
         """Values of rows and of columns (this rank's of all ranks' queries), and which of them count."""
-        rows, columns = (
-            scores.logsumexp_both_ways()
-        )  # columns without offsets: one key's is the same for all, and cancels
+        single = batch.single(scores) and scores.T.single
+        # columns without offsets: one key's is the same for all, and cancels
+        rows, columns = scores.logsumexp_both_ways("negatives" if single else "candidates")
         near, far = scores.mean_positive_both_ways()
         positives, others = scores.count("positives"), scores.pairs.T.count("positives", far.dtype)
         if not ranks.alone:
             columns, far, others = ranks.log_scatter(columns), ranks.scatter(far * others), ranks.scatter(others)
             far = far / others.masked_fill(others == 0, 1.0)
         sides = [(rows - near, positives > 0), (columns - far, others > 0)]
-        return [(torch.where(keep, side, 0.0), keep) for side, keep in sides]
+        return [(torch.where(keep, softplus(side) if single else side, 0.0), keep) for side, keep in sides]
 
     def value() -> Tensor:
         if batch.in_one(scores, both_ways=True):

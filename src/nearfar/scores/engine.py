@@ -19,7 +19,7 @@ from nearfar.pairs import Pairs
 from nearfar.scores import cuda, dense, hardest, positives, small, softmax, targets, tiled, totals
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.cuda_tiles import by_rule
-from nearfar.scores.exponentials import NOTHING
+from nearfar.scores.exponentials import NOTHING, softplus
 from nearfar.scores.planned import TILE, Planned
 from nearfar.scores.reductions import ElementFunction, Reduction, Stage, logsumexp_over, lower, mean_over, raise_means
 from nearfar.scores.similarity import picked_scores
@@ -32,6 +32,11 @@ BACKENDS: dict[str, str] = {
     "cuda": "tiles on a GPU, by kernels for the softmax losses: O(n·d) memory",
 }
 """What ``backend=`` may be; ``None`` lets the planner choose."""
+
+
+def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
+    """``Σ w_i · v_i``; those of weight 0 may have any value."""
+    return (weights * values.masked_fill(softmax.not_asked(values, weights), 0.0)).sum()
 
 
 def _multiplied(power: float) -> ElementFunction:
@@ -52,7 +57,8 @@ class Scores(Planned):
             return self._on_cuda(over)[0]
         if self.plan == "dense" or self.similarity != "dot" or over == "positives":
             return self.reduce({"value": logsumexp_over(over)})["value"]
-        scores, order, _ = self._by_class() if over == "negatives" else (self, None, None)
+        sorted_ = over == "negatives" and self.pairs.layout is None  # else positives are known to lie on diagonals
+        scores, order, _ = self._by_class() if sorted_ else (self, None, None)
         plan = scores._softmax_plan(over)
         plan = plan if order is None else plan.ordered()
         values, _ = softmax.logsumexp(scores.queries, scores.keys, scores.offsets, plan)
@@ -65,33 +71,44 @@ class Scores(Planned):
         stage: Stage = {f"{power}": logsumexp_over(over, _multiplied(power)) for power in powers}
         return list(self.reduce(stage).values())
 
-    def logsumexp_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-        """``log Σ_j e^{s_ij}`` and, without offsets, ``log Σ_i e^{s_ij}``: the candidates from both sides, in one pass."""
+    def logsumexp_both_ways(self, over: Rule = "candidates") -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+        """``log Σ_j e^{s_ij}`` and, without offsets, ``log Σ_i e^{s_ij}``: a rule from both sides, in one pass."""
         if self._held_for_sums:
             with full_precision(self.query_rows):
-                rows, columns = self._held.logsumexp("candidates"), self._held.logsumexp_by_key()
+                rows, columns = self._held.logsumexp(over), self._held.logsumexp_by_key(over)
             return rows, columns if self.offsets is None else columns - self.offsets
         if self.plan == "dense" or self.similarity != "dot":
-            return self.logsumexp(), self.T.logsumexp()
+            return self.logsumexp(over), self.T.logsumexp(over)
         if self.plan == "cuda":
-            rows, columns = self._on_cuda("candidates", symmetric=False, by_column=True)
+            rows, columns = self._on_cuda(over, symmetric=False, by_column=True)
         else:
-            plan = replace(self._softmax_plan("candidates"), symmetric=False, by_column=True)
+            plan = replace(self._softmax_plan(over), symmetric=False, by_column=True)
             rows, columns = softmax.logsumexp(self.queries, self.keys, self.offsets, plan)
         return rows, columns if self.offsets is None else columns - self.offsets
 
-    def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """``Σ_i w_i · log Σ_j e^{s_ij}``, and the log-sum-exps (without gradient, where weights are constant)."""
-        known = self.plan == "dense" or self._held_for_sums or self.symmetric or weights.requires_grad
-        if known or self.similarity != "dot":
-            rows = self.logsumexp()
-            return (weights * rows.masked_fill(softmax.not_asked(rows, weights), 0.0)).sum(), rows
+    def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """``Σ_i w_i · log Σ_j e^{s_ij}`` over the candidates."""
+        if self._by_row(weights):
+            return weighted_sum(self.logsumexp(), weights)
         if self.plan == "cuda":
             pairs, offsets = self._lowered()
             plan = self._cuda_plan(pairs, "candidates")
-            return cuda.mean_logsumexp(self.queries, self.keys, offsets, weights, plan, self.precision)
+            return cuda.mean_logsumexp(self.queries, self.keys, offsets, weights, plan, self.precision)[0]
         plan = replace(self._softmax_plan("candidates"), rows=self._strips)
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
+
+    def mean_against(self, weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """``Σ_i w_i · log(1 + Σ_negatives e^{s_ij − s⁺_i})``, each query having one positive (see :attr:`single`)."""
+        near = self.mean_positive()
+        if self._by_row(weights) or self.plan == "cuda" or self.pairs.layout is None:
+            return weighted_sum(softplus(self.logsumexp("negatives") - near), weights)
+        plan = replace(self._softmax_plan("negatives"), rows=self._strips)
+        return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan, near)
+
+    def _by_row(self, weights: Tensor) -> bool:
+        """Whether log-sum-exps are made first and averaged then, their weights being learned or another plan being theirs."""
+        known = self.plan == "dense" or self._held_for_sums or self.symmetric or weights.requires_grad
+        return known or self.similarity != "dot"
 
     def mean_softmax(
         self, weights: Float[Tensor, " n"] | None, both_ways: bool = False, less: float = 0.0

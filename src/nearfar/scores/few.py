@@ -44,9 +44,9 @@ class Few:
             return log_sum_exp(self.scores, self._numbers.lowered(over), power, bounded=True)
         return self._log_sum_exp(self.scores, self._numbers.lowered(over), self.pairs.surely(over), power)
 
-    def logsumexp_by_key(self) -> Float[Tensor, " m"]:
-        """``log Σ_i e^{s_ij}`` over the candidates of each key."""
-        lowered = self._numbers.lowered("candidates")
+    def logsumexp_by_key(self, over: Rule) -> Float[Tensor, " m"]:
+        """``log Σ_i e^{s_ij}`` over the candidates or the negatives of each key."""
+        lowered = self._numbers.lowered(over)
         return self._log_sum_exp(self.scores.T, None if lowered is None else lowered.T, False)
 
     def sum_by_key(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:

@@ -45,9 +45,9 @@ class Held:
             return self._of_edges(Reduction("logsumexp", over), near, self._near({}, {}, {}))
         return log_sum_exp(self.scores, self.edges.left_out(over), power, self._given.within(power))
 
-    def logsumexp_by_key(self) -> Float[Tensor, " m"]:
-        """``log Σ_i e^{s_ij}`` over the candidates of each key."""
-        left, (n, m) = self.edges.ignored, self.edges.shape
+    def logsumexp_by_key(self, over: Rule) -> Float[Tensor, " m"]:
+        """``log Σ_i e^{s_ij}`` over the candidates or the negatives of each key."""
+        left, (n, m) = self.edges.left_out(over), self.edges.shape
         left = None if left is None else left % m * n + left.div(m, rounding_mode="floor")
         return log_sum_exp(self.scores.T, left, 1.0, self._given.within(1.0))
 

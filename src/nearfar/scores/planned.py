@@ -241,6 +241,17 @@ class Planned:
         return positive is not None and int(positive.count_nonzero()) > _MANY * n * m
 
     @property
+    def single(self) -> bool:
+        """Whether each query has one positive, which counts as 1: by the layout of views, or by a look at the ids."""
+        pairs = self.pairs
+        if pairs.each("positives") == 1:
+            return True
+        look = (
+            pairs.ids is not None and not self.traced and self.query_rows.device.type == "cpu" and 0 not in pairs.shape
+        )
+        return look and float(pairs.count("positives").amax()) <= 1
+
+    @property
     def narrow(self) -> Precision | None:
         """What the products of tiles round rows to: on a GPU, and on a CPU where the matrix is large enough to pay for it."""
         n, m = self.pairs.shape

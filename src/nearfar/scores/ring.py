@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from nearfar.scores import softmax
 from nearfar.scores.autograd import full_precision, once
-from nearfar.scores.engine import Scores
+from nearfar.scores.engine import Scores, weighted_sum
 from nearfar.scores.gather import ALONE, Ranks
 from nearfar.scores.planned import Plan
 from nearfar.types import Rule
@@ -59,14 +59,13 @@ class RingScores(Scores):
         return self._visit()[0]
 
     @override
-    def logsumexp_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+    def logsumexp_both_ways(self, over: Rule = "candidates") -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
         rows, columns, *_ = self._visit(both_ways=True)
         return rows, columns if self.offsets is None else columns - self.offsets
 
     @override
-    def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        rows = self.logsumexp()
-        return (weights * rows.masked_fill(softmax.not_asked(rows, weights), 0.0)).sum(), rows
+    def mean_logsumexp(self, weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        return weighted_sum(self.logsumexp(), weights)
 
     @override
     def mean_positive(self) -> Float[Tensor, " n"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nearfar.pairs import Pairs
 from nearfar.scores.autograd import full_precision, made_in_forward, once
-from nearfar.scores.exponentials import exp_
+from nearfar.scores.exponentials import exp_, softplus
 from nearfar.scores.matmul import mm
 from nearfar.scores.sides import Less, Sides, Wanted
 from nearfar.scores.softmax import in_range, within_range
@@ -114,10 +114,47 @@ def _mean(
     """The mean, its gradient by the scores, which it uses up, and what that gradient leaves out."""
     positives = _Diagonals(ask.pairs) if _Diagonals.suit(ask.pairs) else _Mask(ask.pairs, scores.dtype)
     dims = (1, 0) if ask.both_ways else (1,)
-    shares = [positives.shares(weights, dim, len(dims)) for dim in dims]
-    value, slope = (_by_exponentials if large else _by_logarithms)(scores, positives, shares, dims)
-    each = [(part, dim) for (_, part), dim in zip(shares, dims)]
-    return value, slope, positives.subtract(slope, each, own)
+    shares = [positives.share(weights, dim, len(dims)) for dim in dims]
+    if all(positives.single(dim) for dim in dims):
+        value, slope, pulls = _against_others(scores, positives, shares, dims, large)
+    else:
+        pulls = [positives.each(share, dim) for share, dim in zip(shares, dims)]
+        kind = _by_exponentials if large else _by_logarithms
+        value, slope = kind(scores, positives, list(zip(shares, pulls)), dims)
+    return value, slope, positives.subtract(slope, list(zip(pulls, dims)), own)
+
+
+def _against_others(
+    scores: Tensor, positives: _Mask | _Diagonals, shares: list[Share], dims: tuple[int, ...], large: bool
+) -> tuple[Tensor, Tensor, list[Share]]:
+    """Where a query has one positive: ``log(1 + Σ_others e^{s − s⁺})``, and what pulls each query to it.
+
+    Nothing is subtracted from 1, in the value or in the gradient: as the others die away both keep all their digits.
+    """
+    near = [positives.near(scores, dim) for dim in dims]
+    value, slope, pulls = scores.new_zeros((), dtype=torch.float64), None, []
+    others = (
+        positives.others(exp_(scores), 0.0) if large else positives.others(scores, torch.finfo(scores.dtype).min / 2)
+    )
+    factors = []
+    for share, dim, own in zip(shares, dims, near):
+        if large:
+            part, gap = others, -own
+        else:
+            high = others.amax(dim, keepdim=True)
+            part, gap = exp_(others - high), high.squeeze(dim) - own
+        total = part.sum(dim)
+        gap += total.log()
+        value += _weighted(share, softplus(gap))
+        pulls.append(gap.sigmoid_().mul_(share))
+        factor = (pulls[-1] / total.masked_fill_(total == 0, 1.0)).unsqueeze(dim)
+        if large:
+            factors.append(factor)
+        else:
+            slope = part.mul_(factor) if slope is None else slope.add_(part.mul_(factor))
+    if slope is None:
+        slope = others.mul_(factors[0] if len(factors) == 1 else factors[0] + factors[1])
+    return value, slope, [positives.spread(pull, dim) for pull, dim in zip(pulls, dims)]
 
 
 def _by_logarithms(
@@ -137,7 +174,7 @@ def _by_logarithms(
         slope = part if slope is None else slope.add_(part)
     assert value is not None
     assert slope is not None
-    return value.neg_(), slope
+    return value.neg_().add_(0.0), slope  # no −0
 
 
 def _by_exponentials(
@@ -176,6 +213,7 @@ class _Mask:
     def __init__(self, pairs: Pairs, dtype: torch.dtype) -> None:
         ids, weights = pairs.ids, pairs.matrix
         self.own = pairs.own if ids is not None or weights is not None else None
+        self._unweighted, self._count = weights is None, {}
         if ids is not None:  # the commonest relation, in as few operations as can be
             self.target = (ids[0][:, None] == ids[1]).to(dtype)
             self.ignored = None
@@ -190,16 +228,38 @@ class _Mask:
             return
         positive, self.ignored, weight = pairs.whole()
         assert positive is not None
+        self._unweighted = weight is None
         self.target = (positive if weight is None else weight).to(dtype).contiguous()  # it may have come transposed
 
-    def shares(self, weights: Tensor | None, dim: int, sides: int) -> tuple[Share, Share]:
-        """What each query counts, and each pair."""
-        count = self.target.sum(dim)
+    def share(self, weights: Tensor | None, dim: int, sides: int) -> Share:
+        """What each query counts."""
+        self._count[dim] = count = self.target.sum(dim)
         share = (count > 0).to(count.dtype)
         if weights is not None:
             share *= weights
-        share /= share.sum().clamp_(min=torch.finfo(share.dtype).tiny) * sides
-        return share, self.target * (share / count.masked_fill_(count == 0, 1.0)).unsqueeze(dim)
+        return share.div_(share.sum().clamp_(min=torch.finfo(share.dtype).tiny) * sides)
+
+    def each(self, share: Share, dim: int) -> Share:
+        """What each pair counts, of what its query does."""
+        return self.spread(share / self._count[dim].clamp(min=torch.finfo(self.target.dtype).tiny), dim)
+
+    def single(self, dim: int) -> bool:
+        """Whether no query has more positives than one: a look, where it waits for no device."""
+        return self._unweighted and self.target.device.type == "cpu" and float(self._count[dim].amax()) <= 1
+
+    def near(self, scores: Tensor, dim: int) -> Tensor:
+        """The score of each query's one positive; 0 where it has none."""
+        return (self.target * scores).sum(dim)
+
+    def others(self, values: Tensor, value: float) -> Tensor:
+        """The same where neither positives nor what is ignored counts."""
+        values = values.add_(self.target, alpha=value) if value else values.mul_(1 - self.target)
+        return self.without_ignored(values, value)
+
+    def spread(self, pull: Share, dim: int) -> Share:
+        """What each query has for a positive, at the places of its positives."""
+        assert isinstance(pull, Tensor)
+        return self.target * pull.unsqueeze(dim)
 
     def total(self, values: Tensor, each: Share, dim: int) -> Tensor:
         """Σ over the positives of their share times their value."""
@@ -235,12 +295,34 @@ class _Diagonals:
         """Whether each query has a positive, and all of them lie on diagonals."""
         return pairs.ids is not None and pairs.layout is not None and (pairs.layout > 1) == (pairs.own is not None)
 
-    def shares(self, weights: Tensor | None, dim: int, sides: int) -> tuple[Share, Share]:
-        """What each query counts, and each of its positives."""
+    def share(self, weights: Tensor | None, dim: int, sides: int) -> Share:
+        """What each query counts."""
         if weights is None:
-            return 1 / (sides * self.rows), 1 / (sides * self.rows * self.count)
-        share = weights / (weights.sum().clamp_(min=torch.finfo(weights.dtype).tiny) * sides)
-        return share, share / self.count
+            return 1 / (sides * self.rows)
+        return weights / (weights.sum().clamp_(min=torch.finfo(weights.dtype).tiny) * sides)
+
+    def each(self, share: Share, dim: int) -> Share:
+        """What each of its positives counts."""
+        return share / self.count
+
+    def single(self, dim: int) -> bool:
+        """Whether no query has more positives than one."""
+        return self.count == 1
+
+    def near(self, scores: Tensor, dim: int) -> Tensor:
+        """The score of each query's one positive."""
+        lines = [scores.diagonal(offset) for offset in (self.offsets if dim == 0 else self.offsets[::-1])]
+        return lines[0].clone() if len(lines) == 1 else torch.cat(lines)
+
+    def others(self, values: Tensor, value: float) -> Tensor:
+        """The same where neither positives nor what is ignored counts."""
+        for offset in self.offsets:
+            values.diagonal(offset).fill_(value)
+        return self.without_ignored(values, value)
+
+    def spread(self, pull: Share, dim: int) -> Share:
+        """What each query has for a positive."""
+        return pull
 
     def total(self, values: Tensor, each: Share, dim: int) -> Tensor:
         """Σ over the positives of their share times their value."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from nearfar.scores.autograd import full_precision, made_in_forward, once, presigned
 from nearfar.scores.buffers import Buffer
-from nearfar.scores.exponentials import LOG2E, exp_
+from nearfar.scores.exponentials import LOG2E, exp_, softplus
 from nearfar.scores.products import Products
 from nearfar.scores.tiles import Tiles
 from nearfar.types import Rule
@@ -48,11 +48,10 @@ class SoftmaxPlan(Tiles):
 
     def drop(self, tile: Tensor, i: slice, j: slice, value: float) -> None:
         """Put ``value`` where a tile's pairs don't count."""
-        pairs = self.pairs
-        if self.over == "candidates" and pairs.ids is not None:
-            diagonal = pairs.diagonal(i, j)
-            if diagonal is not None:
-                tile.diagonal(diagonal).fill_(value)
+        lines = self.pairs.lines(i, j, self.over)
+        if lines is not None:
+            for line in lines:
+                tile.diagonal(line).fill_(value)
             return
         mask = self.dropped(i, j)
         if mask is not None:
@@ -79,11 +78,12 @@ def mean_logsumexp(
     offsets: Float[Tensor, " m"] | None,
     weights: Float[Tensor, " n"],
     plan: SoftmaxPlan,
-) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-    """``Σ w_i · LSE_i`` for constant weights, and the log-sum-exps without gradient."""
-    wanted = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in (x, y, offsets))
-    value, rows, *_ = _MeanLogSumExp.apply(x, y, offsets, weights.detach(), plan, wanted)  # pyright: ignore[reportGeneralTypeIssues]
-    return value, rows
+    near: Float[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:
+    """``Σ w_i · LSE_i`` for constant weights; or, against the score of a positive, ``Σ w_i · log(1 + e^{LSE_i − near_i})``."""
+    wanted = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in (x, y, offsets, near))
+    value, *_ = _MeanLogSumExp.apply(x, y, offsets, near, weights.detach(), plan, wanted)  # pyright: ignore[reportGeneralTypeIssues]
+    return value
 
 
 def not_asked(rows: Float[Tensor, " n"], weights: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
@@ -262,16 +262,22 @@ def _cross_gradient(
 class _MeanLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        x: Tensor, y: Tensor, offsets: Tensor | None, weights: Tensor, plan: SoftmaxPlan, wanted: tuple[bool, ...]
+        x: Tensor,
+        y: Tensor,
+        offsets: Tensor | None,
+        near: Tensor | None,
+        weights: Tensor,
+        plan: SoftmaxPlan,
+        wanted: tuple[bool, ...],
     ) -> tuple[Tensor | None, ...]:
         with full_precision(x):
-            return _mean_forward(x, y, offsets, weights, plan, wanted)
+            return _mean_forward(x, y, offsets, near, weights, plan, wanted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
-        _, rows, *gradients = output
-        ctx.mark_non_differentiable(rows, *(g for g in gradients if g is not None))
-        ctx.save_for_backward(*inputs[:3], *gradients)
+        _, *gradients = output
+        ctx.mark_non_differentiable(*(g for g in gradients if g is not None))
+        ctx.save_for_backward(*inputs[:4], *gradients)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -279,9 +285,16 @@ class _MeanLogSumExp(torch.autograd.Function):
 
 
 def _mean_forward(
-    x: Tensor, y: Tensor, offsets: Tensor | None, weights: Tensor, plan: SoftmaxPlan, wanted: tuple[bool, ...]
+    x: Tensor,
+    y: Tensor,
+    offsets: Tensor | None,
+    near: Tensor | None,
+    weights: Tensor,
+    plan: SoftmaxPlan,
+    wanted: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    rows = x.new_empty(len(x))
+    value = x.new_zeros((), dtype=torch.float64)
+    dn = torch.zeros_like(near) if near is not None and wanted[3] else None
     dx = torch.zeros_like(x) if wanted[0] else None
     dy = torch.zeros_like(y) if wanted[1] else None
     do = torch.zeros_like(offsets) if offsets is not None and wanted[2] else None
@@ -304,10 +317,19 @@ def _mean_forward(
         else:
             plan.drop(tile.exp2_(), i, everything, 0.0)
         total = tile.sum(1)
-        rows[i] = total.log() if shift is None else total.log().add_(shift)
-        tile.mul_((weights[i] / total).masked_fill_(total == 0, 0.0)[:, None])
+        weight, rows = weights[i], total.log() if shift is None else total.log().add_(shift)
+        share = weight
+        if near is not None:  # the share that is not the positive's, without subtracting it from 1
+            rows = rows - near[i]
+            share = weight * rows.sigmoid()
+            rows = softplus(rows)
+            if dn is not None:
+                dn[i] = -share
+        value += (weight * rows.masked_fill(weight == 0, 0.0)).sum(dtype=torch.float64)
+        if not any(wanted[:3]):
+            continue
+        tile.mul_((share / total).masked_fill_(total == 0, 0.0)[:, None])
         products.pull(tile, i, everything, None if dx is None else dx[i], dy)
         if do is not None:
             do += tile.sum(0)
-    value = (weights * rows.masked_fill(weights == 0, 0.0)).sum()
-    return value, rows, dx, dy, do
+    return value.to(x.dtype), dx, dy, do, dn

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.scores.autograd import full_precision, in_transform, once
@@ -13,6 +14,9 @@ from nearfar.scores.edges import Edges
 from nearfar.scores.matmul import mm
 from nearfar.scores.planned import Planned
 from nearfar.scores.similarity import some_scores
+
+_NUMBERS = 2**18
+"""Of rows at a time: 1 MB stays in the cache."""
 
 
 def square(values: Tensor) -> Tensor:
@@ -80,10 +84,43 @@ def related(scores: Planned) -> tuple[Float[Tensor, " p"], Float[Tensor, " i"] |
         return None
     edges = Edges.of(pairs, x.dtype)
     places = [edges.place, *([] if edges.ignored is None else [edges.ignored])]
-    near, *ignored = (
-        some_scores(x.index_select(0, place // len(y)), y.index_select(0, place % len(y)), "dot") for place in places
-    )
+    near, *ignored = (listed_products(x, y, place // len(y), place % len(y)) for place in places)
     return near, ignored[0] if ignored else None
+
+
+def listed_products(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], row: Int[Tensor, " p"], column: Int[Tensor, " p"]
+) -> Float[Tensor, " p"]:
+    """``⟨x_i, y_j⟩`` of a list of pairs, some at a time: there may be more pairs than rows, and their rows are never held."""
+    return _Listed.apply(x, y, row, column)  # pyright: ignore[reportReturnType]
+
+
+def _some(row: Tensor, column: Tensor, d: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    size = max(1, _NUMBERS // max(d, 1))
+    for start in range(0, len(row), size):
+        part = slice(start, start + size)
+        yield part, row[part], column[part]
+
+
+class _Listed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, row: Tensor, column: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(x, y, row, column)
+        found = x.new_empty(len(row))
+        for part, i, j in _some(row, column, x.shape[1]):
+            torch.linalg.vecdot(x.index_select(0, i), y.index_select(0, j), out=found[part])
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, y, row, column = ctx.saved_tensors
+        with torch.no_grad():
+            dx, dy = torch.zeros_like(x), torch.zeros_like(y)
+            for part, i, j in _some(row, column, x.shape[1]):
+                weight = gradients[0][part, None]
+                dx.index_add_(0, i, y.index_select(0, j).mul_(weight))
+                dy.index_add_(0, j, x.index_select(0, i).mul_(weight))
+        return *(once(gradient, x, y, gradients[0]) for gradient in (dx, dy)), None, None
 
 
 def sum_of_squares(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
