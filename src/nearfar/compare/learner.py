@@ -94,9 +94,9 @@ class Learner(nn.Module):
         if self._tap is None:
             return outputs
         assert isinstance(self.criterion, Joint)
-        features = self._tap.take()
-        assert features is not None
-        return self.criterion.logits(features, outputs if self.readout == "mixed" else None)
+        captured = self._tap.take(outputs)
+        assert captured is not None
+        return self.criterion.logits(captured.features, outputs if self.readout == "mixed" else None)
 
 
 def check_network(network: object, inputs: Float[Tensor, "n ..."], num_classes: int, name: str) -> None:
