@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.compare.statistics import (
+    LEAST_ROWS,
     Estimate,
     Times,
     censored_median,
@@ -223,3 +224,16 @@ def test_the_interval_of_a_mean_is_scipys():
 
 def test_a_single_run_has_an_open_interval():
     assert mean_interval(np.array([0.9])) == Estimate(0.9, 0.9, -inf, inf)
+
+
+@pytest.mark.parametrize("runs", [2, 3, 4])
+def test_fewer_than_five_runs_that_agree_to_the_row_have_an_open_interval(runs):
+    assert mean_interval(np.full(runs, -0.5)) == Estimate(-0.5, -0.5, -inf, inf)
+
+
+def test_six_rows_are_the_fewest_that_a_sign_test_tells():
+    assert (
+        scipy.stats.binomtest(LEAST_ROWS, LEAST_ROWS).pvalue
+        < 0.05
+        < scipy.stats.binomtest(LEAST_ROWS - 1, LEAST_ROWS - 1).pvalue
+    )

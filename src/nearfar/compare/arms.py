@@ -43,6 +43,22 @@ ARMS: dict[str, Arm] = {
 BASELINE = "task"
 
 
+def control_of(name: str) -> str | None:
+    """The control that differs from an arm in the contrast alone; None: there is none.
+
+    Example:
+        >>> control_of("joint"), control_of("prototypes")
+        ('control', None)
+    """
+    arm = ARMS[name]
+    like = (
+        row
+        for row in ARMS
+        if ARMS[row].kind == "control" and (ARMS[row].head, ARMS[row].readout) == (arm.head, arm.readout)
+    )
+    return next(like, None)
+
+
 def select_arms(names: tuple[str, ...]) -> dict[str, Arm]:
     """The rows of ``ARMS`` of these names, in the order of the table.
 

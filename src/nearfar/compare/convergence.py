@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nearfar.compare.config import CompareConfig
 from nearfar.compare.inputs import make_task
+from nearfar.compare.learner import outputs_of
 from nearfar.compare.progress import Progress
 from nearfar.compare.record import RunFolder
 from nearfar.compare.result import Comparison
@@ -39,9 +41,10 @@ def compare(
     Args:
         data: A data set by name, a folder of images by class, a CSV or Parquet table, ``LabelledData``, tensors
             ``(inputs, labels)`` or ``(train inputs, train labels, test inputs, test labels)``, or one or two
-            map-style datasets.
+            map-style datasets. Labels are whole numbers or names; classes are counted through from 0 in their order.
         model: ``"module:factory"`` or a factory, called with the shape of one input and the number of classes; or a
-            module, of which every run gets a copy. By default a small network that fits the shape of the data.
+            module, of which every run gets a copy; it has an output a class, or one for each whole number that a label
+            may be. By default a small network that fits the shape of the data.
         contrastive: Called as ``contrastive(z, labels=y)``; ``nf.SupConLoss(temperature)`` by default. Every run gets
             a copy.
         task: The task loss, called as ``task(outputs, labels)``; ``nn.CrossEntropyLoss()`` by default.
@@ -113,6 +116,10 @@ def prepare(
     if in_memory["data"]:
         config = replace(config, data=rows.name)
     factory, name = find_factory(model if in_memory["model"] else config.model, rows.in_shape)
+    if isinstance(model, nn.Module):  # comes with its outputs; a factory is told how many there are
+        outputs = outputs_of(copy.deepcopy(model), rows.train.inputs[:2])
+        if isinstance(outputs, Tensor) and outputs.ndim == 2:
+            rows = rows.with_outputs(outputs.shape[1])
     trainer = Trainer(
         config=config,
         task=rows,

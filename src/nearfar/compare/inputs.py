@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from nearfar.compare.config import CompareConfig
-from nearfar.data.labelled import LabelledData, split_data, stratified_split
+from nearfar.data.labelled import LabelledData, class_ids, split_data, stratified_split
 from nearfar.data.sources import load_data
 
 # More rows would only make choosing a rate slower: the standard error of an accuracy is then 0.7 points at most.
 MOST_VALIDATION_ROWS = 5_000
+# What data without a name are called.
+IN_MEMORY = "tensors"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,17 @@ class Task:
         """How many classes there are."""
         return len(self.class_names)
 
+    def with_outputs(self, outputs: int) -> Task:
+        """The same for a network that has an output for each class id up to the largest, also for ids that no row has."""
+        if self.name != IN_MEMORY or not all(map(str.isdigit, self.class_names)):
+            return self
+        ids = torch.tensor([int(name) for name in self.class_names])
+        if outputs != int(ids.max()) + 1:
+            return self
+        parts = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        own = {name: Rows(part.inputs, ids[part.labels]) for name, part in parts.items()}
+        return replace(self, **own, class_names=tuple(map(str, range(outputs))))
+
     def fingerprint(self) -> str:
         """Tells other data, or another split, from these: so that a comparison goes on with what it began with."""
         digest = hashlib.sha256(repr(self.class_names).encode())
@@ -73,7 +87,7 @@ def make_task(data: Any, config: CompareConfig) -> Task:
     Args:
         data: A name or a path for ``load_data``; a ``LabelledData``; ``(inputs, labels)``; ``(train inputs, train
             labels, test inputs, test labels)``; a map-style dataset of ``(input, label)``; or a pair of those, to train
-            and to test on. Tensors and whatever ``torch.as_tensor`` takes.
+            and to test on. Tensors and whatever ``torch.as_tensor`` takes; labels are any whole numbers, or names.
         config: Gives the label's column, the seed and the size of the validation part.
 
     Raises:
@@ -107,51 +121,84 @@ def _labelled(data: Any, config: CompareConfig) -> LabelledData:
     if isinstance(data, (str, Path)):
         return load_data(data, root=config.root, label=config.label, skip_bad=config.skip_bad)
     if isinstance(data, Dataset):
-        return _without_split(_stack(data), config)
+        return _without_split(*_stack(data), config)
     if isinstance(data, (tuple, list)):
         if len(data) == 2 and all(isinstance(part, Dataset) for part in data):
             return _with_split(*_stack(data[0]), *_stack(data[1]))
         if len(data) == 2:
-            return _without_split(_tensors(*data), config)
+            return _without_split(data[0], data[1], config)
         if len(data) == 4:
-            return _with_split(*_tensors(*data[:2]), *_tensors(*data[2:]))
+            return _with_split(*data)
     raise TypeError(
         f"data is {type(data).__name__}{f' of {len(data)}' if isinstance(data, (tuple, list)) else ''}: pass a name, a "
         "path, (inputs, labels), (train inputs, train labels, test inputs, test labels), or one or two datasets"
     )
 
 
-def _tensors(inputs: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    inputs, labels = torch.as_tensor(inputs), torch.as_tensor(labels)
-    if labels.ndim != 1 or len(inputs) != len(labels):
-        raise ValueError(
-            f"inputs are {tuple(inputs.shape)} and labels {tuple(labels.shape)}: wanted one class id a row, (n,)"
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels are {labels.dtype}: wanted whole class ids, such as labels.long()")
-    return inputs.float(), labels.long()
-
-
-def _stack(dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
+def _stack(dataset: Dataset[Any]) -> tuple[Tensor, list[Any]]:
     if not isinstance(dataset, Sized):
         raise TypeError(f"{type(dataset).__name__} has no length: wanted a map-style dataset, which fits into memory")
     rows = [dataset[i] for i in range(len(dataset))]
     if not rows or not isinstance(rows[0], (tuple, list)) or len(rows[0]) != 2:
         raise ValueError(f"{type(dataset).__name__} has {len(rows)} rows: wanted some, each an (input, label)")
-    return _tensors(torch.stack([torch.as_tensor(x) for x, _ in rows]), torch.tensor([int(y) for _, y in rows]))
+    labels = [y.item() if isinstance(y, Tensor) and y.numel() == 1 else y for _, y in rows]
+    return torch.stack([torch.as_tensor(x) for x, _ in rows]), labels
 
 
-def _names(*labels: Tensor) -> tuple[str, ...]:
-    return tuple(str(i) for i in range(max(int(part.max()) + 1 if len(part) else 0 for part in labels)))
+def _without_split(inputs: Any, labels: Any, config: CompareConfig) -> LabelledData:
+    rows = _inputs(inputs)
+    (ids,), names = _numbered((rows, labels, "training"))
+    return split_data(rows, ids, names, IN_MEMORY, seed=config.seed)
 
 
-def _without_split(rows: tuple[Tensor, Tensor], config: CompareConfig) -> LabelledData:
-    inputs, labels = rows
-    return split_data(inputs, labels, _names(labels), "tensors", seed=config.seed)
+def _with_split(train: Any, train_labels: Any, test: Any, test_labels: Any) -> LabelledData:
+    rows, others = _inputs(train), _inputs(test)
+    (ids, other_ids), names = _numbered((rows, train_labels, "training"), (others, test_labels, "test"))
+    return LabelledData(rows, ids, others, other_ids, names, IN_MEMORY)
 
 
-def _with_split(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> LabelledData:
-    return LabelledData(train, train_labels, test, test_labels, _names(train_labels, test_labels), "tensors")
+def _inputs(inputs: Any) -> Tensor:
+    return torch.as_tensor(inputs).float()
+
+
+def _numbered(*parts: tuple[Tensor, Any, str]) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Labels as ids from 0, in the order of all classes that there are; and the names of those."""
+    texts = [_class_texts(*part) for part in parts]
+    ids, names = class_ids([text for part in texts for text in part])
+    return list(ids.split([len(part) for part in texts])), names
+
+
+def _class_texts(inputs: Tensor, labels: Any, part: str) -> list[str]:
+    """Labels, whole numbers or names, as texts."""
+    named = isinstance(labels, list) and any(isinstance(y, str) for y in labels)  # None and NaN are not to be texts
+    array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels, object if named else None)
+    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if array.ndim != 1 or len(inputs) != len(array):
+        raise ValueError(
+            f"inputs are {tuple(inputs.shape)} and labels {tuple(array.shape)}: wanted one class a row, (n,)"
+        )
+    values = array.tolist()
+    missing = [i for i, y in enumerate(values) if _missing(y)]
+    if array.dtype.kind == "O" and missing:
+        raise ValueError(f"{len(missing)} {part} rows have no label, the first is row {missing[0]}: leave them out")
+    numbers = all(isinstance(y, int | np.integer) and not isinstance(y, bool) for y in values)
+    if not numbers and not all(isinstance(y, str) for y in values):
+        raise ValueError(
+            f"labels are {getattr(labels, 'dtype', array.dtype)}: wanted whole class ids, such as labels.long(), or names"
+        )
+    if numbers and values and min(values) < 0:
+        raise ValueError(
+            f"{part} labels run from {min(values)} to {max(values)}: a negative one is an unknown class, which cannot be "
+            "trained or tested on, so leave those rows out"
+        )
+    return [str(y) for y in values]
+
+
+def _missing(label: Any) -> bool:
+    try:
+        return label is None or bool(label != label)  # NaN
+    except TypeError:  # pandas' NA, which is not even that
+        return True
 
 
 def _check(data: LabelledData) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -94,13 +95,19 @@ class Learner(nn.Module):
         if self._tap is None:
             return outputs
         assert isinstance(self.criterion, Joint)
-        features = self._tap.take()
-        assert features is not None
-        return self.criterion.logits(features, outputs if self.readout == "mixed" else None)
+        captured = self._tap.take(outputs)
+        assert captured is not None
+        return self.criterion.logits(captured.features, outputs if self.readout == "mixed" else None)
 
 
-def check_network(network: object, inputs: Float[Tensor, "n ..."], num_classes: int, name: str) -> None:
+def check_network(network: object, inputs: Float[Tensor, "n ..."], class_names: Sequence[str], name: str) -> None:
     """Refuses what is no classifier of these inputs.
+
+    Args:
+        network: What the factory returned.
+        inputs: Some rows.
+        class_names: The names of the classes.
+        name: What the network is called.
 
     Raises:
         TypeError: If the factory does not return a module.
@@ -108,12 +115,21 @@ def check_network(network: object, inputs: Float[Tensor, "n ..."], num_classes: 
     """
     if not isinstance(network, nn.Module):
         raise TypeError(f"{name} returned a {type(network).__name__}: wanted a torch.nn.Module")
-    with torch.no_grad():
-        outputs = network.eval()(inputs)
-    wanted = (len(inputs), num_classes)
+    outputs = outputs_of(network, inputs)
+    wanted = (len(inputs), len(class_names))
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != wanted:
         given = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-        raise ValueError(f"{name} maps inputs {tuple(inputs.shape)} to {given}: wanted logits {wanted}, one a class")
+        shown = ", ".join(class_names[:5]) + (", …" if len(class_names) > 5 else "")
+        raise ValueError(
+            f"{name} maps inputs {tuple(inputs.shape)} to {given}: wanted logits {wanted}, one for each of the "
+            f"{len(class_names)} classes in the data ({shown})"
+        )
+
+
+@torch.no_grad()
+def outputs_of(network: nn.Module, inputs: Float[Tensor, "n ..."]) -> Any:
+    """What a network makes of some rows, in evaluation mode."""
+    return network.eval()(inputs)
 
 
 def _nothing(*args: Tensor, labels: Tensor | None = None) -> Float[Tensor, ""]:

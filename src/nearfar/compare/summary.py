@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,7 +13,7 @@ from nearfar.compare.arms import ARMS, BASELINE
 from nearfar.compare.config import FRACTIONS, SWEEP_SEED, CompareConfig
 from nearfar.compare.record import Curve, Run
 from nearfar.compare.result import ArmResult, Comparison, Reach, Target
-from nearfar.compare.statistics import Times, censored_median, mean_interval, speedup, times_to_target
+from nearfar.compare.statistics import Estimate, Times, censored_median, mean_interval, speedup, times_to_target
 from nearfar.compare.sweep import Choice, choose
 from nearfar.report.format import percent
 
@@ -137,7 +138,7 @@ def _arm(name: str, choice: Choice, stack: _Stack, base: _Stack, reach: tuple[Re
         choice=choice,
         seeds=len(stack.steps),
         diverged=stack.diverged,
-        final=bands[-1],
+        final=_within(bands[-1]),
         final_gain=mean_interval(stack.accuracy[:, -1] - base.accuracy[:, -1]) if name != BASELINE else None,
         seconds_per_step=float(np.median(stack.seconds[:, -1])) / steps,
         rows_per_step=float(np.median(stack.rows[:, -1])) / steps,
@@ -146,8 +147,14 @@ def _arm(name: str, choice: Choice, stack: _Stack, base: _Stack, reach: tuple[Re
             "seconds": np.median(stack.seconds, axis=0).tolist(),
             "rows": np.median(stack.rows, axis=0).tolist(),
             "mean": [band.lower for band in bands],
-            "low": [max(band.low, 0.0) for band in bands],
-            "high": [min(band.high, 1.0) for band in bands],
+            "low": [_within(band).low if np.isfinite(band.low) else band.lower for band in bands],
+            "high": [_within(band).high if np.isfinite(band.high) else band.lower for band in bands],
         },
         reach=reach,
     )
+
+
+def _within(band: Estimate) -> Estimate:
+    """The interval of an accuracy, which is between 0 and 1; an open one stays open."""
+    low, high = (end if np.isinf(end) else min(max(end, 0.0), 1.0) for end in (band.low, band.high))
+    return replace(band, low=low, high=high)

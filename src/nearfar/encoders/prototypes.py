@@ -70,14 +70,15 @@ class Prototypes(SizedLater):
         self.sums = sums
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-        """Logits ``scale · cos(f, M_c)``.
+        """Logits ``scale · cos(f, M_c)``; ``−2·scale`` for a class that no row was seen of, which no row is nearest to.
 
         Raises:
             RuntimeError: If there has been no update yet.
         """
         if self.sums.numel() == 0:
             raise RuntimeError("there are no prototypes yet: train a step, or fit them on labelled features")
-        return cosine_logits(features.to(self.sums.dtype), self.sums, self.scale)
+        logits = cosine_logits(features.to(self.sums.dtype), self.sums, self.scale)
+        return torch.where((self.sums != 0).any(1), logits, -2 * self.scale)
 
 
 def class_sums(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 # Gradients are taken of 1024 times each term: those of a mean over many rows would underflow in half precision.
 _LIFT = 1024.0
@@ -36,13 +38,17 @@ class GradientBalance(nn.Module):
         self.register_buffer("norms", torch.zeros(1 + terms))
         self.register_buffer("seen", torch.zeros(1 + terms, dtype=torch.int64))
 
-    def update(self, values: Mapping[str, Float[Tensor, ""]], features: Float[Tensor, "n ..."]) -> None:
+    def update(self, values: Mapping[str, Float[Tensor, ""]], features: Float[Tensor, "n ..."] | GradientEdge) -> None:
         """Measures the gradients of the task and of each term, in that order, at the features of this batch.
+
+        Args:
+            values: The terms.
+            features: The features, or where they lie in the graph.
 
         Raises:
             RuntimeError: If a term does not depend on the features.
         """
-        if not features.requires_grad:
+        if isinstance(features, Tensor) and not features.requires_grad:
             raise RuntimeError(
                 "features carry no gradient to balance: pass those on the way to the outputs, undetached"
             )
@@ -54,11 +60,14 @@ class GradientBalance(nn.Module):
         self.norms.lerp_(found, momentum)
 
     @staticmethod
-    def _norm(name: str, value: Float[Tensor, ""], features: Float[Tensor, "n ..."]) -> Float[Tensor, ""]:
+    def _norm(
+        name: str, value: Float[Tensor, ""], features: Float[Tensor, "n ..."] | GradientEdge
+    ) -> Float[Tensor, ""]:
         if not value.requires_grad:  # a loss that found nothing to compare
             return value.new_zeros(())
         lift = torch.full_like(value, _LIFT)
-        (gradient,) = torch.autograd.grad(value, features, lift, retain_graph=True, allow_unused=True)
+        at: Any = [features]  # typed without the edges that it takes
+        (gradient,) = torch.autograd.grad(value, at, lift, retain_graph=True, allow_unused=True)
         if gradient is None:
             raise RuntimeError(
                 f"the term {name!r} does not depend on these features, so that its gradient there cannot be balanced: "

@@ -13,7 +13,7 @@ from nearfar.encoders.heads import FeatureNorm, ProjectionHead
 from nearfar.encoders.prototypes import Prototypes, class_sums, mixed_logits
 from nearfar.given import as_labels, at_least
 from nearfar.joint.balance import GradientBalance
-from nearfar.joint.capture import Tap, check_captured, check_given
+from nearfar.joint.capture import Captured, Pool, Tap, check_captured, check_given, pooled
 from nearfar.joint.relation import (
     Relation,
     call_loss,
@@ -57,8 +57,9 @@ class Joint(nn.Module):
         num_classes: For the prototypes, where the outputs are not ``(n, num_classes)``.
 
     Features:
-        ``(n, d)``; ``(n, d, h, w)`` is averaged over places and ``(n, tokens, d)`` over tokens. A hook keeps the last
-        forward pass, used once. ``v·n`` rows beside ``n`` labels are ``v`` views, all first views first.
+        ``(n, d)``; ``(n, d, h, w)`` is averaged over places and ``(n, tokens, d)`` over tokens. A hook copies what the
+        layer gives in each forward pass, so that layers behind it may work in place; each pass serves one call, that of
+        its outputs. ``v·n`` rows beside ``n`` labels are ``v`` views, all first views first.
 
     Attributes:
         terms: Detached values of the last call: ``"task"``, each term by name (a single loss is ``"contrastive"``),
@@ -95,7 +96,7 @@ class Joint(nn.Module):
         balance: Literal["gradient"] | None = None,
         head: int | nn.Module | None = None,
         normalize: Literal["batchnorm"] | None = None,
-        pool: Literal["mean", "first"] = "mean",
+        pool: Pool = "mean",
         readout: Literal["prototypes"] | None = None,
         num_classes: int | None = None,
     ) -> None:
@@ -112,7 +113,7 @@ class Joint(nn.Module):
         self.contrastive = nn.ModuleDict(named_losses(contrastive))
         self.alpha, self.weights = read_weights(alpha, weights, list(self.contrastive))
         self._takes = {name: what_it_takes(loss) for name, loss in self.contrastive.items()}
-        self.pool = pool
+        self.pool: Pool = pool
         self.head = _head(head)
         self.norm = FeatureNorm(None) if normalize else None
         self.balance = GradientBalance(len(self.contrastive)) if balance else None
@@ -149,8 +150,8 @@ class Joint(nn.Module):
             TypeError: If a contrastive loss cannot use what is known (class ids where targets are soft, …).
         """
         learning = self.training and torch.is_grad_enabled()
-        raw = self._features(features, outputs, learning)
-        z = self.represent(raw, learning)
+        captured = self._features(features, outputs, learning)
+        z = self.represent(captured.features, learning)
         relation = read_relation(
             targets, labels, pairs, len(z), any(takes.labels or takes.pairs for takes in self._takes.values()), outputs
         )
@@ -159,7 +160,7 @@ class Joint(nn.Module):
         for name, loss in self.contrastive.items():
             values[name] = call_loss(name, loss, self._takes[name], projected, relation)
         if learning and self.balance is not None:
-            self.balance.update(values, raw)
+            self.balance.update(values, captured.at)
         weights = self._weights()
         first, *others = (weight * value for weight, value in zip(weights, values.values()))
         total = sum(others, first)
@@ -173,7 +174,7 @@ class Joint(nn.Module):
     def attach(self, module: nn.Module) -> None:
         """Reads the features of a layer from now on, in place of the layer read so far."""
         self.close()
-        self._tap = Tap(module)
+        self._tap = Tap(module, self.pool)
 
     def close(self) -> None:
         """Takes the hook off the model; it goes by itself when the criterion does."""
@@ -192,9 +193,7 @@ class Joint(nn.Module):
             raise ValueError(
                 f"features have shape {tuple(features.shape)}: wanted (n, d), (n, tokens, d) or (n, d, h, w)"
             )
-        if features.ndim == 3:
-            features = features[:, 0] if self.pool == "first" else features.mean(1)
-        features = features.flatten(2).mean(2) if features.ndim > 3 else features
+        features = pooled(features, self.pool)
         return features if self.norm is None else self.norm.train(learning)(features)
 
     def fit_prototypes(
@@ -236,7 +235,7 @@ class Joint(nn.Module):
                 for inputs, ids in source:
                     if model is not None:
                         model(inputs)
-                    z = self.represent(self._features(inputs if model is None else None, None, False))
+                    z = self.represent(self._features(inputs if model is None else None, None, False).features)
                     added = class_sums(z, as_labels(ids, z.device), classes)
                     sums = added if sums is None else sums + added
         finally:
@@ -275,11 +274,13 @@ class Joint(nn.Module):
             return weights
         return [weights[0], *(weight * scale for weight, scale in zip(weights[1:], self.balance()))]
 
-    def _features(self, given: Tensor | None, outputs: Any, learning: bool) -> Float[Tensor, "n ..."]:
+    def _features(self, given: Tensor | None, outputs: Any, learning: bool) -> Captured:
         """The features of this call: those given, else those captured."""
-        captured = None if self._tap is None else self._tap.take()
         if given is not None:
-            return given
+            if self._tap is not None:
+                self._tap.forget()
+            return Captured(given, given)
+        captured = None if self._tap is None else self._tap.take(outputs)
         wants = learning and isinstance(outputs, Tensor) and outputs.requires_grad
         return check_captured(captured, None if self._tap is None else self._tap.name, wants)
 

@@ -66,6 +66,8 @@ class Setting:
     """Of the anchor; None: inputs go in as they are."""
     gather: bool = False
     """Whether there are other ranks, whose rows the loss sees too."""
+    ids: Int64[Tensor, "classes"] | None = None
+    """The class ids, ascending; None: 0 and on."""
 
     @property
     def temperature(self) -> dict[str, Any]:

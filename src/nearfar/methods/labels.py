@@ -45,10 +45,14 @@ class JointMethod(Method):
     The design that converged soonest in this project's study (docs/compare.md); the classifier is thrown away.
     """
 
+    ids: Tensor
+
     def __init__(self, embedder: nn.Module, dim: int, setting: Setting) -> None:
         super().__init__(embedder, dim, setting)
         self.loss = SupConLoss(**setting.temperature, gather=setting.gather)
         self.weights = {"supcon": setting.config.weight}
+        ids = torch.arange(setting.classes) if setting.ids is None else setting.ids
+        self.register_buffer("ids", ids, persistent=False)  # the classifier's outputs are in their order
 
     @override
     def head(self, dim: int) -> nn.Module:
@@ -63,7 +67,8 @@ class JointMethod(Method):
         ((features, logits),) = outputs
         assert batch.labels is not None
         known = batch.labels >= 0
-        entropy = F.cross_entropy(logits, batch.labels.clamp(min=0), reduction="none")
+        wanted = torch.searchsorted(self.ids, batch.labels).clamp(max=len(self.ids) - 1)
+        entropy = F.cross_entropy(logits, wanted, reduction="none")
         mean = (entropy * known).sum() / known.sum().clamp(min=1)
         return {"cross_entropy": mean, "supcon": self.loss(features, labels=batch.labels)}
 

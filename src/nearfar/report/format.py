@@ -83,20 +83,20 @@ def bounded(lower: Number, upper: Number, show: Callable[[Real], str] = times) -
 
 
 def interval(low: Number, high: Number, show: Callable[[Real], str] = times) -> str:
-    """An interval, open where it has no end.
+    """An interval, open where it has no end; a ratio of 0 is one.
 
     Example:
-        >>> interval(1.5, 2.25), interval(1.5, None), interval(0.0, None)
-        ('1.50× to 2.25×', '1.50× or more', 'open')
+        >>> interval(1.5, 2.25), interval(1.5, None), interval(0.0, None), interval(0.0, 0.01, points)
+        ('1.50× to 2.25×', '1.50× or more', 'open', '+0.0 points to +1.0 points')
     """
-    below, above = _open(low), _open(high)
-    if (below or low == 0) and above:
+    below, above = _open(low) or (low == 0 and show is times), _open(high)
+    if below and above:
         return "open"
     if above:
         assert low is not None
         return f"{show(low)} or more"
     assert high is not None
-    if below or low == 0:
+    if below:
         return f"{show(high)} or less"
     assert low is not None
     return f"{show(low)} to {show(high)}"

@@ -70,8 +70,8 @@ def _curves_section(result: dict[str, Any]) -> str:
         + plot(
             "curves",
             "Learning curves; the table below has the numbers",
-            note="Mean test accuracy over seeds; the bands are 95% intervals of the mean (Student's t). Dashed: the targets. "
-            "Dotted curves: controls without contrast.",
+            note="Mean test accuracy over seeds; the bands are 95% intervals of the mean (Student's t), "
+            "from 5 seeds on. Dashed: the targets. Dotted curves: controls without contrast.",
             inside=f"<noscript>{render_picture(result)}</noscript>",
         )
         + folded("The same as a table", numbers)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from torch import nn
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
 
 from nearfar.data.corpus import Column, Corpus, Stream, similar_of
 from nearfar.data.views import make_view
@@ -52,10 +54,12 @@ def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool, world: int =
     return config
 
 
-def class_count(corpus: Corpus) -> int:
-    """How many class ids there are; labels in memory need no names."""
+def class_ids(corpus: Corpus) -> Int64[Tensor, "classes"]:
+    """The class ids that there are, ascending: all that have names, or those of labels in memory, which need none."""
     labels = getattr(corpus.train, "labels", None)
-    return len(corpus.class_names) or (0 if labels is None or not len(labels) else max(0, int(labels.max()) + 1))
+    if corpus.class_names or labels is None:
+        return torch.arange(len(corpus.class_names))
+    return labels[labels >= 0].unique().cpu()
 
 
 def watched_metrics(corpus: Corpus, columns: tuple[Column, ...]) -> tuple[str, ...]:
@@ -81,7 +85,8 @@ def make_method(
     """The method around an embedder."""
     assert config.method is not None
     module, _, name = METHODS[config.method].home.partition(":")
-    setting = Setting(config.method, columns, config, class_count(corpus), view, gather)
+    ids = class_ids(corpus)
+    setting = Setting(config.method, columns, config, len(ids), view, gather, ids)
     return getattr(importlib.import_module(module), name)(embedder, embedder.dim, setting)
 
 
