@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from nearfar.data.labelled import require
@@ -100,11 +100,15 @@ def gallery(held: HeldOut) -> list[page.Query]:
     for item, i in zip(shown, chosen):
         columns, scores = near.indices[i].tolist(), near.scores[i].tolist()
         found = items_of(held, 1 if paired else 0, columns, SIDE)
+        known, right = _belongs(held, i, paired)
         neighbours: list[page.Neighbour] = [
-            {"item": other, "score": score, "right": _belongs(held, i, j, paired)}
+            {"item": other, "score": score, "right": bool(right[j]) if known[j] else None}
             for other, score, j in zip(found, scores, columns)
         ]
-        queries.append({"item": item, "neighbours": neighbours})
+        query: page.Query = {"item": item, "neighbours": neighbours}
+        if bool(known.any()):
+            query["possible"] = min(k, int(right.sum()))
+        queries.append(query)
     return queries
 
 
@@ -120,18 +124,19 @@ def _spread(labels: Int64[Tensor, "n"] | None, n: int) -> list[int]:
     return sorted(i for _, _, i in sorted(turns)[:QUERIES])
 
 
-def _belongs(held: HeldOut, i: int, j: int, paired: bool) -> bool | None:
-    """By pair or id, else by class; None: not known."""
+def _belongs(held: HeldOut, i: int, paired: bool) -> tuple[Bool[Tensor, "n"], Bool[Tensor, "n"]]:
+    """Of which rows it is known whether they belong to one, and which do: by pair or id, else by class. Itself does not."""
+    rows = torch.arange(len(held.rows))
     if paired:
-        if i == j:
-            return held.similar is None or bool(held.similar[i] >= LIKENESS)
-        if held.ids is None:
-            return False
-        return bool(((held.ids[i] == held.ids[j]) & (held.ids[i] >= 0)).any())
+        right = rows == i if held.similar is None else (rows == i) & (held.similar >= LIKENESS)
+        if held.ids is not None:
+            right |= (rows != i) & ((held.ids == held.ids[i]) & (held.ids[i] >= 0)).any(1)
+        return torch.ones_like(right), right
     ids = held.labels if held.known else held.groups
-    if ids is None or int(ids[i]) < 0 or int(ids[j]) < 0:
-        return None
-    return bool(ids[i] == ids[j])
+    if ids is None:
+        return torch.zeros_like(rows, dtype=torch.bool), torch.zeros_like(rows, dtype=torch.bool)
+    known = (ids >= 0) & (ids[i] >= 0) & (rows != i)
+    return known, known & (ids == ids[i])
 
 
 def histogram(held: HeldOut, temperature: float | None, bins: int = 80) -> page.Histogram | None:

@@ -125,11 +125,13 @@ class Neighbour(TypedDict, total=False):
     """Whether it belongs to the query; None: not known."""
 
 
-class Query(TypedDict):
+class Query(TypedDict, total=False):
     """A held-out row, and what lies nearest to it, nearest first."""
 
-    item: Item
-    neighbours: Sequence[Neighbour]
+    item: Required[Item]
+    neighbours: Required[Sequence[Neighbour]]
+    possible: int
+    """How many of the neighbours could be right: no more than there are other rows that belong to the query."""
 
 
 class Histogram(TypedDict, total=False):
