@@ -324,9 +324,10 @@ class TestZeroShot:
     def test_classes_may_have_prompts_of_different_number(self):
         assert prompt_prototypes([torch.eye(3)[:1], torch.eye(3)[1:]]).shape == (2, 3)
 
-    def test_ties_go_to_the_lower_class_and_empty_classes_have_no_accuracy(self):
+    def test_ties_count_by_halves_and_empty_classes_have_no_accuracy(self):
         found = zero_shot(torch.ones(1, 2), torch.tensor([0]), torch.eye(2))
-        assert found[1] == 1.0
+        assert found[1] == 0.5
+        assert found.predicted.tolist() == [0]
         assert 5 not in found.accuracy
         assert math.isnan(float(found.per_class[1]))
 

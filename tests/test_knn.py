@@ -97,7 +97,7 @@ def test_a_mistake_in_a_thread_is_told(monkeypatch):
     def fail(*_):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(neighbours._Search, "block", fail)
+    monkeypatch.setattr(neighbours.Search, "_found", fail)
     try:
         torch.set_num_threads(2)
         with pytest.raises(RuntimeError, match="no luck"):

@@ -138,7 +138,8 @@ def test_classes_of_one_row_and_unknown_labels_are_left_out():
 
 def test_duplicates_are_told_apart_from_the_query_itself():
     z = torch.ones(4, 2)
-    assert retrieval(z, torch.tensor([0, 1, 0, 1]), ks=(1,))["recall@1"] == 0.25  # lowest other rows: 1, 0, 0, 0
+    found = retrieval(z, torch.tensor([0, 1, 0, 1]), ks=(1,))
+    assert found["recall@1"] == pytest.approx(1 / 3)  # one of three others is right, and any may come first
 
 
 def test_ids_beyond_float32():

@@ -16,6 +16,8 @@ from sklearn.metrics import roc_curve
 from little_runs import identity_run
 from nearfar import cli
 from nearfar.encoders.load import load
+from nearfar.evaluation.knn import nearest
+from nearfar.evaluation.pair_scores import listed_scores
 from nearfar.index.gallery import Gallery
 from nearfar.index.run import open_run
 from nearfar.index.verify import calibrated, held_out, verify
@@ -116,11 +118,23 @@ class TestVerify:
         assert verify(made, *pair, score)[0]
         assert not verify(made, *pair, float(np.nextafter(score, 2)))[0]
 
-    def test_an_image_is_itself(self, made, people):
-        assert verify(made, people / "who 01/0.png", people / "who 01/0.png", 0.999) == (
-            True,
-            pytest.approx(1, abs=1e-5),
-        )
+    def test_an_image_is_itself(self, made, people, capsys):
+        """The cosine is 1, no less and no more, whatever float32 makes of the length of a row."""
+        run = open_run(made)
+        for who in range(12):
+            path = people / f"who {who:02}/0.png"
+            assert verify(run, path, path, 1.0) == (True, 1.0)
+        code, out, _ = told(capsys, "verify", made, path, path, "--threshold", "1")
+        assert (code, out) == (0, "same: score 1.000, at least the threshold 1.000\n")
+
+    def test_what_is_printed_says_which_is_larger(self, made, people, capsys):
+        pair = people / "who 03/0.png", people / "who 03/1.png"
+        score = verify(made, *pair, 0.5)[1]
+        code, out, _ = told(capsys, "verify", made, *pair, "--threshold", repr(score + 1e-5))
+        printed, limit = (float(word.rstrip(",")) for word in np.array(out.split())[[2, 6]])
+        assert code == 1
+        assert printed < limit
+        assert (printed, limit) == (pytest.approx(score, abs=1e-5), pytest.approx(score + 1e-5, abs=1e-5))
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -219,3 +233,12 @@ class TestGallery:
         gallery = Gallery(("a", "b"), np.array([0, 0, 1]), np.eye(3, dtype=np.float32))
         scores = gallery.scores(np.array([1.0, 0.0, 0.0], np.float32))
         assert scores == {"a": 0.5, "b": 0.0}
+
+    def test_no_score_is_above_1(self):
+        """Rows of length 1 in float32, whose products with themselves are 1 give or take an ulp."""
+        rows = torch.nn.functional.normalize(torch.randn(200, 7, generator=torch.Generator().manual_seed(0)), dim=1)
+        gallery = Gallery(tuple(map(str, range(200))), np.arange(200), rows.numpy())
+        assert {gallery.scores(row)[str(i)] for i, row in enumerate(rows.numpy())} == {1.0}
+        assert set(nearest(rows, rows, k=1).scores.flatten().tolist()) == {1.0}
+        assert float(nearest(rows.double(), rows.double(), k=1).scores.max()) <= 1.0
+        assert set(listed_scores(rows, rows, torch.arange(200) > 100).genuine.tolist()) == {1.0}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nearfar.data.views import VIEWS, make_view
 from nearfar.encoders.backbones import small_cnn
+from nearfar.lengths import unit_rows
 from nearfar.losses.softmax import NTXentLoss, SupConLoss
 from nearfar.names import unknown
 from nearfar.training.loop import fit, shuffled_batches
@@ -144,7 +145,7 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         with torch.inference_mode():
             z = torch.cat([module(part.to(device)).cpu() for part in self._shaped(rows).split(CHUNK)])
         self.module_.cpu()
-        return nn.functional.normalize(z, dim=1).numpy()
+        return unit_rows(z).numpy()
 
     # ---- how it is done ----------------------------------------------------------------------------------------------
 

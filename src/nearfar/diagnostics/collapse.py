@@ -99,7 +99,7 @@ def collapse(
                 "temperature, or a loss that decorrelates features (Barlow Twins, VICReg).",
                 rank, max(wanted, 1.5),
             ))  # fmt: skip
-        still = z.detach().float().std(0, correction=0) == 0
+        still = (z == z[:1]).all(0)
         if bool(still.any()) and not bool(still.all()):
             found.append(Finding(
                 "dead features",

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from nearfar.lengths import safe_range, unit_rows
 from nearfar.losses.arguments import as_matrix, check_range, check_rows
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.matmul import mm
@@ -25,10 +26,6 @@ def _rows(name: str, z: Tensor, least: int) -> Tensor:
         raise ValueError(f"{name} has shape {tuple(z.shape)}: at least {least} rows and one feature were wanted")
     check_rows(name, z, True)
     return z if z.dtype == torch.float64 else z.float()
-
-
-def _unit(z: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(z, dim=1, eps=torch.finfo(z.dtype).tiny)
 
 
 def alignment(
@@ -58,8 +55,8 @@ def alignment(
         )
     check_range("alpha", alpha, 0.0)
     if normalize:
-        first, second = _unit(first), _unit(second)
-    square = (first - second).double().square().sum(1)
+        first, second = unit_rows(first), unit_rows(second)
+    square = (first.double() - second.double()).square().sum(1)
     return float((square if alpha == 2 else square.sqrt() ** alpha).mean())
 
 
@@ -79,7 +76,7 @@ def class_alignment(z: Float[Tensor, "n d"], labels: Int64[Tensor, "n"], *, norm
         2.0
     """
     z = _rows("z", z, 1)
-    z = (_unit(z) if normalize else z)[labels >= 0].double()
+    z = (unit_rows(z) if normalize else z)[labels >= 0].double()
     names, which = labels[labels >= 0].unique(return_inverse=True)
     counts = torch.bincount(which, minlength=len(names)).double()
     pairs = float((counts * (counts - 1)).sum())
@@ -110,7 +107,9 @@ def uniformity(z: Float[Tensor, "n d"], t: float = 2.0, *, normalize: bool = Tru
     """
     z = _rows("z", z, 2)
     check_range("t", t, 0.0)
-    z = _unit(z) if normalize else z
+    z = unit_rows(z) if normalize else z
+    if float(z.abs().max()) > safe_range(z.dtype, z.shape[1])[1]:
+        z = z.double()  # float32 does not hold their squared distances
     # exponents relative to the largest of a first look keep far rows from vanishing: log of a sum, tile by tile
     largest, total = -math.inf, 0.0
     with full_precision(z), torch.no_grad():
@@ -151,7 +150,7 @@ def spectrum(z: Float[Tensor, "n d"], *, normalize: bool = True) -> Float64[Tens
         tensor([2., 0.], dtype=torch.float64)
     """
     z = _rows("z", z, 2)
-    z = (_unit(z) if normalize else z).double()
+    z = (unit_rows(z) if normalize else z).double()
     z = z - z.mean(0)
     # the Gram matrix has the same ones, and may be the smaller
     values = torch.linalg.eigvalsh(z @ z.T if len(z) < z.shape[1] else z.T @ z)
@@ -172,7 +171,7 @@ def effective_rank(z: Float[Tensor, "n d"], *, normalize: bool = True) -> float:
         2.0
     """
     variances = spectrum(z, normalize=normalize)
-    length = float((_unit(_rows("z", z, 2)) if normalize else z).double().square().sum(1).mean())
+    length = float((unit_rows(_rows("z", z, 2)) if normalize else z).double().square().sum(1).mean())
     return rank_of(variances, length)
 
 
@@ -201,7 +200,7 @@ def feature_std(z: Float[Tensor, "n d"], *, normalize: bool = True) -> float:
         (0.0, 0.5)
     """
     z = _rows("z", z, 2)
-    z = (_unit(z) if normalize else z).double()
+    z = (unit_rows(z) if normalize else z).double()
     return float(z.std(0, correction=0).mean())
 
 
@@ -212,7 +211,7 @@ def mean_cosine(z: Float[Tensor, "n d"]) -> float:
         >>> mean_cosine(torch.eye(2)), mean_cosine(torch.ones(3, 2))
         (0.0, 1.0)
     """
-    z = _unit(_rows("z", z, 2).double())
+    z = unit_rows(_rows("z", z, 2).double())
     n = len(z)
     return round(float((z.sum(0).square().sum() - z.square().sum()) / (n * (n - 1))), 12)
 
@@ -259,8 +258,8 @@ def similarity_histogram(
     """
     if (labels is None) == (partners is None):
         raise ValueError("pass labels, or partners, to say which rows belong together")
-    z = _unit(_rows("z", z, 1))
-    other = z if partners is None else _unit(_rows("partners", partners, 1)).to(z.dtype)
+    z = unit_rows(_rows("z", z, 1))
+    other = z if partners is None else unit_rows(_rows("partners", partners, 1)).to(z.dtype)
     if other.shape != z.shape or (labels is not None and labels.shape != z.shape[:1]):
         given = other.shape if labels is None else labels.shape
         raise ValueError(

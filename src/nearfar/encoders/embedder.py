@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nearfar.data.corpus import Raw
 from nearfar.encoders.items import as_items, kind_of, read_items
 from nearfar.encoders.towers import Inputs, Tower
+from nearfar.lengths import unit_rows
 from nearfar.names import unknown
 from nearfar.types import Kind
 
@@ -133,7 +133,7 @@ class Embedder(nn.Module):
                 chosen = items[start : start + batch_size] if isinstance(items, Tensor) else [items[i] for i in rows]
                 inputs = to_device(tower.prepare(read_items(chosen, tower)), self.device)
                 embeddings[rows] = self(kind, inputs).float().cpu()
-        return F.normalize(embeddings, dim=1) if normalize else embeddings
+        return unit_rows(embeddings) if normalize else embeddings
 
     def save(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Writes ``config.json``, ``model.safetensors`` and, with a text tower, ``tokenizer.json``.

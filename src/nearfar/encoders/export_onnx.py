@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nearfar.data.labelled import require
 from nearfar.encoders.embedder import Embedder, evaluating
 from nearfar.encoders.saved import TOKENIZER
 from nearfar.encoders.towers import ArrayTower, TextTower
+from nearfar.lengths import unit_rows
 from nearfar.report.files import write_json, write_text
 from nearfar.types import Kind
 
@@ -36,7 +36,7 @@ class Graph(nn.Module):
     def forward(self, *inputs: Tensor) -> Float[Tensor, "b dim"]:
         """Embeddings; of texts from ``input_ids`` and ``attention_mask``."""
         given = {"ids": inputs[0], "mask": inputs[1] != 0} if self.kind == "text" else inputs[0]
-        return F.normalize(self.embedder(self.kind, given), dim=1)
+        return unit_rows(self.embedder(self.kind, given))
 
 
 def export_onnx(

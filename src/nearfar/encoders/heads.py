@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nearfar.lengths import unit_rows
+
 
 class SizedLater(nn.Module):
     """A module with buffers that are empty until the first call shows their size; a state dict brings its own."""
@@ -163,4 +165,4 @@ def cosine_logits(
         >>> cosine_logits(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]))
         tensor([[10.,  0.,  0.]])
     """
-    return scale * F.normalize(features, dim=1) @ F.normalize(classes, dim=1).T
+    return scale * unit_rows(features) @ unit_rows(classes).T

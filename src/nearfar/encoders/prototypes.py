@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nearfar.encoders.heads import SizedLater, cosine_logits
+from nearfar.lengths import unit_rows
 
 
 class Prototypes(SizedLater):
@@ -92,7 +93,7 @@ def class_sums(
     """
     if len(labels) != len(features):
         raise ValueError(f"{len(features)} features but {len(labels)} labels were given: pass one label a row")
-    rows = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1)
+    rows = unit_rows(features.to(torch.promote_types(features.dtype, torch.float32)))
     if labels.ndim == 2:
         if labels.shape[1] != num_classes:
             raise ValueError(f"soft labels have {labels.shape[1]} columns where there are {num_classes} classes")

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from nearfar.data.labelled import require
 from nearfar.evaluation.inputs import as_ids, as_rows
+from nearfar.evaluation.scoring import in_range, unit_of
+from nearfar.lengths import unit_rows
 
 LARGE = 50_000  # rows from which mini-batches are used: the difference is then small, the time is not
 MEASURES = ("nmi", "ari", "purity", "accuracy")
@@ -40,7 +42,7 @@ def kmeans(
         raise ValueError(f"{clusters} clusters of {len(embeddings)} rows: wanted 1 to {len(embeddings)}")
     cluster = require("sklearn.cluster", "clustering")
     rows = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-    rows = torch.nn.functional.normalize(rows, dim=1) if normalize else rows
+    rows = unit_rows(rows) if normalize else in_range(rows, unit_of(rows))
     if len(rows) < LARGE:
         model = cluster.KMeans(clusters, n_init=10, random_state=seed)
     else:
@@ -103,6 +105,9 @@ def clustering(
         seeds: Of k-means; one run each.
         normalize: As in :func:`kmeans`.
 
+    Raises:
+        ValueError: If no row has a label, or there are as many clusters as rows: those agree with any classes of one row.
+
     Example:
         >>> clustering(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), torch.tensor([0, 0, 1]))["nmi"]
         (1.0, 0.0)
@@ -115,6 +120,11 @@ def clustering(
     if not len(labels):
         raise ValueError("no row has a label (0 or more): nothing to compare with")
     count = len(labels.unique()) if clusters is None else clusters
+    if count == len(rows):
+        raise ValueError(
+            f"{count} clusters of {count} rows: each row is a cluster of its own, whatever the embeddings are. Pass clusters=, or "
+            "rows that share classes"
+        )
     found = [cluster_agreement(labels, kmeans(rows, count, seed=seed, normalize=normalize)) for seed in seeds]
     values = {name: np.array([run[name] for run in found]) for name in MEASURES}
     return {name: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else 0.0) for name, v in values.items()}

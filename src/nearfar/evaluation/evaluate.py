@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from nearfar.evaluation.clustering import clustering
+from nearfar.evaluation.clustering import cluster_agreement, kmeans
 from nearfar.evaluation.evaluation import Evaluation, Measure
-from nearfar.evaluation.inputs import Classes, as_ids, as_ks, as_rows, as_tensors, number_classes
+from nearfar.evaluation.inputs import Classes, as_ids, as_ks, as_rows, as_tensors, lost_digits, number_classes
 from nearfar.evaluation.intervals import bootstrap_interval, share_interval
-from nearfar.evaluation.knn import knn_predict
+from nearfar.evaluation.knn import knn_vote
 from nearfar.evaluation.neighbours import METRICS, Metric
 from nearfar.evaluation.probe import linear_probe
-from nearfar.evaluation.retrieval import Relevant, Retrieval, pair_retrieval, relevance_retrieval, retrieval
+from nearfar.evaluation.retrieval import Relevant, Retrieval, Unknown, pair_retrieval, relevance_retrieval, retrieval
 from nearfar.evaluation.similarity import correlation_interval, sts
 from nearfar.evaluation.verification import Roc, calibrate, listed_scores, pair_scores, roc
 from nearfar.evaluation.zeroshot import zero_shot
@@ -50,8 +50,12 @@ def evaluate(
     metric: Metric = "cosine",
     queries: int | None = QUERIES,
     seed: int = 0,
+    unknown: Unknown = "ignore",
 ) -> Evaluation:
     """Measures what the inputs allow.
+
+    Rows without a label are left out of everything, and counted in the notes; ``unknown="negative"`` keeps them as keys of
+    retrieval that are relevant to nobody. Where keys have the same score, a figure of retrieval is its mean over their orders.
 
     ========================================  =================================================================
     given                                     measured
@@ -68,8 +72,8 @@ def evaluate(
 
     Args:
         embeddings: ``(n, d)``, of rows that were not trained on. Here and below, arrays of NumPy's do as well.
-        labels: Their classes or identities: integers, where negative is unknown and left out; or names, in a sequence, an
-            array or a column of a data frame, where a missing one is unknown.
+        labels: Their classes or identities: integers, where negative is unknown; or names, in a sequence, an array or a column
+            of a data frame, where a missing one is unknown.
         pairs: Their partners ``(n, d)``: row i belongs to row i, such as captions of images.
         scores: How alike row i and its partner are judged to be; then ``pairs`` are not retrieved.
         ids: Rows of one id are the same thing: for ``pairs`` with several partners of one row. With several columns: rows that
@@ -85,6 +89,7 @@ def evaluate(
         metric: How rows are compared.
         queries: Rows that query, at most, drawn with the seed; ``None``: all.
         seed: Of draws.
+        unknown: What becomes of rows without a label, as in :func:`nearfar.evaluation.retrieval.retrieval`.
 
     Returns:
         ``Evaluation``: ``print`` it, look up ``result["recall@1"]``, or take ``.to_dict()``.
@@ -116,20 +121,23 @@ def evaluate(
     learned = None if taught is None else _classified("train", taught[0], learned_from)
     judged = None if scores is None else as_tensor("scores", scores, "one number a row")
     same = None if ids is None else ids_of("ids", ids)
+    choice("unknown", unknown, ("ignore", "negative"))
     _fits(classes, partners, judged, same, keys, relevant, learned, prompts)
     work = _Work(frozenset(tasks or TASKS), ks, metric, queries, seed)
+    work.note(*lost_digits(rows, metric))
     if classes is not None:
         classes = as_ids("labels", classes, len(rows)).to(rows.device)
         known = classes >= 0
         if not bool(known.any()):
             raise ValueError(f"none of {len(classes)} rows has a label (0 or more)")
         if not bool(known.all()):
-            work.notes.append(f"{int((~known).sum()):,} rows without a label were left out")
+            where = "" if unknown == "ignore" else " of all but retrieval"
+            work.note(f"{int((~known).sum()):,} rows without a label were left out{where}")
         z, y = rows[known], classes[known]
         work.knn(z, y, learned, k)
         if learned is not None:
             work.probe(z, y, learned)
-        work.label_retrieval(z, y, keys)
+        work.label_retrieval(*((z, y) if unknown == "ignore" else (rows, classes)), keys, unknown)
         work.verification(z, y)
         work.clustering(z, y)
         if prompts is not None:
@@ -215,7 +223,7 @@ class _Work:
 
     def share(self, task: str, name: str, right: Tensor, chance: float | None) -> None:
         """A share of rows."""
-        interval = share_interval(int(right.sum()), len(right))
+        interval = share_interval(float(right.sum()), len(right))
         self.add(task, name, float(right.double().mean()), chance, interval)
 
     def drawn(self, task: str, rows: Tensor) -> Tensor | None:
@@ -226,10 +234,17 @@ class _Work:
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randperm(len(rows), generator=generator)[: self.queries].sort().values.to(rows.device)
 
-    def add_retrieval(self, task: str, found: Retrieval, *, lists: bool) -> None:
+    def note(self, *notes: str, task: str = "") -> None:
+        """What a reader should know, once; of what rows are, without a task."""
+        for note in notes:
+            if note not in self.notes:
+                self.notes.append(f"{task}: {note}" if task else note)
+
+    def add_retrieval(self, task: str, found: Retrieval, *, lists: bool, unlabelled: int = 0) -> None:
         """By lists, the share found says something; where whole classes are relevant, it does not."""
-        if found.left_out:
-            self.notes.append(f"{task}: {found.left_out:,} rows without a relevant key were left out")
+        self.note(*found.notes, task=task)
+        if found.left_out > unlabelled:
+            self.note(f"{found.left_out - unlabelled:,} rows without a relevant key were left out", task=task)
         if found.depth < found.keys:
             self.notes.append(f"{task}: the first {found.depth:,} of {found.keys:,} places were looked at; no map")
         last = f"ndcg@{max(self.ks)}"
@@ -239,14 +254,14 @@ class _Work:
             values = found.per_query[name]
             share = name.startswith("recall")
             interval = (
-                share_interval(int(values.sum()), len(values)) if share else bootstrap_interval(values, self.seed)
+                share_interval(float(values.sum()), len(values)) if share else bootstrap_interval(values, self.seed)
             )
             self.add(task, name, value, found.chance.get(name), interval)
 
     def alone(self, task: str, y: Tensor, others: Tensor | None) -> bool:
-        """Whether there is one class only, which any embedding finds."""
+        """Whether there is one class only, which any embedding finds. Rows without a label that are there are another."""
         there = y if others is None else torch.cat([y, others.to(y)])
-        one = len(there[there >= 0].unique()) < 2
+        one = len(there.clamp_min(-1).unique()) < 2
         if one:
             self.notes.append(f"{task}: all rows are of one class, so that any embedding would be right")
         return one
@@ -254,15 +269,20 @@ class _Work:
     def knn(self, z: Tensor, y: Tensor, train: tuple[Tensor, Tensor] | None, k: int) -> None:
         if "knn" not in self.tasks or (train is None and len(z) < 2):
             return
-        if self.alone("knn", y, None if train is None else train[1]):
+        if self.alone("knn", y, None if train is None else train[1][train[1] >= 0]):
             return
         rows = self.drawn("knn", z)
         queries, truth = (z, y) if rows is None else (z[rows], y[rows])
         if train is None:
             everyone = torch.arange(len(z), device=z.device) if rows is None else rows
-            predicted = knn_predict(queries, z, y, k, exclude=everyone, metric=self.metric)
+            predicted, tied = knn_vote(queries, z, y, k, everyone, metric=self.metric)
         else:
-            predicted = knn_predict(queries, *train, k, metric=self.metric)
+            predicted, tied = knn_vote(queries, *train, k, metric=self.metric)
+        if 100 * tied >= len(queries):
+            self.note(
+                f"for {tied:,} of {len(queries):,} rows, more keys are as near as the last that votes: the first of them vote",
+                task="knn",
+            )
         self.share("knn", "accuracy", predicted == truth, _majority(truth))
 
     def probe(self, z: Tensor, y: Tensor, train: tuple[Tensor, Tensor]) -> None:
@@ -273,17 +293,19 @@ class _Work:
                 "probe", "class mean", sum(found.per_class.values()) / len(found.per_class), 1 / len(found.per_class)
             )
 
-    def label_retrieval(self, z: Tensor, y: Tensor, gallery: Any) -> None:
+    def label_retrieval(self, z: Tensor, y: Tensor, gallery: Any, unknown: Unknown) -> None:
         if "retrieval" not in self.tasks or isinstance(gallery, Tensor):
             return
-        if gallery is None and int(y.unique(return_counts=True)[1].max()) < 2:
+        if gallery is None and int(y[y >= 0].unique(return_counts=True)[1].max()) < 2:
             self.notes.append("retrieval: no two rows share a class")
             return
-        if self.alone("retrieval", y, None if gallery is None else gallery[1]):
+        there = None if gallery is None else gallery[1]
+        if self.alone("retrieval", y, there if there is None or unknown == "negative" else there[there >= 0]):
             return
         rows = self.drawn("retrieval", z)
-        found = retrieval(z, y, *(gallery or (None, None)), ks=self.ks, metric=self.metric, rows=rows)
-        self.add_retrieval("retrieval", found, lists=False)
+        found = retrieval(z, y, *(gallery or (None, None)), ks=self.ks, metric=self.metric, rows=rows, unknown=unknown)
+        unlabelled = int(((y if rows is None else y[rows]) < 0).sum())
+        self.add_retrieval("retrieval", found, lists=False, unlabelled=unlabelled)
 
     def verification(self, z: Tensor, y: Tensor) -> None:
         counts = y.unique(return_counts=True)[1]
@@ -328,20 +350,30 @@ class _Work:
     def clustering(self, z: Tensor, y: Tensor) -> None:
         if "clustering" not in self.tasks or len(y.unique()) < 2:
             return
+        classes = len(y.unique())
+        if 2 * classes > len(y):
+            self.note(
+                f"{len(y):,} rows in {classes:,} classes are left out: with fewer than two rows a cluster, any clusters agree "
+                "with the classes",
+                task="clustering",
+            )
+            return
         try:
-            found = clustering(z, y, seeds=(self.seed,), normalize=self.metric == "cosine")
+            found = kmeans(z, classes, seed=self.seed, normalize=self.metric == "cosine")
         except ImportError as error:
             self.notes.append(f"clustering was left out: {error}")
             return
-        chance: dict[str, Callable[[], float]] = {"ari": lambda: 0.0, "purity": lambda: _majority(y)}
-        for name, (value, _) in found.items():
-            self.add("clustering", name, value, chance[name]() if name in chance else None)
+        shuffled = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(self.seed)).to(y.device)]
+        chance = cluster_agreement(shuffled, found) | {"ari": 0.0}
+        for name, value in cluster_agreement(y, found).items():
+            self.add("clustering", name, value, chance[name])
 
     def zero_shot(self, z: Tensor, y: Tensor, prototypes: Tensor) -> None:
         if "zero-shot" in self.tasks:
             found = zero_shot(z, y, prototypes)
+            self.note(*found.notes, task="zero-shot")
             for k, value in found.accuracy.items():
-                interval = share_interval(round(value * found.rows), found.rows)
+                interval = share_interval(value * found.rows, found.rows)
                 self.add("zero-shot", f"top-{k}", value, k / len(prototypes), interval)
 
     def similarity(self, first: Tensor, second: Tensor, scores: Tensor) -> None:

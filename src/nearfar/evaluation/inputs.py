@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nearfar.given import as_tensor, at_least, ids_of
+from nearfar.lengths import unit_rows
 from nearfar.losses.arguments import as_matrix, check_rows
 
 
@@ -115,3 +117,34 @@ def as_ks(name: str, ks: Any) -> tuple[int, ...]:
     if not found:
         raise ValueError(f"{name} is {ks!r}; whole numbers of 1 or more were wanted")
     return tuple(sorted(found))
+
+
+def lost_digits(rows: Float[Tensor, "n d"], metric: str) -> tuple[str, ...]:
+    """A note where rows differ by so little that their type keeps few digits of it; else nothing.
+
+    Rows that are apart by less than the root of the type's precision all have cosine 1 in it.
+
+    Example:
+        >>> lost_digits(torch.tensor([[1.0, 1.0], [1.0, 1.0004]]), "cosine")[0][:67]
+        'rows differ by 0.0001 of their length: float32 keeps about 3 digits'
+        >>> lost_digits(torch.eye(3), "cosine")
+        ()
+    """
+    total, square, length = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device), 0.0, 0.0
+    first = None
+    for part in rows.split(16384):
+        wide = part.double() if metric == "euclidean" else unit_rows(part.double())
+        first = wide[0] if first is None else first  # sums of what is near 0 lose no digits
+        total += (wide - first).sum(0)
+        square += float((wide - first).square().sum())
+        length += float(wide.square().sum())
+    spread = (max(square - float(total.square().sum()) / len(rows), 0.0) / length) ** 0.5 if length else 0.0
+    about = torch.finfo(rows.dtype)
+    if not 16 * torch.finfo(torch.float64).eps < spread < 4 * about.eps**0.5:
+        return ()
+    digits = max(0, round(math.log10(spread / (about.eps / 2))))
+    kind = str(rows.dtype).removeprefix("torch.")
+    return (
+        f"rows differ by {spread:.1g} of their length: {kind} keeps about {digits} digits of such differences, and the order of "
+        "near neighbours rests on the last of them. Embed in float64, or see whether the embeddings have collapsed",
+    )

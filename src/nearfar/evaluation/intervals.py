@@ -12,8 +12,10 @@ Z = 1.959963984540054  # the normal distribution's 97.5% quantile
 RESAMPLES = 1000
 
 
-def share_interval(hits: int, of: int) -> tuple[float, float]:
+def share_interval(hits: int | float, of: int) -> tuple[float, float]:
     """Wilson's 95% interval of a share (Wilson 1927): sound near 0 and 1, where the plain one is not.
+
+    Hits need not be whole: where scores tie, a row may be a hit in part.
 
     Example:
         >>> [round(end, 4) for end in share_interval(9, 10)]

@@ -74,8 +74,8 @@ def nearest(
         )
     itself = torch.arange(len(queries), device=queries.device) if exclude_self else None
     keys = queries if keys is None else keys
-    found = [block[1:] for block in neighbour_blocks(queries, keys, k, metric, itself, rows, backend)]
-    return Neighbours(torch.cat([scores for scores, _ in found]), torch.cat([indices for _, indices in found]))
+    found = list(neighbour_blocks(queries, keys, k, metric, itself, rows, backend))
+    return Neighbours(torch.cat([block.scores for block in found]), torch.cat([block.indices for block in found]))
 
 
 def knn_predict(
@@ -112,6 +112,20 @@ def knn_predict(
         >>> knn_predict(z, None, y, k=1)
         tensor([0, 0, 1, 1])
     """
+    return knn_vote(queries, keys, labels, k, exclude, weights, temperature, metric)[0]
+
+
+def knn_vote(
+    queries: Float[Tensor, "n d"],
+    keys: Float[Tensor, "m d"] | None,
+    labels: Int64[Tensor, "m"],
+    k: int = 20,
+    exclude: Int64[Tensor, "n"] | None = None,
+    weights: Literal["uniform", "exp"] = "exp",
+    temperature: float = 0.07,
+    metric: Metric = "cosine",
+) -> tuple[Int64[Tensor, "n"], int]:
+    """:func:`knn_predict`, and for how many queries more keys are as near as the last that votes: their rows decided."""
     choice("weights", weights, ("uniform", "exp"))
     check_range("temperature", temperature, 0.0)
     k = at_least("k", k, 1)
@@ -126,23 +140,19 @@ def knn_predict(
     if exclude is not None:
         place = torch.where(known, known.cumsum(0) - 1, -1)  # among those that vote
         exclude = torch.where(exclude >= 0, place[exclude.clamp_min(0)], -1)
-    return _vote(queries, keys[known], labels[known], k, weights, temperature, metric, exclude)
-
-
-def _vote(
-    queries: Tensor, keys: Tensor, labels: Tensor, k: int, weights: str, temperature: float, metric: str,
-    exclude: Tensor | None,
-) -> Tensor:  # fmt: skip
-    k = min(k, len(keys) - (exclude is not None))
-    predicted = []
+    keys, labels = keys[known], labels[known]
+    least = len(keys) - (exclude is not None)
+    k = min(k, least)
+    predicted, tied = [], 0
     rows = max(1, min(ROWS, 2**22 // k**2))
-    for _, scores, indices in neighbour_blocks(queries, keys, k, metric, exclude):
-        for s, voters in zip(scores.split(rows), labels[indices].split(rows)):
+    for block in neighbour_blocks(queries, keys, min(k + 1, least), metric, exclude):
+        tied += int(block.tied[:, k:].sum())
+        for s, voters in zip(block.scores[:, :k].split(rows), labels[block.indices[:, :k]].split(rows)):
             s = s if metric != "euclidean" else -s
             w = torch.ones_like(s) if weights == "uniform" else ((s - s[:, :1]) / temperature).exp()
             votes = torch.where(voters[:, :, None] == voters[:, None], w.double()[:, None], 0.0).sum(2)
             predicted.append(voters.gather(1, votes.argmax(1, keepdim=True))[:, 0])
-    return torch.cat(predicted)
+    return torch.cat(predicted), tied
 
 
 def knn_accuracy(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from nearfar.evaluation.among import rough_candidates, serves
 from nearfar.evaluation.inputs import as_rows
-from nearfar.evaluation.scoring import Keys, ranks, slack
+from nearfar.evaluation.scoring import Keys, columns_of, descending, in_range, levels, ranks, score_unit, slack, unit_of
 from nearfar.evaluation.selection import Largest
 from nearfar.given import at_least, whole
 from nearfar.losses.arguments import choice
@@ -33,6 +32,17 @@ _MANY = 1024
 """From so many neighbours on, the rough search would save nothing."""
 
 
+class Block(NamedTuple):
+    """What some queries found."""
+
+    place: slice
+    """Which queries."""
+    scores: Float[Tensor, "b k"]
+    indices: Int64[Tensor, "b k"]
+    tied: Bool[Tensor, "b k"]
+    """Whether a key is as near as the one before it: then nothing but its row decided which of them came first."""
+
+
 def neighbour_blocks(
     queries: Float[Tensor, "n d"],
     keys: Float[Tensor, "m d"],
@@ -41,40 +51,12 @@ def neighbour_blocks(
     itself: Int64[Tensor, "n"] | None = None,
     rows: int | None = None,
     backend: str = "torch",
-) -> Iterator[tuple[slice, Float[Tensor, "b k"], Int64[Tensor, "b k"]]]:
-    """:func:`nearest`, some queries at a time, for results that would not fit: their slice, scores and indices.
+) -> Iterator[Block]:
+    """:func:`nearest`, some queries at a time, for results that would not fit.
 
     ``itself`` is the key to leave out for each query: a row, or −1.
     """
-    own = itself if keys is queries and rows is None else None
-    queries, keys = as_rows("queries", queries), as_rows("keys", keys)
-    choice("metric", metric, METRICS)
-    choice("backend", backend, BACKENDS)
-    if keys.shape[1] != queries.shape[1] or keys.device != queries.device:
-        raise ValueError(
-            f"queries are {tuple(queries.shape)} on {queries.device}, keys {tuple(keys.shape)} on {keys.device}: "
-            "the same width and device were wanted"
-        )
-    least = len(keys) - (itself is not None)
-    k = whole("k", k)
-    if not 1 <= k <= least:
-        beside = "" if itself is None else " beside itself"
-        raise ValueError(f"k is {k}, but a query has {least} keys{beside}: pass k=1 to {least}")
-    rows = None if rows is None else at_least("rows", rows, 1)
-    with full_precision(queries), torch.no_grad():
-        search = _Search(Keys(keys, metric), k, least, None if backend == "torch" else _faiss_index(keys, metric))
-        if not math.isfinite(search.keys.longest**2):
-            raise ValueError("keys are too large: the square of their length is infinite in float64")
-        if own is not None and search.faiss is None and torch.equal(own, torch.arange(len(keys), device=own.device)):
-            search.look_among()
-    rows = rows or (ROWS if backend == "torch" else 16 * ROWS)
-    blocks = [slice(start, min(start + rows, len(queries))) for start in range(0, len(queries), rows)]
-
-    def found(block: slice) -> tuple[slice, Tensor, Tensor]:
-        with full_precision(queries), torch.no_grad():
-            return block, *search.block(block, queries[block], None if itself is None else itself[block])
-
-    yield from _abreast(found, blocks) if queries.device.type == "cpu" and backend == "torch" else map(found, blocks)
+    return Search(queries, keys, k, metric, itself, rows, backend).blocks()
 
 
 def _abreast(work: Callable[[Any], Any], parts: list[Any]) -> Iterator[Any]:
@@ -105,38 +87,112 @@ def _abreast(work: Callable[[Any], Any], parts: list[Any]) -> Iterator[Any]:
         torch.set_num_threads(threads)  # what threads that are made later begin with
 
 
-class _Search:
-    """Neighbours of some queries."""
+class Search:
+    """The ``k`` nearest keys of all queries, and which other keys are as near. Arguments are those of :func:`nearest`."""
 
-    def __init__(self, keys: Keys, k: int, least: int, faiss: Any) -> None:
-        self.keys, self.k, self.least, self.faiss = keys, k, least, faiss
-        keys.prepare()
+    def __init__(
+        self,
+        queries: Float[Tensor, "n d"],
+        keys: Float[Tensor, "m d"],
+        k: int,
+        metric: str = "cosine",
+        itself: Int64[Tensor, "n"] | None = None,
+        rows: int | None = None,
+        backend: str = "torch",
+    ) -> None:
+        among = keys is queries
+        queries = as_rows("queries", queries)
+        keys = queries if among else as_rows("keys", keys)
+        choice("metric", metric, METRICS)
+        choice("backend", backend, BACKENDS)
+        if keys.shape[1] != queries.shape[1] or keys.device != queries.device:
+            raise ValueError(
+                f"queries are {tuple(queries.shape)} on {queries.device}, keys {tuple(keys.shape)} on {keys.device}: "
+                "the same width and device were wanted"
+            )
+        least = len(keys) - (itself is not None)
+        k = whole("k", k)
+        if not 1 <= k <= least:
+            beside = "" if itself is None else " beside itself"
+            raise ValueError(f"k is {k}, but a query has {least} keys{beside}: pass k=1 to {least}")
+        rows = None if rows is None else at_least("rows", rows, 1)
+        unit = None if metric == "cosine" else unit_of(queries, keys)
+        wide = queries.dtype == torch.float64 or unit not in (None, 1.0)  # else float32 holds the scores
+        self._dtype = torch.float64 if wide else torch.float32
+        self._unit = score_unit(unit or 1.0, metric)
+        queries = in_range(queries, unit)
+        keys = queries if among else in_range(keys, unit)
+        self.queries, self.itself, self.k = queries, itself, k
+        self.rows = rows or (ROWS if backend == "torch" else 16 * ROWS)
         self.candidates = min(k + max(_SPARE, k // 4), least)
         self._among: tuple[Tensor, Tensor] | None = None
+        with full_precision(queries), torch.no_grad():
+            self.keys = Keys(keys, metric)
+            self.faiss: Any = None if backend == "torch" else _faiss_index(keys, metric)
+            self.keys.prepare()
+            if among and rows is None and self.faiss is None and itself is not None:
+                self._look_among(itself)
 
-    def look_among(self) -> None:
+    def blocks(self) -> Iterator[Block]:
+        """The neighbours, some queries at a time, in order."""
+        starts = range(0, len(self.queries), self.rows)
+        blocks = [slice(start, min(start + self.rows, len(self.queries))) for start in starts]
+        abreast = self.queries.device.type == "cpu" and self.faiss is None
+        yield from _abreast(self._found, blocks) if abreast else map(self._found, blocks)
+
+    def as_near(
+        self, queries: Int64[Tensor, " q"], columns: Int64[Tensor, " q"]
+    ) -> Iterator[tuple[slice, Bool[Tensor, "b m"]]]:
+        """For some queries, and a key of each: which of all keys are as near as that one, itself among them.
+
+        Some queries at a time: their slice, and a truth value a key.
+        """
+        for start in range(0, len(queries), ROWS // 4):
+            place = slice(start, min(start + ROWS // 4, len(queries)))
+            some, chosen = queries[place], columns[place, None]
+            with full_precision(self.queries), torch.no_grad():
+                x = self.queries[some]
+                norms = self.keys.lengths(x)
+                scale = self.keys.scale(norms)
+                keys = len(self.keys.rows)
+                wanted = levels(ranks(self.keys.exact(x, norms, chosen)[0], chosen, scale, keys), keys)
+                prepared = self.keys.queries(x, norms, torch.float64)
+                values = torch.cat([self.keys.tile(prepared, j) for j in self._tiles()], 1)
+                equal = levels(ranks(values, torch.arange(keys, device=x.device), scale, keys), keys) == wanted
+                if self.itself is not None:
+                    _leave_out(equal, self.itself[some], slice(0, keys), False)
+            yield place, equal
+
+    def _look_among(self, itself: Tensor) -> None:
         """Where the queries are the keys, each left out for itself: looks for everybody's candidates at once."""
+        if not torch.equal(itself, torch.arange(len(self.keys.rows), device=itself.device)):
+            return
         if serves(self.keys, self.candidates) and float(self.keys.scale(self.keys.norms).max()) <= _LARGEST:
             self._among = rough_candidates(self.keys, self.candidates, _abreast)
 
-    def block(self, place: slice, x: Tensor, itself: Tensor | None) -> tuple[Tensor, Tensor]:
-        norms = self.keys.lengths(x)
-        scale = self.keys.scale(norms)
-        everything = self.candidates >= _MANY or float(scale.max()) > _LARGEST
-        if everything:
-            scores, indices = self._exactly(x, norms, scale, itself)
-        else:
-            scores, indices, unsure = self._roughly(place, x, norms, scale, itself)
-            for some in unsure.nonzero()[:, 0].split(ROWS // 4) if bool(unsure.any()) else ():
-                scores[some], indices[some] = self._exactly(
-                    x[some], norms[some], scale[some], None if itself is None else itself[some]
-                )
-        return scores.to(torch.float64 if x.dtype == torch.float64 else torch.float32), indices
+    def _found(self, place: slice) -> Block:
+        x, itself = self.queries[place], None if self.itself is None else self.itself[place]
+        with full_precision(x), torch.no_grad():
+            norms = self.keys.lengths(x)
+            scale = self.keys.scale(norms)
+            if self.candidates >= _MANY or float(scale.max()) > _LARGEST:
+                order, scores, indices = self._exactly(x, norms, scale, itself)
+            else:
+                order, scores, indices, unsure = self._roughly(place, x, norms, scale, itself)
+                for some in unsure.nonzero()[:, 0].split(ROWS // 4) if bool(unsure.any()) else ():
+                    order[some], scores[some], indices[some] = self._exactly(
+                        x[some], norms[some], scale[some], None if itself is None else itself[some]
+                    )
+            tied = torch.zeros_like(indices, dtype=torch.bool)
+            level = levels(order, len(self.keys.rows))
+            torch.eq(level[:, 1:], level[:, :-1], out=tied[:, 1:])
+        scores = scores if self._unit == 1 else scores * self._unit
+        return Block(place, scores.to(self._dtype), indices, tied)
 
     def _roughly(
         self, place: slice, x: Tensor, norms: Tensor, scale: Tensor, itself: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """By float32 products, and which rows they cannot decide."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ranks, scores and columns by float32 products, and which rows they cannot decide."""
         if self._among is not None:
             worst, columns = (part[place] for part in self._among)
         elif self.faiss is not None:
@@ -151,16 +207,16 @@ class _Search:
             found.settle()
             worst, columns = found.worst, found.columns
         values, scores = self.keys.exact(x, norms, columns)
-        order = ranks(values, columns, scale, len(self.keys.rows)).argsort(1, descending=True)[:, : self.k]
-        last = values.gather(1, order[:, -1:])
+        order = ranks(values, columns, scale, len(self.keys.rows))
+        first = order.argsort(1, descending=True)[:, : self.k]
         margin = (slack(x.shape[1], torch.float32) + 2.0**-35) * scale
-        unsure = (last <= worst.double()[:, None] + margin)[:, 0]
+        unsure = (values.gather(1, first[:, -1:]) <= worst.double()[:, None] + margin)[:, 0]
         unsure |= scale[:, 0] < _LEAST
         keys = len(self.keys.rows) - (0 if itself is None else (itself >= 0).long())
         unsure = unsure & (self.candidates < keys)  # else nothing was left out
-        return scores.gather(1, order), columns.gather(1, order), unsure
+        return order.gather(1, first), scores.gather(1, first), columns.gather(1, first), unsure
 
-    def _exactly(self, x: Tensor, norms: Tensor, scale: Tensor, itself: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _exactly(self, x: Tensor, norms: Tensor, scale: Tensor, itself: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """By float64 products, equal values told from unequal ones."""
         found = Largest(len(x), self.k, torch.int64, x.device)
         queries = self.keys.queries(x, norms, torch.float64)
@@ -178,16 +234,16 @@ class _Search:
         found.settle()
         if many:  # a whole strip is smaller than what would be kept of it
             values, order = (torch.cat(parts, 1) for parts in zip(*kept))
-            indices = (
-                order.topk(self.k, 1).indices if self.k < order.shape[1] // 2 else order.argsort(1, True)[:, : self.k]
-            )
-            return self._scores(values.gather(1, indices), norms), indices
-        indices = found.columns.gather(1, found.values.argsort(1, descending=True))
-        return self.keys.exact(x, norms, indices)[1], indices
+            order = descending(order)[:, : self.k]
+            indices = columns_of(order, len(self.keys.rows))
+            return order, self._scores(values.gather(1, indices), norms), indices
+        order = descending(found.values)
+        indices = columns_of(order, len(self.keys.rows))
+        return order, self.keys.exact(x, norms, indices)[1], indices
 
     def _scores(self, values: Tensor, norms: Tensor) -> Tensor:
         if self.keys.metric != "euclidean":
-            return values
+            return values.clamp(-1.0, 1.0) if self.keys.metric == "cosine" else values
         return (norms[:, None].square() - 2 * values).clamp_min_(0.0).sqrt_()
 
     def _tiles(self) -> Iterator[slice]:

@@ -1,15 +1,22 @@
-"""Scores of pairs of rows of one identity, and of two: what verification is measured on."""
+"""Scores of pairs of rows of one identity, and of two: what verification is measured on.
+
+Scores are those of float64, less the rounding of their sums: pairs that are equally alike have equal scores, and no cosine is
+above 1. Of pairs that are drawn, those far from 1 have the digits of float32.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from nearfar.evaluation.inputs import as_ids, as_rows
+from nearfar.evaluation.inputs import as_ids, as_rows, lost_digits
 from nearfar.evaluation.neighbours import METRICS, Metric
+from nearfar.evaluation.scoring import in_range, score_unit, settled, unit_of
+from nearfar.lengths import unit_rows
 from nearfar.losses.arguments import choice
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.matmul import mm
@@ -18,6 +25,8 @@ from nearfar.scores.similarity import tile_scores
 PAIRS = 20_000_000
 """Pairs of a kind that are all scored; of more, so many are drawn. FAR 10⁻⁵ then still rests on 200 impostors."""
 _TILE = 2048
+_NEAR = 1e-5
+"""Cosines as near to 1 or −1 as that, of pairs that are drawn, are made again in float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +68,12 @@ def pair_scores(
     Example:
         >>> found = pair_scores(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([7, 7, 8]))
         >>> found.genuine, found.impostor
-        (tensor([1.]), tensor([0., 0.]))
+        (tensor([1.], dtype=torch.float64), tensor([0., 0.], dtype=torch.float64))
     """
     embeddings = as_rows("embeddings", embeddings)
     labels = as_ids("labels", labels, len(embeddings)).to(embeddings.device)
     choice("metric", metric, METRICS)
-    rows, labels = _prepared(embeddings[labels >= 0], metric), labels[labels >= 0]
+    rows, labels = embeddings[labels >= 0], labels[labels >= 0]
     counts = labels.unique(return_counts=True)[1]
     genuine = int((counts * (counts - 1) // 2).sum())
     impostor = len(labels) * (len(labels) - 1) // 2 - genuine
@@ -74,26 +83,78 @@ def pair_scores(
             "identities, and two rows of one of them, were wanted"
         )
     generator = torch.Generator().manual_seed(seed)
+    scorer = _Scorer(rows, metric)
     with full_precision(rows), torch.no_grad():
         if genuine + impostor <= limit:
-            same, other = _every_pair(rows, labels, metric)
+            same, other = _every_pair(scorer, torch.arange(len(rows), device=rows.device), labels)
         else:
-            same = _genuine(rows, labels, metric, limit if genuine > limit else None, generator)
-            other = _drawn_impostors(rows, labels, metric, min(limit, impostor), generator)
-    return PairScores(same, other, genuine, impostor)
+            same = _genuine(scorer, labels, limit if genuine > limit else None, generator)
+            other = _drawn_impostors(scorer, labels, min(limit, impostor), generator)
+    return PairScores(scorer.settled(same), scorer.settled(other), genuine, impostor)
 
 
-def _prepared(rows: Tensor, metric: str) -> Tensor:
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    return torch.nn.functional.normalize(rows, dim=1, eps=1e-30) if metric == "cosine" else rows
+class _Scorer:
+    """Scores of pairs of rows: exact for tiles and for close ones, by products in float32 for many that are drawn."""
+
+    def __init__(self, rows: Tensor, metric: str) -> None:
+        self.unit = unit_of(rows) if metric != "cosine" else 1.0
+        self.rows, self.metric = in_range(rows, self.unit), metric
+        rows, parts = self.rows, self.rows.split(16384)
+        self.centre = torch.stack([part.sum(0, dtype=torch.float64) for part in parts]).sum(0) / len(rows)
+        self.longest = max(float(torch.linalg.vector_norm(self.exact(part), dim=1).max()) for part in parts)
+
+    def exact(self, rows: Tensor) -> Tensor:
+        """Rows in float64, whose products or distances are the scores."""
+        rows = rows.double()
+        if self.metric == "euclidean":
+            return rows - self.centre
+        return unit_rows(rows) if self.metric == "cosine" else rows
+
+    def settled(self, scores: Tensor) -> Tensor:
+        """Scores without the rounding of sums."""
+        scale = {"cosine": 1.0, "dot": self.longest**2, "euclidean": 2 * self.longest}[self.metric]
+        return settled(scores, scale) * score_unit(self.unit, self.metric)
+
+    def tile(self, x: Tensor, y: Tensor) -> Tensor:
+        """Scores of exact rows with exact rows."""
+        return -tile_scores(x, y, "euclidean") if self.metric == "euclidean" else mm(x, y.T)
+
+    def aligned(self, x: Tensor, y: Tensor) -> Tensor:
+        """Scores of row i with row i."""
+        if self.metric == "euclidean":
+            return -(x - y).square_().sum(1).double().sqrt_()
+        return torch.bmm(x[:, None], y[:, :, None])[:, 0, 0].double()  # in one pass, each pair alone
+
+    @cached_property
+    def _fast(self) -> Tensor | None:
+        """Rows in float32, where that has enough digits."""
+        if self.rows.dtype == torch.float64 or lost_digits(self.rows, self.metric):
+            return None
+        return torch.cat([self.exact(part).float() for part in self.rows.split(16384)])
+
+    def listed(self, i: Tensor, j: Tensor) -> Tensor:
+        """Scores of some rows with some."""
+        step = max(1, 2**22 // self.rows.shape[1])
+        if self._fast is None:
+            return self._exactly(i, j, step)
+        fast = [self.aligned(self._fast[a], self._fast[b]) for a, b in zip(i.split(step), j.split(step))]
+        scores = torch.cat(fast)
+        if self.metric == "cosine":
+            near = (scores.abs() > 1 - _NEAR).nonzero()[:, 0]
+            scores[near] = self._exactly(i[near], j[near], step)
+        return scores
+
+    def _exactly(self, i: Tensor, j: Tensor, step: int) -> Tensor:
+        parts = zip(i.split(step), j.split(step))
+        return torch.cat([self.aligned(self.exact(self.rows[a]), self.exact(self.rows[b])) for a, b in parts])
 
 
-def _every_pair(rows: Tensor, labels: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    same, other = [], []
+def _every_pair(scorer: _Scorer, chosen: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of some rows: pairs of one label, and of two."""
+    same, other, rows = [], [], scorer.exact(scorer.rows[chosen])
     for i in range(0, len(rows), _TILE):
         for j in range(i, len(rows), _TILE):
-            x, y = rows[i : i + _TILE], rows[j : j + _TILE]
-            scores = -tile_scores(x, y, "euclidean") if metric == "euclidean" else mm(x, y.T)
+            scores = scorer.tile(rows[i : i + _TILE], rows[j : j + _TILE])
             alike = labels[i : i + _TILE, None] == labels[j : j + _TILE]
             once = torch.ones_like(alike).triu_(1) if i == j else torch.ones_like(alike)
             same.append(scores[alike & once])
@@ -101,12 +162,12 @@ def _every_pair(rows: Tensor, labels: Tensor, metric: str) -> tuple[Tensor, Tens
     return torch.cat(same), torch.cat(other)
 
 
-def _genuine(rows: Tensor, labels: Tensor, metric: str, drawn: int | None, generator: torch.Generator) -> Tensor:
+def _genuine(scorer: _Scorer, labels: Tensor, drawn: int | None, generator: torch.Generator) -> Tensor:
     order = labels.argsort(stable=True)
     _, counts = labels[order].unique_consecutive(return_counts=True)
-    groups = order.split(counts.tolist())
     if drawn is None:
-        found = [_every_pair(rows[group], torch.zeros_like(group), metric)[0] for group in groups if len(group) > 1]
+        groups = order.split(counts.tolist())
+        found = [_every_pair(scorer, group, torch.zeros_like(group))[0] for group in groups if len(group) > 1]
         return torch.cat(found)
     weights = (counts.double() * (counts - 1)).cpu()  # pairs of the class; a class with more gets more draws
     start = (counts.cumsum(0) - counts).cpu()
@@ -115,29 +176,18 @@ def _genuine(rows: Tensor, labels: Tensor, metric: str, drawn: int | None, gener
     first = (torch.rand(drawn, generator=generator, dtype=torch.float64) * size).long()
     second = (torch.rand(drawn, generator=generator, dtype=torch.float64) * (size - 1)).long()
     second += second >= first
-    return _scores_of(
-        rows, order[(start[of] + first).to(order.device)], order[(start[of] + second).to(order.device)], metric
-    )
+    return scorer.listed(*(order[(start[of] + chosen).to(order.device)] for chosen in (first, second)))
 
 
-def _drawn_impostors(rows: Tensor, labels: Tensor, metric: str, drawn: int, generator: torch.Generator) -> Tensor:
+def _drawn_impostors(scorer: _Scorer, labels: Tensor, drawn: int, generator: torch.Generator) -> Tensor:
     found: list[Tensor] = []
     missing = drawn
     while missing > 0:
-        i, j = torch.randint(len(rows), (2, min(2 * missing, 2**22)), generator=generator).to(rows.device)
+        i, j = torch.randint(len(labels), (2, min(2 * missing, 2**22)), generator=generator).to(labels.device)
         keep = labels[i] != labels[j]
-        found.append(_scores_of(rows, i[keep][:missing], j[keep][:missing], metric))
+        found.append(scorer.listed(i[keep][:missing], j[keep][:missing]))
         missing -= len(found[-1])
     return torch.cat(found)
-
-
-def _scores_of(rows: Tensor, i: Tensor, j: Tensor, metric: str) -> Tensor:
-    step = max(1, 2**22 // rows.shape[1])
-    return torch.cat([_aligned(rows[a], rows[b], metric) for a, b in zip(i.split(step), j.split(step))])
-
-
-def _aligned(x: Tensor, y: Tensor, metric: str) -> Tensor:
-    return -(x - y).square().sum(1).sqrt() if metric == "euclidean" else (x * y).sum(1)
 
 
 def listed_scores(
@@ -157,7 +207,7 @@ def listed_scores(
 
     Example:
         >>> listed_scores(torch.eye(2), torch.eye(2).flip(0), torch.tensor([True, False])).impostor
-        tensor([0.])
+        tensor([0.], dtype=torch.float64)
     """
     first, second = as_rows("first", first), as_rows("second", second)
     choice("metric", metric, METRICS)
@@ -166,5 +216,7 @@ def listed_scores(
             f"pairs are {tuple(first.shape)} and {tuple(second.shape)}, same is {same.dtype} {tuple(same.shape)}: "
             "two matrices alike and one truth value a row were wanted"
         )
-    scores = _aligned(_prepared(first, metric), _prepared(second, metric), metric)
+    scorer = _Scorer(torch.cat([first.double(), second.double()]), metric)
+    exact = (scorer.exact(side) for side in scorer.rows.chunk(2))
+    scores = scorer.settled(scorer.aligned(*exact))
     return PairScores(scores[same], scores[~same], int(same.sum()), int((~same).sum()))

@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nearfar.evaluation import ranking
-from nearfar.evaluation.inputs import as_ids, as_ks, as_rows
-from nearfar.evaluation.neighbours import ROWS, Metric, neighbour_blocks
+from nearfar.evaluation.inputs import as_ids, as_rows
+from nearfar.evaluation.neighbours import ROWS, Metric
+from nearfar.evaluation.retrieved import Retrieval, Task
+from nearfar.losses.arguments import choice
 
-COMPLETE = 4 * 10**8
-"""Queries times keys up to which whole rankings are made, for MAP and MRR: some seconds, ten at the most."""
+__all__ = ["Relevant", "Retrieval", "Unknown", "pair_retrieval", "relevance_retrieval", "retrieval"]
+
 Relevant = Sequence[int] | Mapping[int, float]
 """Keys that are relevant to a query, or how much each is."""
-
-
-@dataclass(frozen=True, eq=False)
-class Retrieval:
-    """How well queries find their keys. Means run over queries that have any relevant key."""
-
-    scores: dict[str, float]
-    """``recall@k``: queries with a relevant key among the first k (metric learning's and CLIP's meaning). ``found@k``: share of
-    the relevant keys among the first k (information retrieval's recall). ``precision@r``, ``map@r``, ``map`` (whole
-    rankings only), ``ndcg@k``, ``mrr``."""
-    queries: int
-    """How many the means run over."""
-    left_out: int
-    """Queries without a relevant key."""
-    keys: int
-    depth: int
-    """Places looked at; ``mrr`` counts a first relevant key beyond as 0."""
-    chance: dict[str, float]
-    """What a random order would be expected to reach, for ``recall@k``, ``precision@r`` and ``found@k``."""
-    per_query: dict[str, Float[Tensor, "q"]]
-    """The values behind the means."""
-
-    def __getitem__(self, name: str) -> float:
-        return self.scores[name]
-
-
-Gains = Callable[[slice, Tensor], Tensor]
+Unknown = Literal["ignore", "negative"]
+"""What becomes of rows without a label: left out, or keys that are never right (distractors)."""
 
 
 def retrieval(
@@ -56,18 +32,21 @@ def retrieval(
     metric: Metric = "cosine",
     complete: bool | None = None,
     rows: Int64[Tensor, "q"] | None = None,
+    unknown: Unknown = "ignore",
 ) -> Retrieval:
     """Retrieval by labels: keys of the query's class are relevant.
 
     Args:
         embeddings: The queries ``(n, d)``; without a gallery also the keys, each left out for itself.
-        labels: Their classes; negative: unknown, left out.
+        labels: Their classes; negative: unknown.
         gallery: The keys ``(m, d)``.
-        gallery_labels: Their classes; keys without one are never relevant.
+        gallery_labels: Their classes; negative: unknown.
         ks: Cut-offs of recall and nDCG.
-        metric: As in :func:`nearfar.evaluation.knn.nearest`, which also defines ties.
+        metric: As in :func:`nearfar.evaluation.knn.nearest`, which also says which scores are equal.
         complete: Rank all keys, which MAP needs and MRR may need. By default up to 4·10⁸ pairs.
         rows: Which rows query, where all would take too long; all of them are keys.
+        unknown: ``"ignore"`` leaves rows without a label out, of the queries and of the keys; ``"negative"`` keeps them as
+            keys that are relevant to nobody (distractors). They never query.
 
     Raises:
         ValueError: If no query has a relevant key, or as :func:`nearfar.evaluation.knn.nearest`.
@@ -80,28 +59,40 @@ def retrieval(
     """
     embeddings = as_rows("embeddings", embeddings)
     labels = as_ids("labels", labels, len(embeddings)).to(embeddings.device)
+    choice("unknown", unknown, ("ignore", "negative"))
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels belong together: pass both, or neither")
-    itself = torch.arange(len(labels), device=labels.device) if gallery is None else None
     keys = embeddings if gallery is None else as_rows("gallery", gallery)
     key_labels = (
         labels if gallery_labels is None else as_ids("gallery_labels", gallery_labels, len(keys)).to(keys.device)
     )
-    if rows is not None:
-        embeddings, labels, itself = embeddings[rows], labels[rows], None if itself is None else itself[rows]
+    kept = key_labels >= 0 if unknown == "ignore" else torch.ones_like(key_labels, dtype=torch.bool)
+    every = torch.arange(len(labels), device=labels.device) if rows is None else rows.to(labels.device)
+    asked = every[labels[every] >= 0]
+    nameless = int((key_labels < 0).sum())
+    notes = []
+    if nameless and unknown == "ignore":
+        notes.append(f"{nameless:,} {'rows' if gallery is None else 'keys'} without a label were left out")
+    elif nameless:
+        notes.append(f"{nameless:,} keys without a label are relevant to nobody")
+    keys, key_labels = (keys, key_labels) if bool(kept.all()) else (keys[kept], key_labels[kept])
+    itself = (kept.cumsum(0) - 1)[asked] if gallery is None else None
+    whole = gallery is None and len(asked) == len(keys)
+    queries, labels = keys if whole else embeddings[asked], labels[asked]
     known, counts = key_labels[key_labels >= 0].unique(return_counts=True)
-    place = torch.searchsorted(known, labels).clamp_max(max(len(known) - 1, 0))
     relevant = torch.zeros_like(labels)
     if len(known):
-        relevant = torch.where((known[place] == labels) & (labels >= 0), counts[place] - int(itself is not None), 0)
+        place = torch.searchsorted(known, labels).clamp_max(len(known) - 1)
+        relevant = torch.where(known[place] == labels, counts[place] - int(itself is not None), 0)
 
-    def gains(rows: slice, indices: Tensor) -> Tensor:
+    def gains(rows: Tensor, indices: Tensor) -> Tensor:
         return (key_labels[indices] == labels[rows, None]).float()
 
-    def ideal(rows: slice, width: int) -> Tensor:
+    def ideal(rows: Tensor, width: int) -> Tensor:
         return (torch.arange(width, device=labels.device) < relevant[rows, None]).float()
 
-    return _measure(embeddings, keys, itself, relevant, gains, ideal, ks, metric, complete)
+    task = Task(queries, keys, itself, relevant, gains, ideal)
+    return task.measure(ks, metric, complete, len(every), notes)
 
 
 def pair_retrieval(
@@ -119,7 +110,7 @@ def pair_retrieval(
         first: ``(n, d)``.
         second: ``(n, d)``.
         ids: Rows of one id all belong together (five captions of one image, each beside a copy of it). With several columns,
-            rows that share an id in any of them; negative: none.
+            rows that share an id in any of them. Negative: none, so that a row has its own partner alone.
         ks: Cut-offs.
         metric: As in :func:`nearfar.evaluation.knn.nearest`.
         complete: As in :func:`retrieval`.
@@ -127,14 +118,19 @@ def pair_retrieval(
     Example:
         >>> there, back = pair_retrieval(torch.eye(3), torch.eye(3)[[0, 2, 1]], ks=(1,))
         >>> round(there["recall@1"], 3), round(back["mrr"], 3)
-        (0.333, 0.556)
+        (0.333, 0.611)
     """
     first, second = as_rows("first", first), as_rows("second", second)
     if first.shape != second.shape:
         raise ValueError(
             f"the sides are {tuple(first.shape)} and {tuple(second.shape)}: row i belongs to row i, so both alike"
         )
-    ids = torch.arange(len(first), device=first.device) if ids is None else ids
+    own = torch.arange(len(first), device=first.device)
+    ids = own if ids is None else ids.to(first.device)
+    if ids.ndim == 1:
+        ids = torch.where(ids < 0, ids.max().clamp_min(-1) + 1 + own, ids)
+    elif bool((ids < 0).all(1).any()):
+        ids = torch.cat([own[:, None], ids], 1)
     if ids.ndim == 2:
         return (
             _by_any(first, second, ids, ks=ks, metric=metric, complete=complete),
@@ -154,22 +150,21 @@ def _by_any(
     complete: bool | None,
 ) -> Retrieval:
     """Keys that share one of a query's ids are relevant."""
-    ids = ids.to(queries.device)
 
-    def together(rows: slice, others: Int64[Tensor, "b m k"]) -> Tensor:
+    def together(rows: Tensor, others: Int64[Tensor, "b m k"]) -> Tensor:
         mine = ids[rows, None]
         return ((mine == others) & (mine >= 0)).any(2)
 
-    blocks = [slice(at, min(at + ROWS, len(ids))) for at in range(0, len(ids), ROWS)]
-    relevant = torch.cat([together(block, ids[None]).sum(1) for block in blocks])
+    everyone = torch.arange(len(ids), device=ids.device)
+    relevant = torch.cat([together(some, ids[None]).sum(1) for some in everyone.split(ROWS)])
 
-    def gains(rows: slice, indices: Tensor) -> Tensor:
+    def gains(rows: Tensor, indices: Tensor) -> Tensor:
         return together(rows, ids[indices]).float()
 
-    def ideal(rows: slice, width: int) -> Tensor:
+    def ideal(rows: Tensor, width: int) -> Tensor:
         return (torch.arange(width, device=ids.device) < relevant[rows, None]).float()
 
-    return _measure(queries, keys, None, relevant, gains, ideal, ks, metric, complete)
+    return Task(queries, keys, None, relevant, gains, ideal).measure(ks, metric, complete)
 
 
 def relevance_retrieval(
@@ -221,71 +216,16 @@ def relevance_retrieval(
     places = torch.tensor([place for place, _ in flat], dtype=torch.int64, device=device)
     values = torch.tensor([grade for _, grade in flat], dtype=torch.float32, device=device)
 
-    def gains(rows: slice, indices: Tensor) -> Tensor:
-        wanted = torch.arange(rows.start, rows.stop, device=device)[:, None] * len(keys) + indices
+    def gains(rows: Tensor, indices: Tensor) -> Tensor:
+        wanted = rows[:, None] * len(keys) + indices
         at = torch.searchsorted(places, wanted).clamp_max(len(places) - 1)
         return torch.where(places[at] == wanted, values[at], 0.0)
 
-    def ideal(rows: slice, width: int) -> Tensor:
-        best = torch.zeros(rows.stop - rows.start, width, device=device)
-        for at, given in enumerate(grades[rows]):
-            top = sorted(given.values(), reverse=True)[:width]
+    def ideal(rows: Tensor, width: int) -> Tensor:
+        best = torch.zeros(len(rows), width, device=device)
+        for at, row in enumerate(rows.tolist()):
+            top = sorted(grades[row].values(), reverse=True)[:width]
             best[at, : len(top)] = torch.tensor(top, device=device)
         return best
 
-    return _measure(queries, keys, None, counts, gains, ideal, ks, metric, complete)
-
-
-def _measure(
-    queries: Tensor, keys: Tensor, itself: Tensor | None, relevant: Tensor, gains: Gains, ideal: Callable[[slice, int], Tensor],
-    ks: Sequence[int], metric: Metric, complete: bool | None,
-) -> Retrieval:  # fmt: skip
-    ks = as_ks("ks", ks)
-    asked = relevant > 0
-    if not bool(asked.any()):
-        raise ValueError(f"none of {len(queries)} queries has a relevant key: nothing to retrieve")
-    count = len(keys) - (itself is not None)
-    complete = len(queries) * count <= COMPLETE if complete is None else complete
-    depth = count if complete else min(count, max(*ks, int(relevant.max())))
-    held: dict[str, list[Tensor]] = {}
-    rows = max(16, min(ROWS, 2**22 // count)) if depth >= ROWS else ROWS
-    for block, _, indices in neighbour_blocks(queries, keys, depth, metric, itself, rows):
-        here = asked[block]
-        if not bool(here.any()):
-            continue
-        got, best, many = gains(block, indices)[here], ideal(block, min(max(ks), count))[here], relevant[block][here]
-        values = {f"recall@{k}": ranking.hit(got, k) for k in ks}
-        values |= {f"found@{k}": ranking.found(got, many, k) for k in ks}
-        values |= {"precision@r": ranking.precision_at_r(got, many)}
-        values |= {"map@r": ranking.average_precision(got, many, at_r=True)}
-        values |= {"map": ranking.average_precision(got, many)} if depth == count else {}
-        values |= {f"ndcg@{k}": ranking.ndcg(got, best, k) for k in ks}
-        values |= {"mrr": ranking.reciprocal_rank(got)}
-        for name, value in values.items():
-            held.setdefault(name, []).append(value.cpu())
-    per_query = {name: torch.cat(parts) for name, parts in held.items()}
-    return Retrieval(
-        scores={name: float(values.mean()) for name, values in per_query.items()},
-        queries=int(asked.sum()),
-        left_out=len(queries) - int(asked.sum()),
-        keys=count,
-        depth=depth,
-        chance=_chance(relevant[asked].double().cpu(), count, ks),
-        per_query=per_query,
-    )
-
-
-def _chance(relevant: Float[Tensor, "q"], keys: int, ks: tuple[int, ...]) -> dict[str, float]:
-    """Of a random order: none of R relevant among the first k of m has probability ``C(m − R, k) / C(m, k)``."""
-
-    def log_choose(n: Tensor, k: Tensor) -> Tensor:
-        return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-
-    total = torch.tensor(float(keys), dtype=torch.float64)
-    chance = {"precision@r": float((relevant / keys).mean())}
-    for k in ks:
-        first = torch.tensor(float(min(k, keys)), dtype=torch.float64)
-        none = (log_choose((total - relevant).clamp_min(first), first) - log_choose(total, first)).exp()
-        chance[f"recall@{k}"] = float((1 - torch.where(total - relevant >= first, none, 0.0)).mean())
-        chance[f"found@{k}"] = float(first / keys)
-    return chance
+    return Task(queries, keys, None, counts, gains, ideal).measure(ks, metric, complete)

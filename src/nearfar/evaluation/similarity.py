@@ -9,6 +9,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from nearfar.evaluation.inputs import as_rows
+from nearfar.evaluation.scoring import settled
+from nearfar.lengths import unit_rows
 
 
 def average_ranks(values: Float[Tensor, "n"]) -> Float64[Tensor, "n"]:
@@ -75,7 +77,7 @@ def sts(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"], scores: Float
         raise ValueError(
             f"pairs are {tuple(first.shape)} and {tuple(second.shape)}, scores {tuple(scores.shape)}: one score a row was wanted"
         )
-    cosines = torch.nn.functional.cosine_similarity(first.double(), second.double())
+    cosines = settled((unit_rows(first.double()) * unit_rows(second.double())).sum(1))
     return {"spearman": spearman(cosines, scores.double()), "pearson": pearson(cosines, scores.double())}
 
 

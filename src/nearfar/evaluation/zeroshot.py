@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nearfar.evaluation.inputs import as_ids, as_ks, as_rows
 from nearfar.evaluation.knn import nearest
-from nearfar.scores.similarity import normalize
+from nearfar.evaluation.retrieval import retrieval
+from nearfar.lengths import unit_rows
 
 
 def prompt_prototypes(prompts: Sequence[Tensor] | Float[Tensor, "classes t d"]) -> Float[Tensor, "classes d"]:
@@ -26,8 +27,8 @@ def prompt_prototypes(prompts: Sequence[Tensor] | Float[Tensor, "classes t d"]) 
     """
     if not len(prompts):
         raise ValueError("no prompts were given: at least one class was wanted")
-    return normalize(
-        torch.stack([normalize(as_rows(f"prompts of class {c}", p)).mean(0) for c, p in enumerate(prompts)])
+    return unit_rows(
+        torch.stack([unit_rows(as_rows(f"prompts of class {c}", p)).mean(0) for c, p in enumerate(prompts)])
     )
 
 
@@ -36,11 +37,14 @@ class ZeroShot:
     """How often the right class is among the first."""
 
     accuracy: dict[int, float]
-    """By cut-off: 1, 5."""
+    """By cut-off: 1, 5. A class that ties with others counts as its mean place among them."""
     per_class: Float[Tensor, "classes"]
     """Of cut-off 1; NaN for a class without rows."""
     predicted: Int64[Tensor, "n"]
+    """The nearest class; of equally near ones the lowest."""
     rows: int
+    notes: tuple[str, ...] = ()
+    """What ties decided, in words."""
 
     def __getitem__(self, k: int) -> float:
         return self.accuracy[k]
@@ -52,7 +56,7 @@ def zero_shot(
     prototypes: Float[Tensor, "classes d"],
     ks: Sequence[int] = (1, 5),
 ) -> ZeroShot:
-    """Top-k accuracy of the class whose prototype is nearest by cosine; ties go to the lower class.
+    """Top-k accuracy of the classes whose prototypes are nearest by cosine.
 
     Args:
         embeddings: ``(n, d)``, such as of images.
@@ -77,10 +81,13 @@ def zero_shot(
             f"a label is {int(labels.max())}, but there are {len(prototypes)} prototypes: one a class was wanted"
         )
     ks = tuple(k for k in as_ks("ks", ks) if k <= len(prototypes))
-    found = nearest(embeddings, prototypes, k=max(*ks, 1) if ks else 1).indices
-    right = found == labels[:, None]
-    counts = torch.bincount(labels, minlength=len(prototypes)).double()
-    hits = torch.bincount(labels[right[:, 0]], minlength=len(prototypes)).double()
+    classes = torch.arange(len(prototypes), device=labels.device)
+    found = retrieval(embeddings, labels, prototypes, classes, ks=(1, *ks), complete=False)
+    hits = torch.zeros(len(prototypes), dtype=torch.float64).index_add_(0, labels.cpu(), found.per_query["recall@1"])
     return ZeroShot(
-        {k: float(right[:, :k].any(1).double().mean()) for k in ks}, hits / counts, found[:, 0], len(labels)
-    )  # 0/0 is NaN
+        {k: found[f"recall@{k}"] for k in ks},
+        hits / torch.bincount(labels.cpu(), minlength=len(prototypes)),  # 0/0 is NaN
+        nearest(embeddings, prototypes, k=1).indices[:, 0],
+        len(labels),
+        found.notes,
+    )

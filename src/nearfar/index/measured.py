@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from nearfar.data.labelled import require
@@ -27,6 +27,8 @@ QUERIES = 24
 """Queries shown; as many from each class as it comes out."""
 VOTERS = 20
 """Of the kNN classifier whose confusion is shown."""
+KS = (1, 5)
+"""Cut-offs of retrieval, where no evaluation of the run is there."""
 CLASSES = 60
 """A confusion of more of them can be read by nobody."""
 SIDE = 56
@@ -100,11 +102,15 @@ def gallery(held: HeldOut) -> list[page.Query]:
     for item, i in zip(shown, chosen):
         columns, scores = near.indices[i].tolist(), near.scores[i].tolist()
         found = items_of(held, 1 if paired else 0, columns, SIDE)
+        known, right = _belongs(held, i, paired)
         neighbours: list[page.Neighbour] = [
-            {"item": other, "score": score, "right": _belongs(held, i, j, paired)}
+            {"item": other, "score": score, "right": bool(right[j]) if known[j] else None}
             for other, score, j in zip(found, scores, columns)
         ]
-        queries.append({"item": item, "neighbours": neighbours})
+        query: page.Query = {"item": item, "neighbours": neighbours}
+        if bool(known.any()):
+            query["possible"] = min(k, int(right.sum()))
+        queries.append(query)
     return queries
 
 
@@ -120,18 +126,19 @@ def _spread(labels: Int64[Tensor, "n"] | None, n: int) -> list[int]:
     return sorted(i for _, _, i in sorted(turns)[:QUERIES])
 
 
-def _belongs(held: HeldOut, i: int, j: int, paired: bool) -> bool | None:
-    """By pair or id, else by class; None: not known."""
+def _belongs(held: HeldOut, i: int, paired: bool) -> tuple[Bool[Tensor, "n"], Bool[Tensor, "n"]]:
+    """Of which rows it is known whether they belong to one, and which do: by pair or id, else by class. Itself does not."""
+    rows = torch.arange(len(held.rows))
     if paired:
-        if i == j:
-            return held.similar is None or bool(held.similar[i] >= LIKENESS)
-        if held.ids is None:
-            return False
-        return bool(((held.ids[i] == held.ids[j]) & (held.ids[i] >= 0)).any())
+        right = rows == i if held.similar is None else (rows == i) & (held.similar >= LIKENESS)
+        if held.ids is not None:
+            right |= (rows != i) & ((held.ids == held.ids[i]) & (held.ids[i] >= 0)).any(1)
+        return torch.ones_like(right), right
     ids = held.labels if held.known else held.groups
-    if ids is None or int(ids[i]) < 0 or int(ids[j]) < 0:
-        return None
-    return bool(ids[i] == ids[j])
+    if ids is None:
+        return torch.zeros_like(rows, dtype=torch.bool), torch.zeros_like(rows, dtype=torch.bool)
+    known = (ids >= 0) & (ids[i] >= 0) & (rows != i)
+    return known, known & (ids == ids[i])
 
 
 def histogram(held: HeldOut, temperature: float | None, bins: int = 80) -> page.Histogram | None:
@@ -221,7 +228,7 @@ def measure(held: HeldOut) -> Evaluation | None:
         return None
     try:
         ids = held.ids if held.similar is None else None
-        return evaluate(held.embeddings[0], labels, pairs=pairs, scores=held.similar, ids=ids, ks=(1, 5))
+        return evaluate(held.embeddings[0], labels, pairs=pairs, scores=held.similar, ids=ids, k=VOTERS, ks=KS)
     except ValueError:  # too few rows
         return None
 
@@ -246,7 +253,7 @@ def page_evaluation(found: Evaluation, about: str, columns: Sequence[str] = ()) 
         if measure.name.lower() in ("eer", "frr", "far"):
             metric["better"] = "lower"
         metrics.append(metric)
-    return {"metrics": metrics, "rows": found.rows, "about": " ".join((about, *found.notes))}
+    return {"metrics": metrics, "rows": found.rows, "about": f"{about} {'; '.join(found.notes)}".strip()}
 
 
 def _finite(value: float | None) -> float | None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Float64
 
+from nearfar.evaluation.scoring import settled
 from nearfar.index.items import FACTS, Hit, Meta, vectors_of
 
 if TYPE_CHECKING:
@@ -130,8 +132,11 @@ def ranked(
 
 
 def rescore(query: Float32[np.ndarray, "d"], vectors: Float32[np.ndarray, "n d"]) -> Float64[np.ndarray, "n"]:
-    """Dot products in float64, each row summed in the same order wherever it lies: copies have equal scores."""
-    return (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
+    """Cosines in float64, less the rounding of sums: copies have equal scores wherever they lie, and none is above 1."""
+    wide, other = vectors.astype(np.float64), query.astype(np.float64)
+    lengths = np.sqrt((wide**2).sum(axis=1) * (other**2).sum())
+    cosines = (wide * other).sum(axis=1) / np.where(lengths > 0, lengths, 1)
+    return settled(torch.from_numpy(cosines)).numpy()
 
 
 def unit(vectors: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:

@@ -18,6 +18,7 @@ from nearfar.index.gallery import read_gallery
 from nearfar.index.held_out import embed_held_out
 from nearfar.index.items import shown
 from nearfar.index.run import Run, open_run
+from nearfar.index.store import rescore
 from nearfar.report.files import read_json, write_json
 
 ROWS = 5_000
@@ -129,8 +130,8 @@ def verify(
 
 def pair_score(run: Run, first: str | Path, second: str | Path) -> float:
     """The cosine of two images' embeddings."""
-    a, b = (run.embed_image(path)[0].double() for path in (first, second))
-    return float(a @ b)
+    a, b = (run.embed_image(path).numpy() for path in (first, second))
+    return float(rescore(a[0], b)[0])
 
 
 def run(config: VerifyConfig) -> int:
@@ -173,7 +174,8 @@ def run(config: VerifyConfig) -> int:
         verdict = subject if yes else f"not {subject}"
     else:
         verdict = subject if yes else f"unknown (nearest: {subject})"
-    print(f"{verdict}: score {told['score']:.3f}, {'at least' if yes else 'below'} the threshold {limit:.3f}")
+    score, at = apart(told["score"], limit)
+    print(f"{verdict}: score {score}, {'at least' if yes else 'below'} the threshold {at}")
     if chosen is not None:
         print(chosen)
         if told.get("among", 1) > 1 and chosen.far > 0:
@@ -182,6 +184,19 @@ def run(config: VerifyConfig) -> int:
                 f"Against {told['among']} identities, a stranger is taken for one of them in about {several:.2%} of cases."
             )
     return 0 if yes else 1
+
+
+def apart(score: float, limit: float) -> tuple[str, str]:
+    """Two numbers with three digits, or as many as show which is the larger.
+
+    Example:
+        >>> apart(0.81234, 0.5), apart(0.99996, 1.0), apart(1.0, 1.0)
+        (('0.812', '0.500'), ('0.99996', '1.00000'), ('1.000', '1.000'))
+    """
+    digits = 3
+    while score != limit and digits < 15 and f"{score:.{digits}f}" == f"{limit:.{digits}f}":
+        digits += 1
+    return f"{score:.{digits}f}", f"{limit:.{digits}f}"
 
 
 def _read(kept: dict[str, Any], file: Path) -> Threshold:

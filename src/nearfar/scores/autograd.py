@@ -23,6 +23,8 @@ def presigned(function: F) -> F:
 def full_precision(like: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Autocast off, where it is on."""
     kind = like.device.type
+    if not torch.amp.is_autocast_available(kind):  # as on the meta device
+        return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.lengths import measured, unit_rows
+from nearfar.lengths import measured, units_and_inverses
 from nearfar.scores.autograd import batched, full_precision, in_transform
 from nearfar.scores.matmul import add_mm, mm
 from nearfar.types import Similarity
@@ -23,7 +23,7 @@ CLOSE = 1e-2
 def normalize(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Rows of length one; a zero row stays zero and has zero gradient."""
     if torch.compiler.is_compiling() or in_transform():  # they see through plain operations only
-        return unit_rows(z)[0]
+        return units_and_inverses(z)[0]
     return _Normalize.apply(z)  # pyright: ignore[reportReturnType]
 
 
@@ -41,7 +41,7 @@ class _Normalize(torch.autograd.Function):
         z, unit, inverse = ctx.saved_tensors
         gradient = gradients[0]
         if torch.is_grad_enabled() or batched(gradient):  # to be differentiated again: everything from z
-            unit, inverse = unit_rows(z)
+            unit, inverse = units_and_inverses(z)
             return (gradient - unit * (gradient * unit).sum(1, keepdim=True)) * inverse
         result = gradient * unit  # one matrix, used again
         torch.mul(unit, result.sum(1, keepdim=True), out=result)

@@ -23,7 +23,9 @@ def gallery(runs: Sequence[Shown]) -> Section | None:
     wrong = any(_wrong(query) for _, queries in found for query in queries)
     body = pick("gallery-run", [one for one, _ in found])
     if wrong:
-        body += boxes("Queries", [("data-only-wrong", "only those with a wrong neighbour", False)])
+        body += boxes(
+            "Queries", [("data-only-wrong", "only those with a wrong neighbour where a right one could be", False)]
+        )
     for one, queries in found:
         kept = [queries[k] for k in evenly(len(queries), QUERIES)]
         rows = "".join(_query(one, query) for query in kept)
@@ -75,16 +77,21 @@ def _neighbour(one: Shown, rank: int, near: Neighbour) -> str:
 
 
 def _wrong(query: Query) -> bool:
-    return any(near.get("right") is False for near in query["neighbours"])
+    """Whether a neighbour is wrong among the first, as many as could be right."""
+    first = query["neighbours"][: query.get("possible", len(query["neighbours"]))]
+    return any(near.get("right") is False for near in first)
 
 
 def _gist(one: Shown, queries: Sequence[Query], kept: int) -> str:
-    marks = [near.get("right") for query in queries for near in query["neighbours"]]
-    known = [right for right in marks if right is not None]
+    marks = [[mark for near in query["neighbours"] if (mark := near.get("right")) is not None] for query in queries]
+    known, right = sum(map(len, marks)), sum(map(sum, marks))
+    can_be = sum(query.get("possible", len(told)) for query, told in zip(queries, marks))
     words = f"{kept:,} of {len(queries):,} queries" if kept < len(queries) else f"{len(queries):,} queries"
     words += " from the held-out rows, the nearest others from left to right, with their cosine similarities"
-    if known:
-        words += f"; {sum(map(bool, known)):,} of {len(known):,} neighbours are right"
+    if known and can_be < known:
+        words += f"; {right:,} of the {can_be:,} neighbours that can be right are"
+    elif known:
+        words += f"; {right:,} of {known:,} neighbours are right"
     return escape(f"{one.name}: {words}.")
 
 
