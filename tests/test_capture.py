@@ -293,3 +293,14 @@ def test_a_compiled_model_may_write_into_the_features(after):
     ):
         criterion(first, Y)
     assert second.shape == first.shape
+
+
+def test_a_copy_of_the_model_keeps_nothing_of_its_passes():
+    model = Net()
+    criterion = joint(model)
+    twin = copy.deepcopy(model)
+    outputs = model(X)
+    twin(X2)
+    (hook,) = twin.body._forward_hooks.values()
+    assert not hook.waiting
+    check(model, criterion(outputs, Y), X, Y)

@@ -30,7 +30,7 @@ from nearfar.index.config import (
     VerifyConfig,
 )
 from nearfar.marks import Positional
-from nearfar.names import unknown
+from nearfar.names import given, refuse_unused, unknown
 from nearfar.terminal import steady
 from nearfar.training.config import TrainConfig
 
@@ -45,6 +45,10 @@ class ListConfig:
     """Which of them."""
     what: Listed = "all"
     """The same, as an option."""
+
+    def __post_init__(self) -> None:
+        if self.table != "all" and self.what not in ("all", self.table):
+            raise ValueError(f"{self.table} and --what {self.what} were both given: pass one of them")
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ def report(config: ReportConfig) -> int:
         return report_runs(config)
     if not any((Path(run) / name).is_file() for name in ("result.json", "config.json")):
         raise ValueError(f"{run} holds no comparison and no training run: pass the folder that nearfar made for one")
+    refuse_unused(given(config, "rows", "umap", "device", "allow_code"), f"{run} is a comparison, without embeddings")
     from nearfar.compare.result import Comparison
     from nearfar.report.files import write_text
     from nearfar.report.page import render_page

@@ -36,13 +36,13 @@ class CompareConfig:
     default a small convolutional network for images, a perceptron with two hidden layers for tables."""
     features: str | None = None
     """The layer whose output is contrasted, such as encoder.layer4; by default what enters the last linear layer."""
-    arms: tuple[str, ...] = tuple(ARMS)
-    """Which arms to train (see: nearfar list arms); the baseline, task, must be one of them."""
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
-    """Learning rates (Adam) that every arm tries in the sweep."""
-    budget: int = 6
+    arms: tuple[str, ...] = ()
+    """Which arms to train (see: nearfar list arms); the baseline, task, must be one of them. By default all."""
+    rates: tuple[float, ...] = ()
+    """Learning rates (Adam) that every arm tries in the sweep. By default 0.001, 0.003, 0.01 and 0.03."""
+    budget: int | None = None
     """Trials of an arm in the sweep, the same for all: first every rate, then weights of the contrast where an arm has
-    them, then rates beside the best."""
+    them, then rates beside the best. By default 6, or as many as there are rates, if those are more."""
     sweep_seeds: int | None = None
     """Seeds a trial is averaged over; by default 2, from 10,000 training rows on 1."""
     seeds: int | None = None
@@ -70,7 +70,8 @@ class CompareConfig:
     resume: str | None = None
     """Go on with the interrupted comparison in this run folder; runs that are finished are not repeated."""
     quick: bool = False
-    """A first look in a fraction of the time: 100 steps, two rates, four arms. Its figures are coarse."""
+    """A first look in a fraction of the time: 100 steps, two rates, four arms and 5 seeds, where no other option says
+    otherwise. Its figures are coarse."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, mps."""
     workers: int | None = None
@@ -80,17 +81,19 @@ class CompareConfig:
     """CPU threads of a run; by default 1 for inputs of at most 256 values, where more only get into each other's way."""
 
     def __post_init__(self) -> None:
-        select_arms(self.arms)
+        if self.arms:
+            select_arms(self.arms)
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}: wanted {least} or more")
-        if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
+        if not all(0 < rate < math.inf for rate in self.rates):
             raise ValueError(f"rates are {self.rates}: wanted one or more learning rates above 0")
-        if not len(self.rates) <= self.budget <= len(self.rates) + 10:
+        rates = len(self.rates or (QUICK_RATES if self.quick else RATES))
+        if self.budget is not None and not rates <= self.budget <= rates + 10:
             raise ValueError(
-                f"budget is {self.budget} trials for {len(self.rates)} rates: each rate is one trial, and more than ten "
-                f"others would split hairs, so pass budget={len(self.rates)} to {len(self.rates) + 10}, or other rates"
+                f"budget is {self.budget} trials for {rates} rates: each rate is one trial, and more than ten others would "
+                f"split hairs, so pass budget={rates} to {rates + 10}, or other rates"
             )
         if len(set(self.rates)) < len(self.rates):
             raise ValueError(f"rates are {self.rates}: a rate that is named twice would be a trial lost")
@@ -134,27 +137,25 @@ class CompareConfig:
             >>> CompareConfig().resolved(1000, 64).batch_size, CompareConfig(steps=50).resolved(60_000, 784).steps
             (64, 50)
         """
-        config = self
-        if self.quick:
-            arms = tuple(arm for arm in self.arms if arm in QUICK_ARMS or self.arms != tuple(ARMS))
-            rates = self.rates if self.rates != CompareConfig.rates else (3e-3, 1e-2)
-            budget = self.budget if self.budget != CompareConfig.budget else max(len(rates), 2)
-            once = {"steps": self.steps or 100, "seeds": self.seeds or 5, "sweep_seeds": self.sweep_seeds or 1}
-            config = replace(config, arms=arms, rates=rates, budget=budget, **once)
-        large = rows >= 10_000
-        threads = config.threads or (1 if values <= 256 else None)
+        quick, large = self.quick, rows >= 10_000
+        rates = self.rates or (QUICK_RATES if quick else RATES)
+        threads = self.threads or (1 if values <= 256 else None)
         return replace(
-            config,
-            sweep_seeds=config.sweep_seeds or (1 if large else 2),
-            seeds=config.seeds or (5 if large else 8),
-            steps=config.steps or (400 if large else 200),
-            eval_every=config.eval_every or (10 if large else 2),
-            batch_size=min(config.batch_size or (256 if large else 64), rows),
+            self,
+            arms=self.arms or (QUICK_ARMS if quick else tuple(ARMS)),
+            rates=rates,
+            budget=self.budget or max(len(rates), 2 if quick else 6),
+            sweep_seeds=self.sweep_seeds or (1 if quick or large else 2),
+            seeds=self.seeds or (5 if quick or large else 8),
+            steps=self.steps or (100 if quick else 400 if large else 200),
+            eval_every=self.eval_every or (10 if large else 2),
+            batch_size=min(self.batch_size or (256 if large else 64), rows),
             threads=threads,
-            workers=config.workers or (min(cores, 8) if threads == 1 and config.device == "cpu" else 1),
+            workers=self.workers or (min(cores, 8) if threads == 1 and self.device == "cpu" else 1),
         )
 
 
+RATES, QUICK_RATES = (1e-3, 3e-3, 1e-2, 3e-2), (3e-3, 1e-2)
 # The smallest sensible value of each whole number. A batch of one row has no pair in it.
 LEAST = {
     "budget": 1, "sweep_seeds": 1, "seeds": 1, "seed": 0, "steps": 1, "eval_every": 1, "batch_size": 2, "hold": 1,

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nearfar.compare.arms import ARMS
 from nearfar.compare.config import CompareConfig
 from nearfar.compare.inputs import make_task
 from nearfar.compare.learner import outputs_of
@@ -19,6 +20,7 @@ from nearfar.compare.study import Interrupted, Study
 from nearfar.compare.trainer import Trainer
 from nearfar.encoders.factory import Factory, find_factory
 from nearfar.losses.softmax import SupConLoss
+from nearfar.names import given, passing_over, refuse_unused
 
 __all__ = ["Interrupted", "compare", "prepare"]
 
@@ -104,15 +106,22 @@ def prepare(
         "data": data is not None and not isinstance(data, str | Path),
         "model": model is not None and not isinstance(model, str),
     }
-    stored = None
-    if config.resume is not None:
+    if contrastive is not None:
+        refuse_unused(given(config, "temperature"), "contrastive= is a loss with its own")
+    if config.resume is None:
+        stored = None
+        rows = make_task(data if in_memory["data"] else config.data, config)
+    else:
         stored = RunFolder.open(config.resume).config
         config = _resumed(config, stored["config"])
         for name, before in stored["in_memory"].items():
             if before and not in_memory[name]:
                 raise ValueError(f"{config.resume} was begun with a {name} in memory: pass the same again, {name}=…")
-    rows = make_task(data if in_memory["data"] else config.data, config)
+        source = data if in_memory["data"] else config.data
+        rows = passing_over(lambda config: make_task(source, config), config)
     config = config.resolved(len(rows.train), rows.train.inputs[0].numel(), cores)
+    if stored is None and all(ARMS[name].kind != "contrast" for name in config.arms):
+        refuse_unused(given(config, "temperature", "features"), "no arm with contrast takes part")
     if in_memory["data"]:
         config = replace(config, data=rows.name)
     factory, name = find_factory(model if in_memory["model"] else config.model, rows.in_shape)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from nearfar.compare.config import CompareConfig
 from nearfar.data.labelled import LabelledData, class_ids, split_data, stratified_split
 from nearfar.data.sources import load_data
+from nearfar.names import given, refuse_unused
 
 # More rows would only make choosing a rate slower: the standard error of an accuracy is then 0.7 points at most.
 MOST_VALIDATION_ROWS = 5_000
@@ -116,10 +117,11 @@ def make_task(data: Any, config: CompareConfig) -> Task:
 
 
 def _labelled(data: Any, config: CompareConfig) -> LabelledData:
-    if isinstance(data, LabelledData):
-        return data
     if isinstance(data, (str, Path)):
         return load_data(data, root=config.root, label=config.label, skip_bad=config.skip_bad)
+    refuse_unused(given(config, "root", "label"), "the data are in memory")
+    if isinstance(data, LabelledData):
+        return data
     if isinstance(data, Dataset):
         return _without_split(*_stack(data), config)
     if isinstance(data, (tuple, list)):

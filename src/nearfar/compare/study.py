@@ -90,6 +90,7 @@ class Study:
     def runs(self) -> int:
         """How many runs there are in all."""
         config = self.trainer.config
+        assert config.budget is not None
         assert config.sweep_seeds is not None
         assert config.seeds is not None
         return len(config.arms) * (config.budget * config.sweep_seeds + config.seeds)
@@ -137,6 +138,7 @@ class Study:
     def _sweep(self, done: dict[Run, Curve], folder: RunFolder, workers: Workers) -> dict[str, Choice]:
         """Every arm's plan, side by side: a trial of one is trained while another's next depends on its last."""
         config = self.trainer.config
+        assert config.budget is not None
         choices: dict[str, Choice] = {}
 
         asked: dict[str, tuple[Plan, list[Run]]] = {}

@@ -85,6 +85,7 @@ class _Stack:
 
 def _choice(config: CompareConfig, name: str, runs: dict[Run, Curve]) -> Choice | None:
     """What the sweep chose, worked out again from its runs; None if it is not finished."""
+    assert config.budget is not None
 
     def score(rate: float, weight: float) -> float:
         return fmean(runs[run].score for run in sweep_runs(config, name, rate, weight))

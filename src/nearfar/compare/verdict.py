@@ -194,10 +194,8 @@ def _caveats(result: Comparison, arm: ArmResult, base: ArmResult) -> list[str]:
         found.append(
             f"Seeds whose weights were no longer finite: {', '.join(lost)}; from there on they are right on no row."
         )
-    left_out = len(result.about["data"]["left_out"])
-    if left_out:
-        rows = "1 row could not be read and was" if left_out == 1 else f"{left_out} rows could not be read and were"
-        found.append(f"{rows} left out.")
+    if result.about["data"]["left_out"]:
+        found.append(f"{len(result.about['data']['left_out'])} rows could not be read and were left out.")
     return found
 
 

@@ -22,8 +22,9 @@ from nearfar.data.pixels import BROKEN, SUFFIXES, common_size, image_header, is_
 from nearfar.data.same import Same, same_values
 from nearfar.data.sheets import Sheet
 from nearfar.data.similar import LIKENESS, find_similar
-from nearfar.data.sources import SOURCES, Found
+from nearfar.data.sources import SOURCES, Found, find_root
 from nearfar.data.splits import split_rows, tied_rows
+from nearfar.names import given, refuse_unused
 
 # Headers of so many images are looked at when a data set is opened: all of most sets, in a second or two.
 MOST_HEADERS = 20_000
@@ -51,9 +52,15 @@ def open_corpus(config: DataConfig) -> Corpus:
         ('image', 1198, 599, (8, 8), 1)
     """
     if config.data in SOURCES:
-        found = SOURCES[config.data].rows(None if config.root is None else Path(config.root).expanduser())
-        return _from_memory(found, config)
+        asked = given(config, "image", "text", "positive", "negative", "similar", "label", "id")
+        refuse_unused(asked, f"the columns of {config.data} are known", "leave it out, or pass a table as data=")
+        refuse_unused(given(config, "streaming"), f"{config.data} is held in memory")
+        return _from_memory(SOURCES[config.data].rows(find_root(config.data, config.root)), config)
+    refuse_unused(given(config, "root"), f"{config.data} is no data set by name, whose files would be there")
     if config.streaming:
+        refuse_unused(
+            given(config, "test_fraction", "split_seed"), "of a stream, only a test part of its own is held out"
+        )
         from nearfar.data.streams import open_stream
 
         return open_stream(config)
@@ -126,7 +133,11 @@ def _open_folder(folder: Path, config: DataConfig) -> Sheet:
 
 
 def _from_memory(found: Found, config: DataConfig) -> Corpus:
+    if not any(column.kind == "image" for column in found.columns):
+        refuse_unused(given(config, "size"), f"{found.name} holds no images")
     part = found.rows if config.size is None else resized(found.rows, size_pair(config.size))
+    if found.test is not None:
+        refuse_unused(given(config, "test_fraction", "split_seed"), f"{found.name} comes with its split")
     if found.test is None:
         train, test = split_rows(len(part), part.labels, part.groups, config.test_fraction, config.split_seed)
     else:
@@ -263,6 +274,8 @@ def _check(
                     named = where if where in str(error) else f"{where}: column {column.name!r}"
                     if good[row]:
                         report(row, unreadable(named, error))
+    if all(column.kind != "image" for column in chosen.inputs):
+        refuse_unused(given(config, "size"), f"{sheet.name} holds no images")
     if not headers:
         return bad, None, None
     size = common_size([(h, w) for h, w, _ in headers]) if config.size is None else size_pair(config.size)
@@ -287,6 +300,7 @@ def _split(
     if parts is None:
         groups = tied_rows(values) if groups is None else groups
         return split_rows(len(rows), labels, groups, config.test_fraction, config.split_seed)
+    refuse_unused(given(config, "test_fraction", "split_seed"), f"{sheet.name} comes with its split")
     held = next((name for name in sheets.TEST_NAMES if name in parts), None)
     own = [parts[row] for row in rows.tolist()]
     train, test = (

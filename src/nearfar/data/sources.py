@@ -27,6 +27,7 @@ from nearfar.data.words import (
     find,
     wordnet_rows,
 )  # fmt: skip
+from nearfar.names import refuse_unused
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Source:
     """Reads it; takes the folder to look in first, or None."""
     load: Callable[[Path | None], LabelledData] | None = None
     """Reads it as numbers with classes; None where it holds texts."""
+    files: bool = True
+    """Whether it is read from files, which may be elsewhere (``root``)."""
 
 
 def load_data(
@@ -102,9 +105,19 @@ def load_data(
             raise ValueError(
                 f"{name} holds texts, which are trained on as pairs (nf.train): a comparison wants numbers or images with classes"
             )
-        return load(None if root is None else Path(root).expanduser())
+        own = {
+            "size": size,
+            "test_fraction": None if test_fraction == TEST_FRACTION else test_fraction,
+            "seed": seed or None,
+        }
+        refuse_unused({"label": label}, f"the classes of {name} are known", "leave it out, or pass a table as data=")
+        refuse_unused(own, f"{name} comes with its size and its split")
+        return load(find_root(name, root))
     path, split = Path(name).expanduser(), {"test_fraction": test_fraction, "seed": seed}
+    if path.exists():
+        refuse_unused({"root": root}, f"{name} is a path, and not a data set by name")
     if path.is_dir():
+        refuse_unused({"label": label}, f"the sub-folders of {name} are its classes", "leave it out, or pass a table")
         return read_image_folder(path, size=size, skip_bad=skip_bad, **split)
     if not path.exists():
         near = difflib.get_close_matches(name, SOURCES, 1)
@@ -114,7 +127,19 @@ def load_data(
         )  # fmt: skip
     if path.suffix.lower() not in (".csv", ".tsv", ".parquet", ".pq"):
         raise ValueError(f"{path} ends in {path.suffix!r}: wanted a folder of images by class, .csv, .tsv or .parquet")
+    refuse_unused({"size": size}, f"{name} is a table, without images")
     return read_table(path, label=label, skip_bad=skip_bad, standardize=standardize, **split)
+
+
+def find_root(name: str, root: str | Path | None) -> Path | None:
+    """The folder to look for the files of a named set in; None: the usual places.
+
+    Raises:
+        ValueError: If a folder is given for a set that has no files.
+    """
+    if not SOURCES[name].files:
+        refuse_unused({"root": root}, f"{name} is {SOURCES[name].get.partition(':')[0]}")
+    return None if root is None else Path(root).expanduser()
 
 
 def _digits_read(root: Path | None) -> tuple[Tensor, Tensor]:
@@ -227,6 +252,7 @@ SOURCES: dict[str, Source] = {
         get='inside scikit-learn: pip install "nearfar[cli]"',
         rows=_digits_rows,
         load=_digits,
+        files=False,
     ),
     "fashion-mnist": Source(
         title="70,000 pictures of clothes, 28×28 grey pixels, 10 classes",

@@ -23,6 +23,7 @@ from nearfar.data.records import records
 from nearfar.data.same import hashed, same_value, same_values
 from nearfar.data.similar import Similar, find_similar
 from nearfar.data.splits import MOST_TEST_ROWS
+from nearfar.names import given, refuse_unused
 
 # Rows among which the next is drawn. Images wait in it as they are stored.
 SHUFFLED = 2_000
@@ -276,6 +277,8 @@ def _look(
                 headers.append(image_header(image_source(row.get(column.name) or "", base)))
             except (OSError, ValueError, SyntaxError):
                 continue  # met again, and named, when it is decoded
+    if all(column.kind != "image" for column in columns):
+        refuse_unused(given(config, "size"), f"{config.data} holds no images")
     if not headers:
         return None, None
     size = common_size([(h, w) for h, w, _ in headers]) if config.size is None else size_pair(config.size)

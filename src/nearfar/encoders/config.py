@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from nearfar.marks import arg
+from nearfar.names import given, refuse_unused
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,9 @@ class ExportConfig:
     """Keep a new repository on the Hub private."""
     allow_code: bool = False
     """The encoder was given as module:factory, and that module may be imported."""
+
+    def __post_init__(self) -> None:
+        if self.to != "hub":
+            refuse_unused(
+                given(self, "private"), f"--to {self.to} writes to a folder", "leave it out, or pass --to hub"
+            )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from nearfar.marks import Positional, arg
+from nearfar.names import given, refuse_unused
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class EvaluateConfig:
             raise ValueError("--data is embedded by a run: pass the run, or leave --data out")
         if self.skip_bad and self.run is None:
             raise ValueError("--skip-bad leaves out rows of a run's data; a file of embeddings has to be whole")
+        if self.embeddings is not None:
+            why = "a file of embeddings is measured without a model"
+            refuse_unused(given(self, "device", "allow_code", "templates"), why, "leave it out, or pass a run")
+        for option, task in (("k", "knn"), ("ks", "retrieval"), ("templates", "zero-shot")):
+            if self.tasks and task not in self.tasks:
+                refuse_unused(given(self, option), f"{task} is not among --tasks", f"leave it out, or add {task}")
         if self.rows < 2:
             raise ValueError(f"rows is {self.rows}: two at least were wanted")
         if any("{}" not in template for template in self.templates):

@@ -154,6 +154,10 @@ def evaluate(
             ("first→second", "second→first"), pair_retrieval(rows, partners, same, ks=ks, metric=metric)
         ):
             work.add_retrieval(task, found, lists=False)
+    measured = {"retrieval" if "→" in measure.task else measure.task for measure in work.measures}
+    for task in tasks or ():
+        if task not in measured and not any(note.startswith(task) for note in work.notes):
+            work.notes.append(f"{task}: what was given does not allow it")
     if not work.measures:
         raise ValueError(
             "nothing could be measured: " + "; ".join(work.notes or ["no task that was asked for fits what was given"])

@@ -79,7 +79,7 @@ def build(
 
 def run(config: IndexConfig) -> int:
     """Indexes a file of embeddings, or the data of a run."""
-    if config.data is None and Path(config.source).suffix.lower() in (".parquet", ".pq"):
+    if config.of_file:
         file = ParquetStore(Path(config.source).expanduser())
         meta, batches, source = file.describe()["meta"], _unit(file), None
         place = config.store or str(file.path.with_suffix(".index"))

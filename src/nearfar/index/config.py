@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from nearfar.marks import Positional, arg
+from nearfar.names import given, refuse_unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,33 @@ class IndexConfig(_Reading):
     refine: int = 10
     """Times k: how many candidates are compared by their full vectors when its recall is measured."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.approximate:
+            asked = given(self, "method", "partitions", "probes", "refine")
+            refuse_unused(asked, "every search is exact", "leave it out, or pass --approximate")
+        if self.of_file:
+            read = (
+                "root",
+                "image",
+                "text",
+                "positive",
+                "label",
+                "id",
+                "skip_bad",
+                "column",
+                "split",
+                "batch_size",
+                "device",
+            )
+            why = f"{self.source} is embedded already"
+            refuse_unused(given(self, *read, "allow_code"), why, "leave it out, or pass it to nearfar embed")
+
+    @property
+    def of_file(self) -> bool:
+        """Whether the source is a file of embeddings."""
+        return self.data is None and self.source.lower().endswith((".parquet", ".pq"))
+
 
 @dataclass(frozen=True)
 class SearchConfig:
@@ -111,6 +139,10 @@ class SearchConfig:
     """Where to embed the query; by default a GPU if there is one."""
     allow_code: bool = False
     """Import and run the module:factory that the run's encoder was made by."""
+
+    def __post_init__(self) -> None:
+        if self.exact:
+            refuse_unused(given(self, "probes", "refine"), "--exact visits every row")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from nearfar.index.held_out import CHUNK, HeldOut, embed_held_out
 from nearfar.index.items import shown
 from nearfar.index.run import Run, open_run
 from nearfar.index.vectors import read_labels, read_vectors
+from nearfar.names import given, refuse_unused
 from nearfar.report.files import write_json
 
 
@@ -56,6 +57,8 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
     held = embed_held_out(opened, config.rows, data=config.data, seed=config.seed, skip_bad=config.skip_bad)
     z, pairs = held.embeddings[0], held.embeddings[1] if len(held.columns) > 1 else None
     labels = held.labels if held.known else held.groups if pairs is None else None
+    if labels is None:
+        refuse_unused(given(config, "k"), f"{held.corpus.name} has no classes that neighbours could vote for")
     named = held.known and held.labels is not None
     train = _training_rows(opened, held, config) if named and held.tested and _wanted("probe", config) else None
     nothing = "has neither classes, ids nor pairs" if labels is None else "holds one class in the rows looked at"
@@ -67,6 +70,10 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
         found = Evaluation((), len(z), z.shape[1], config.metric, (f"{why} to measure more than geometry",))
         return found, _geometry(z, None, None) | _facts(opened, held, config)
     prototypes = _prototypes(opened, held.corpus, config) if named and held.columns[0].kind == "image" else None
+    if prototypes is None:
+        refuse_unused(
+            given(config, "templates"), "zero-shot wants images with classes, and a model that reads texts too"
+        )
     found = evaluate(
         z,
         labels,
@@ -111,6 +118,10 @@ def _of_file(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
     z, labels = read_vectors(config.embeddings, config.labels, names)
     if config.labels is not None and Path(config.labels).expanduser().is_file():
         labels = read_labels(config.labels, len(z), names)
+    if config.labels is not None and labels is None:
+        raise ValueError(
+            f"labels is {config.labels!r}: {config.embeddings} has no columns, so pass a file with one class a line"
+        )
     pairs = None if config.pairs is None else read_vectors(config.pairs, None, {})[0]
     train = None
     if config.train is not None:

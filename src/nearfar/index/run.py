@@ -21,6 +21,7 @@ from nearfar.encoders.embedder import Embedder
 from nearfar.encoders.load import load
 from nearfar.encoders.saved import CONFIG, WEIGHTS, find
 from nearfar.encoders.towers import ArrayTower
+from nearfar.names import passing_over
 from nearfar.training.run import Run as TrainedRun
 from nearfar.types import Kind
 
@@ -76,7 +77,8 @@ class Run:
             tower = self.embedder.tower("image")
             assert isinstance(tower, ArrayTower)
             config = replace(config, size=(tower.shape[1], tower.shape[2]))
-        return open_corpus(replace(config, **{name: value for name, value in options.items() if value is not None}))
+        told = {name: value for name, value in options.items() if value is not None}
+        return passing_over(open_corpus, replace(config, **told), told)
 
     def columns(self, corpus: Corpus, names: tuple[str, ...] = ()) -> list[Column]:
         """The inputs of a data set that the model reads: those named, or all but negatives.

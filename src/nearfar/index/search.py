@@ -16,6 +16,7 @@ from nearfar.index.config import SearchConfig
 from nearfar.index.items import FILTERS, Hit, Meta, read_filters, shown
 from nearfar.index.run import Run, is_image, open_run
 from nearfar.index.store import EFFORT, Effort, Store, open_store
+from nearfar.names import given, refuse_unused
 
 Query = Literal["text", "image"]
 
@@ -147,6 +148,10 @@ def run(config: SearchConfig) -> int:
     with Searcher(
         config.run, config.store, collection=config.collection, device=config.device, allow_code=config.allow_code
     ) as searcher:
+        if searcher.store.describe()["index"] is None:
+            refuse_unused(
+                given(config, "probes", "refine"), "there is no approximate index, so that every search is exact"
+            )
         hits = searcher.search(config.query, config.k, kind=config.kind, where=where, effort=effort)
         if config.json:
             print(json.dumps({"query": config.query, "hits": [hit.to_dict() for hit in hits]}))

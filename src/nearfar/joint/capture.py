@@ -54,7 +54,7 @@ class Tap:
     """What a module gives in each forward pass, each taken once.
 
     The module holds the tap, the tap holds no module: whoever owns the tap neither owns the model nor keeps it alive.
-    A copy of the model carries a tap of its own that nobody reads, and no tensors.
+    A copy of the model carries a hook that does nothing.
 
     Args:
         module: The layer to read.
@@ -151,7 +151,7 @@ class Tap:
 
 
 class _Catch:
-    """The hook itself, which stays with the module; copied and pickled empty."""
+    """The hook itself, which stays with the module; a copy keeps nothing."""
 
     _names = itertools.count()
 
@@ -159,6 +159,7 @@ class _Catch:
         self.pool: Pool = pool
         self.mark = f"nearfar.joint {next(self._names)}"
         self.count = 0
+        self.read = True
         self.clear()
 
     def clear(self) -> None:
@@ -168,6 +169,8 @@ class _Catch:
         self.other: Any = None
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if not self.read:
+            return
         first = output[0] if isinstance(output, tuple | list) and output else output
         if torch.compiler.is_compiling():  # part of the model's graph: what is counted there compiles it anew each time
             self.compiled, self.other = (_copy(first, self.pool), None) if isinstance(first, Tensor) else (None, first)
@@ -205,6 +208,7 @@ class _Catch:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state.get("pool", "mean"))
+        self.read = False  # nobody knows of the copy
 
 
 def check_given(features: Any) -> Float[Tensor, "n ..."]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from nearfar.names import unknown
+from nearfar.names import given, refuse_unused, unknown
 
 Needs = Literal["views", "text", "labels", "pairs", "labels or triplets", "labels or judged pairs"]
 
@@ -45,6 +45,18 @@ METHODS: dict[str, MethodRow] = {
 }  # fmt: skip
 
 
+READ_BY: dict[str, tuple[str, ...]] = {
+    "temperature": tuple(name for name, row in METHODS.items() if row.temperature is not None),
+    "learnable_temperature": tuple(name for name, row in METHODS.items() if row.temperature is not None),
+    "weight": ("joint",),
+    "projection": tuple(name for name in METHODS if name != "joint"),
+    "margin": ("siamese", "triplet"),
+    "queue": ("moco",),
+    "momentum": ("moco",),
+}
+"""Options of a method, and the methods that read them."""
+
+
 @dataclass(frozen=True)
 class Holds:
     """What data hold, as far as a method asks."""
@@ -80,6 +92,20 @@ def choose_method(given: str | None, holds: Holds) -> str:
     if lacking:
         raise ValueError(f"method {given!r} needs {lacking}, or use {_fitting(holds)}")
     return given
+
+
+def check_options(method: str, config: Any) -> None:
+    """Refuses options of other methods, which this one would pass over.
+
+    Raises:
+        ValueError: If one was given; the message names the methods that read it.
+    """
+    for option, value in given(config, *READ_BY).items():
+        if method not in READ_BY[option]:
+            whose = ", ".join(READ_BY[option])
+            refuse_unused(
+                {option: value}, f"method {method!r} has none", f"leave it out, or pass method= one of {whose}"
+            )
 
 
 def _fitting(holds: Holds) -> str:

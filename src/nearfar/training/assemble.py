@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from nearfar.data.corpus import Column, Corpus, Stream, similar_of
 from nearfar.data.views import make_view
 from nearfar.methods.base import Method, Setting, View
-from nearfar.methods.table import METHODS, Holds, choose_method
+from nearfar.methods.table import METHODS, Holds, check_options, choose_method
+from nearfar.names import given, refuse_unused
 from nearfar.training.config import TrainConfig
 from nearfar.training.looks import looked_at, watched_part
 
@@ -77,6 +78,20 @@ def used_columns(method: str, corpus: Corpus) -> tuple[Column, ...]:
         negatives = method in ("pairs", "triplet")
         return tuple(column for column in corpus.columns if column.role != "negative" or negatives)
     return corpus.columns[:1]
+
+
+def check_unused(config: TrainConfig, method: str, corpus: Corpus) -> None:
+    """Refuses what was asked for and the method would pass over: options of other methods, columns that it does not read.
+
+    Raises:
+        ValueError: If there is such an option; the message says the remedy.
+    """
+    check_options(method, config)
+    roles = {column.role for column in used_columns(method, corpus)}
+    unread = {name: value for name, value in given(config, "positive", "negative").items() if name not in roles}
+    refuse_unused(unread, f"method {method!r} does not read it", "leave it out, or pass another method=")
+    if METHODS[method].needs == "labels or triplets" and "negative" in roles:
+        refuse_unused(given(config, "views"), "triplets go in as they are")
 
 
 def make_method(

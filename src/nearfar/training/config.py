@@ -97,7 +97,7 @@ class TrainConfig(MethodConfig, DataConfig):
     logger: Literal["none", "tensorboard", "csv", "wandb", "mlflow"] = "none"
     """Log to this as well, besides events.jsonl."""
     quick: bool = False
-    """A first look: 100 steps."""
+    """A first look: 100 steps, where neither steps nor epochs says how many."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,17 +179,12 @@ class TrainConfig(MethodConfig, DataConfig):
         batch = self.batch_size * self.accumulate
         if rows is not None and rows < batch:
             batch = max(rows // world, 1) * world
-        steps = self.steps
+        steps = 100 if self.quick and self.steps is None and self.epochs is None else self.steps
         if steps is None and rows is None:
-            if self.epochs is not None or not self.quick:
-                raise ValueError(
-                    "rows are streamed, and nobody knows how many there are: pass steps=, in place of epochs"
-                )
-        elif steps is None:
+            raise ValueError("rows are streamed, and nobody knows how many there are: pass steps=, in place of epochs")
+        if steps is None:
             assert rows is not None
             steps = max(1, round((20 if self.epochs is None else self.epochs) * (rows // batch)))
-        steps = min(steps or 100, 100) if self.quick else steps
-        assert steps is not None
         scale = batch / 256 if self.optimizer in ("sgd", "lars") else 1.0
         drawn = self.classes_per_batch
         if drawn is None and METHODS[method].needs.startswith("labels") and classes > batch // 4:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Corpus, Stream
 from nearfar.data.open import open_corpus
 from nearfar.encoders.make import make_embedder
-from nearfar.training.assemble import resolve, used_columns
+from nearfar.names import given, passing_over, refuse_unused
+from nearfar.training.assemble import check_unused, resolve, used_columns
 from nearfar.training.config import TrainConfig
 from nearfar.training.devices import make_fabric
 from nearfar.training.environment import describe_machine
@@ -71,13 +73,19 @@ def train(
     if corpus is None:
         if run is not None:
             run.check_data(asked.data)
-        corpus = open_corpus(asked)
+        corpus = open_corpus(asked) if run is None else passing_over(open_corpus, asked)
     elif run is None:
+        refuse_unused(given(asked, *(field.name for field in fields(DataConfig))), "corpus= has the data")
         asked = replace(asked, data=corpus.name)
     facts = _data_facts(corpus)
     if run is not None:
         _check_same(run, "data", facts)
     settled = resolve(asked, corpus, fabric.device.type != "cpu", fabric.world_size)
+    if run is None:
+        assert settled.method is not None
+        check_unused(asked, settled.method, corpus)
+        if embedder is not None:
+            refuse_unused(given(asked, "model", "dim", "pretrained"), "embedder= is the encoder")
     torch.manual_seed(settled.seed)
     embedder = _embedder(settled, corpus) if embedder is None else embedder
     trainer = Trainer(settled, corpus, embedder, fabric)
