@@ -60,7 +60,7 @@ def _own_negatives(
     queries: Tensor, keys: Tensor | None = None, negatives: Tensor | None = None, in_batch: bool = False, **_: Any
 ) -> bool:
     """Whether a query meets its own key and its own negatives only."""
-    return negatives is not None and negatives.ndim == 3 and not in_batch
+    return isinstance(negatives, Tensor) and negatives.ndim == 3 and not in_batch
 
 
 @unless(_own_negatives, TRACED)
