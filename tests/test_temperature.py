@@ -59,6 +59,42 @@ def test_the_highest_scale_is_an_option():
     assert log_scale(loss).exp().item() == pytest.approx(20.0, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", LEARNABLE)
+@pytest.mark.parametrize("tau", [0.0005, 0.005, 150.0])
+def test_a_start_beyond_the_range_stays_where_it_was_put(name, tau):
+    """A step at rate 0 moves nothing; learning may go back into the range, and no farther out."""
+    for loss in (
+        nf.LOSSES[name].loss(temperature=tau, learnable=True),
+        nf.LOSSES[name].loss(torch.tensor([tau]), learnable=True),
+    ):
+        for copied in (loss, copy.deepcopy(loss)):
+            step(copied)
+            assert 1 / log_scale(copied).exp().item() == pytest.approx(tau, rel=1e-5)
+            put(copied, 1e6 if tau < 1 else 1e-6)
+            step(copied)
+            farthest = min(tau, 0.001 if name == "SigLIPLoss" else 0.01) if tau < 1 else tau
+            assert 1 / log_scale(copied).exp().item() == pytest.approx(farthest, rel=1e-5)
+            put(copied, 7.0)
+            step(copied)
+            assert log_scale(copied).exp().item() == pytest.approx(7.0, rel=1e-5)
+
+
+def test_a_start_beyond_a_highest_scale_that_was_given_is_refused():
+    with pytest.raises(
+        ValueError, match=r"temperature=0\.005 is a scale of 200, above max_scale=100.*pass a higher max_scale"
+    ):
+        nf.SupConLoss(0.005, learnable=True, max_scale=100.0)
+    assert log_scale(nf.SupConLoss(0.005, learnable=True, max_scale=200.0)).exp().item() == pytest.approx(200)
+    assert nf.SupConLoss(0.005, max_scale=100.0).temperature == 0.005  # a fixed one is nobody's to bound
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("highest", [0.0, 0.01, -1.0, math.nan, math.inf, "100", True, [100.0], torch.ones(2)], ids=str)
+def test_the_highest_scale_is_one_number(highest):
+    with pytest.raises((TypeError, ValueError), match="max_scale"):
+        nf.CLIPLoss(learnable=True, max_scale=highest)
+
+
 def test_the_forward_pass_does_not_clamp():
     """Beyond the bound the value is the true one and its gradient leads back."""
     loss = nf.SupConLoss(learnable=True).double()

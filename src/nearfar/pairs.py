@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.counts import Counts
+from nearfar.given import are_sets, as_labels, as_tensor, at_least, ids_of, is_integer
 from nearfar.rules import Ids, Matrix, Overlap, Relation, Sparing
 from nearfar.types import Rule
 
@@ -75,37 +76,35 @@ class Pairs(Counts):
         """Rows with the same label belong together.
 
         Args:
-            labels: Integer labels ``(n,)`` of the queries; negative means unknown. Or ``(n, classes)``: label sets
-                (integers or booleans; positive where two rows share a class) or soft labels (floats; weighted by the
-                inner product).
+            labels: Integer labels ``(n,)`` of the queries, or a column of them ``(n, 1)``; negative means unknown. Or
+                ``(n, classes)``: label sets (booleans, or integers 0 and 1; positive where two rows share a class) or soft
+                labels (floats; weighted by the inner product).
             keys: The keys' labels, same form; the queries' own by default.
             unknown: What becomes of pairs with an unknown label: ``"ignore"`` (default: nothing is known about them) or
                 ``"negative"``.
 
         Raises:
-            TypeError: For float labels ``(n,)``, which collide above 2²⁴.
-            ValueError: For other shapes, negative or NaN entries of label sets, or an unknown name.
+            TypeError: For names, and for float labels ``(n,)``, which collide above 2²⁴.
+            ValueError: For other shapes, integers other than 0 and 1 in a matrix, negative or NaN entries of soft labels, or an
+                unknown name.
         """
-        query, key = torch.as_tensor(labels), torch.as_tensor(labels if keys is None else keys)
-        for side in (query, key):
-            if side.ndim == 1 and side.is_floating_point():
-                raise TypeError(f"labels are {side.dtype}, integers were wanted: pass labels.long()")
-            if side.ndim not in (1, 2) or side.ndim != query.ndim:
-                raise ValueError(f"labels have shape {tuple(side.shape)}; (n,) ids or (n, classes) weights were wanted")
+        query = as_labels(labels)
+        key = query if keys is None else as_labels(keys, query.device)
+        if key.ndim != query.ndim:
+            raise ValueError(
+                f"labels have shape {tuple(query.shape)} and {tuple(key.shape)}; (n,) ids or (n, classes) weights of both "
+                "sides were wanted"
+            )
         if unknown not in ("ignore", "negative"):
             raise ValueError(f"unknown={unknown!r} is not known: 'ignore' or 'negative'")
         shape = (len(query), len(key))
         if query.ndim == 2:
             if query.shape[1] != key.shape[1]:
                 raise ValueError(f"labels have {query.shape[1]} and {key.shape[1]} classes: both sides need the same")
-            for side in () if torch.compiler.is_compiling() else (query, key):
-                if not bool((side >= 0).all()):
-                    raise ValueError(
-                        "label sets or soft labels have an entry that is NaN or below 0: 0 says not this class"
-                    )
-            soft = query.is_floating_point()
-            query = query if soft else query.float()
-            return cls(shape, (Overlap(query, query if keys is None else key.to(query.dtype), soft),))
+            soft = query.is_floating_point() or key.is_floating_point()
+            dtype = torch.promote_types(query.dtype, key.dtype) if soft else torch.float32
+            query = query.to(dtype)
+            return cls(shape, (Overlap(query, query if keys is None else key.to(dtype), soft),))
         query, key = query.long(), key.long()
         key = query if keys is None else key
         if unknown == "ignore":
@@ -119,19 +118,28 @@ class Pairs(Counts):
     @classmethod
     def views(cls, n: int, views: int = 2, device: torch.device | str | None = None) -> Pairs:
         """The views of a sample belong together; rows are view-major (all first views, then all second ones)."""
+        n, views = at_least("n", n, 0), at_least("views", views, 1)
         ids = _numbers(n, views, torch.device("cpu" if device is None else device))
         return cls((n * views, n * views), (Ids(ids, ids, False),), layout=views)
 
     @classmethod
     def aligned(cls, n: int, device: torch.device | str | None = None) -> Pairs:
         """Query ``i`` belongs with key ``i`` and with no other."""
+        n = at_least("n", n, 0)
         ids = _numbers(n, 1, torch.device("cpu" if device is None else device))
         return cls((n, n), (Ids(ids, ids, False),), layout=1)
 
     @classmethod
     def from_ids(cls, query: Int[Tensor, " n"], key: Int[Tensor, " m"]) -> Pairs:
         """A query belongs with the keys that carry its id; a negative id is unknown, and its pairs are ignored."""
-        if query.ndim != 1 or key.ndim != 1 or query.is_floating_point() or key.is_floating_point():
+        own = key is query
+        query = ids_of("query ids", query)
+        key = query if own else ids_of("key ids", key, query.device)
+        if (
+            query.ndim != 1
+            or key.ndim != 1
+            or not all(is_integer(side) or side.dtype == torch.bool for side in (query, key))
+        ):
             raise TypeError(
                 f"ids are {query.dtype} {tuple(query.shape)} and {key.dtype} {tuple(key.shape)}; "
                 "integers (n,) and (m,) were wanted"
@@ -151,27 +159,45 @@ class Pairs(Counts):
             + . -
             - . -
         """
+        own = key is query
+        query = as_tensor("query ids", query, "integers (n, k)")
+        key = query if own else as_tensor("key ids", key, "integers (m, k)", query.device)
         if query.ndim != 2 or key.ndim != 2 or query.shape[1] != key.shape[1]:
             raise ValueError(
                 f"ids have shape {tuple(query.shape)} and {tuple(key.shape)}; (n, k) and (m, k) were wanted, a column a kind of id"
             )
-        return cls((len(query), len(key)), (Sparing(query.long(), key.long()),))
+        if not (is_integer(query) and is_integer(key)):
+            raise TypeError(f"ids are {query.dtype} and {key.dtype}; integers were wanted")
+        query, key = query.long(), key.long()
+        return cls((len(query), len(key)), (Sparing(query, query if own else key),))
 
     @classmethod
     def from_matrix(cls, relation: Tensor) -> Pairs:
         """A relation that is at hand as a matrix ``(n, m)``, dense or sparse.
 
         Args:
-            relation: Booleans or 0/1: positive or negative. Floats: above 0 is positive with that weight (softmax losses
-                normalise the weights by row), 0 is negative, NaN is ignored.
+            relation: Booleans or integers 0 and 1: negative or positive. Floats: above 0 is positive with that weight (softmax
+                losses normalise the weights by row), 0 is negative, NaN is ignored.
 
         Raises:
-            ValueError: If it is no matrix, or a weight is negative or infinite.
+            TypeError: If it holds no numbers.
+            ValueError: If it is no matrix, a weight is negative or infinite, or an integer other than 0 and 1.
         """
+        relation = as_tensor(
+            "the relation", relation, "a matrix (queries, keys), such as a torch tensor, dense or sparse"
+        )
+        if relation.is_complex():
+            raise TypeError(f"the relation is {relation.dtype}: booleans or real weights were wanted")
         if relation.ndim != 2:
             raise ValueError(f"the relation has shape {tuple(relation.shape)}; a matrix (queries, keys) was wanted")
-        shape = (relation.shape[0], relation.shape[1])
-        relation = relation.to_sparse_coo().coalesce() if relation.layout != torch.strided else relation
+        shape, sparse = (relation.shape[0], relation.shape[1]), relation.layout != torch.strided
+        relation = relation.to_sparse_coo() if sparse else relation
+        if is_integer(relation) and not are_sets(relation._values() if sparse else relation):
+            raise ValueError(
+                "the relation has integers other than 0 and 1, perhaps below 0: pass relation.float() for weights, relation > 0 "
+                "where any of them belongs together"
+            )
+        relation = relation.coalesce() if sparse else relation
         entries = relation.values() if relation.is_sparse else relation
         known = False
         if entries.is_floating_point() and entries.numel():
@@ -183,6 +209,8 @@ class Pairs(Counts):
 
     def __or__(self, other: Pairs) -> Pairs:
         """Unite the positives of two relations of one shape."""
+        if not isinstance(other, Pairs):
+            raise TypeError(f"cannot unite pairs with a {type(other).__name__}: build an nf.Pairs of it first")
         if self.shape != other.shape:
             raise ValueError(f"cannot unite pairs of shape {self.shape} with {other.shape}: both need the same rows")
         if self.rows is not None and other.rows is not None:
@@ -196,6 +224,7 @@ class Pairs(Counts):
 
     def excluding(self, query_rows: Int[Tensor, " n"], key_rows: Int[Tensor, " m"]) -> Pairs:
         """Leave out the pairs whose rows are equal: there, the key is the query's own sample."""
+        query_rows, key_rows = _row_ids("query_rows", query_rows), _row_ids("key_rows", key_rows)
         if (len(query_rows), len(key_rows)) != self.shape:
             raise ValueError(
                 f"query_rows and key_rows have {len(query_rows)} and {len(key_rows)} entries but the pairs are "
@@ -307,6 +336,9 @@ class Pairs(Counts):
 
     def take(self, queries: Int[Tensor, " a"], keys: Int[Tensor, " b"]) -> Pairs:
         """The relation among some of the rows."""
+        same = keys is queries
+        queries = _row_ids("queries", queries)
+        keys = queries if same else _row_ids("keys", keys)
         rows = None if self.rows is None else (self.rows[0][queries], self.rows[1][keys])
         own = self.own if self.own == 0 and queries is keys else None
         if self.own is not None and own is None:  # own samples no longer lie on a diagonal
@@ -405,6 +437,14 @@ class Pairs(Counts):
         marks = torch.where(positive, 2, 1)
         marks = marks if ignored is None else marks.masked_fill(ignored, 0)
         return "\n".join(" ".join(".-+"[mark] for mark in row) for row in marks.tolist())
+
+
+def _row_ids(what: str, rows: Any) -> Int[Tensor, " n"]:
+    """Rows by their numbers."""
+    rows = ids_of(what, rows)
+    if rows.ndim != 1 or not is_integer(rows):
+        raise TypeError(f"{what} are {rows.dtype} {tuple(rows.shape)}; integers (n,) were wanted")
+    return rows
 
 
 def _weighted(entries: Tensor) -> bool:

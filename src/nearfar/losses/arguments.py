@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nearfar.given import as_tensor, is_integer
+from nearfar.losses.numbers import PER_BATCH, Number, tracing
 from nearfar.scores import BACKENDS
-from nearfar.scores.autograd import in_transform
 from nearfar.types import Backend, Precision
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Loss functions annotate plain tensors: they check shapes themselves, to say what was wanted and what to do.
 
@@ -56,8 +62,12 @@ def check_names(options: Mapping[str, Any]) -> None:
         name = min(unknown)
         raise TypeError(f"there is no option {name!r}{nearest(name, Options.__annotations__)}")
     backend, precision = options.get("backend"), options.get("precision")
-    if backend is not None and backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r} is not known{nearest(backend, BACKENDS)}")
+    if backend is not None:
+        choice("backend", backend, tuple(BACKENDS))
+    if "normalize" in options:
+        flag("normalize", options["normalize"])
+    if options.get("validate") is not None:
+        flag("validate", options["validate"])
     if options.get("gather") not in (None, False, True, "ring"):
         raise ValueError(f"gather={options['gather']!r} is not known: True, False or 'ring'")
     if precision is not None and precision != "bf16":
@@ -66,32 +76,72 @@ def check_names(options: Mapping[str, Any]) -> None:
         )
 
 
-def choice(what: str, value: str, known: tuple[str, ...]) -> None:
+def choice(what: str, value: Any, known: Sequence[str]) -> None:
     """Refuse a value that is not among the known ones."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{what}={value!r} is not known{nearest(value, known)}")
 
 
 def check_range(what: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = True) -> None:
-    """Refuse a number outside a range; tensors on an accelerator are taken on trust, since looking would wait."""
-    if isinstance(value, Tensor):
-        if value.device.type != "cpu" or tracing():
-            return
-        value = float(value.detach().min())
-    if not (value > low if open_low else value >= low) or not value < high:
-        bound = f"{'above' if open_low else 'at least'} {low:g}" + (f" and below {high:g}" if high < math.inf else "")
-        raise ValueError(f"{what} is {value:g}, but must be finite and {bound}")
+    """Refuse what is no number, or one outside a range."""
+    Number(low, high, open_low, constant=True)(what, value)
+
+
+Reading = Callable[[str, Any], Any]
+"""What an argument may be: called with its name and what was given, it returns what to use, or refuses it."""
+
+
+def one_of(*known: str) -> Reading:
+    """One of the known names."""
+
+    def rule(what: str, value: Any) -> Any:
+        choice(what, value, known)
+        return value
+
+    return rule
+
+
+def flag(what: str, value: Any) -> bool:
+    """True or False, and nothing that Python takes for it."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{what} is {value!r}: True or False was wanted")
+    return bool(value)
+
+
+def a_generator(what: str, value: Any) -> torch.Generator | None:
+    """A generator, or None: torch's own."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(f"{what} is {value!r}: a generator was wanted, torch.Generator().manual_seed(0)")
+    return value
+
+
+def or_none(rule: Reading) -> Reading:
+    """The same, or None."""
+    return lambda what, value: None if value is None else rule(what, value)
+
+
+def takes(**rules: Reading) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Declare what a loss function's own arguments may be, by name: they are read at every call, and when its module is built."""
+
+    def declare(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def reading(*args: P.args, **kwargs: P.kwargs) -> R:
+            given: dict[str, Any] = kwargs
+            for name, rule in rules.items():
+                if name in given:
+                    given[name] = rule(name, given[name])
+            return function(*args, **kwargs)
+
+        reading.takes = rules  # pyright: ignore[reportAttributeAccessIssue]
+        return reading
+
+    return declare
 
 
 def refuse(options: Options, name: Literal["offsets", "weights"], why: str) -> None:
     """Refuse an option that a loss could only ignore."""
     if options.get(name) is not None:
         raise TypeError(f"{name}= were given, but {why}")
-
-
-def tracing() -> bool:
-    """Whether values cannot be looked at: under torch.compile or a transform of torch.func."""
-    return torch.compiler.is_compiling() or in_transform()
 
 
 def check_rows(name: str, rows: Tensor, validate: bool | None) -> None:
@@ -107,8 +157,25 @@ def check_rows(name: str, rows: Tensor, validate: bool | None) -> None:
         )
 
 
-def check_weights(weights: Tensor | None, validate: bool | None) -> Tensor | None:
-    """Refuse weights of a mean that are below 0 or not finite, naming the first."""
+def with_tensors(options: Options, device: torch.device) -> Options:
+    """The options with what they have a row or a key as tensors beside the embeddings: lists and arrays will do."""
+    given: dict[str, Any] = dict(options)
+    for name, wanted in _COLUMNS.items():
+        if given.get(name) is not None:
+            given[name] = column = as_tensor(name, given[name], wanted, device)
+            if column.is_complex() or (wanted == _IDS and not is_integer(column)):
+                raise TypeError(f"{name} are {column.dtype}: wanted {wanted}")
+    return given  # pyright: ignore[reportReturnType]
+
+
+_IDS = "sample ids, integers"
+_COLUMNS = {"weights": "one number a row", "offsets": "one number a row", "query_rows": _IDS, "key_rows": _IDS}
+
+
+def check_weights(weights: Tensor | None, validate: bool | None, rows: int | None = None) -> Tensor | None:
+    """Refuse weights of a mean that are not one a row, below 0 or not finite, naming the first."""
+    if weights is not None and rows is not None and weights.shape != (rows,):
+        raise ValueError(f"weights have shape {tuple(weights.shape)}; one number a row, ({rows},), was wanted")
     look = weights is not None and (weights.device.type == "cpu" if validate is None else validate) and not tracing()
     if look and weights is not None:
         bad = (~((weights >= 0) & weights.isfinite())).reshape(-1).nonzero()
@@ -136,12 +203,34 @@ def _finite_sum(rows: Tensor) -> bool:
     return math.isfinite(float(rows.detach().sum(dtype=torch.float32 if rows.itemsize < 4 else None)))
 
 
-def as_matrix(name: str, rows: Any) -> Float[Tensor, "n d"]:
-    """Refuse what is no float matrix."""
+def as_floats(name: str, rows: Any, beside: Tensor | None = None, wanted: str = "(n, d)") -> Float[Tensor, "..."]:
+    """Refuse what is no dense tensor of floats, or lies on another device than what it goes with."""
     if not isinstance(rows, Tensor):
-        raise TypeError(f"{name} is a {type(rows).__name__}; a tensor of embeddings (n, d) was wanted")
-    if rows.ndim != 2 or not rows.is_floating_point():
-        raise ValueError(f"{name} has shape {tuple(rows.shape)} and dtype {rows.dtype}; floats (n, d) were wanted")
+        remedy = ": pass torch.as_tensor(…)" if isinstance(rows, list | np.ndarray) else ""
+        raise TypeError(f"{name} is a {type(rows).__name__}; a tensor of embeddings {wanted} was wanted{remedy}")
+    if rows.layout != torch.strided or rows.is_nested or rows.device.type == "meta":
+        kind = "nested" if rows.is_nested else rows.layout if rows.layout != torch.strided else "on the meta device"
+        raise ValueError(f"{name} is a tensor that is {kind}; a dense one of floats {wanted} was wanted")
+    if not rows.is_floating_point():
+        raise ValueError(
+            f"{name} has shape {tuple(rows.shape)} and dtype {rows.dtype}; floats {wanted} were wanted; labels are integers, in "
+            "labels=, and who else belongs together is said by pairs="
+        )
+    if beside is not None and rows.device != beside.device:
+        raise ValueError(
+            f"{name} lies on {rows.device}, what goes with it on {beside.device}: both need the same device"
+        )
+    return rows
+
+
+def as_matrix(name: str, rows: Any, beside: Tensor | None = None) -> Float[Tensor, "n d"]:
+    """Refuse what is no matrix of floats, or lies on another device than what it goes with."""
+    rows = as_floats(name, rows, beside)
+    if rows.ndim != 2:
+        hint = "; labels are integers, in labels=" if rows.ndim == 1 and beside is not None else ""
+        raise ValueError(
+            f"{name} has shape {tuple(rows.shape)} and dtype {rows.dtype}; floats (n, d) were wanted{hint}"
+        )
     return rows
 
 
@@ -153,15 +242,13 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 # ---- temperature ----------------------------------------------------------------------------------------------------
 
 
-def scale_of(
-    temperature: float | Tensor, logit_scale: float | Tensor | None, like: Tensor, validate: bool | None = None
-) -> float | Tensor:
+def scale_of(temperature: float | Tensor, logit_scale: float | Tensor | None, like: Tensor) -> float | Tensor:
     """``1/τ``, or the multiplier that takes its place."""
     if logit_scale is not None:
-        check_range("logit_scale", logit_scale, 0.0)
-        return logit_scale.to(like.dtype) if isinstance(logit_scale, Tensor) else logit_scale
-    check_range("temperature", temperature, 0.0)
-    return temperature.to(like.dtype).reciprocal() if isinstance(temperature, Tensor) else 1.0 / temperature
+        scale = PER_BATCH("logit_scale", logit_scale)
+        return scale.to(like) if isinstance(scale, Tensor) else scale
+    found = PER_BATCH("temperature", temperature)
+    return found.to(like).reciprocal() if isinstance(found, Tensor) else 1.0 / found
 
 
 def parameter(value: float | Tensor, like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nearfar.losses.arguments import Options, check_names, nearest, tracing
+from nearfar.losses.arguments import Options, Reading, check_names, nearest, tracing
 from nearfar.scores import Scores
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.gather import ALONE, Ranks
@@ -67,6 +67,7 @@ class LossFunction(Generic[P]):
         self, outcome: Callable[P, Outcome], traced: int, apart: Callable[..., bool] = lambda *_, **__: False
     ) -> None:
         self.outcome, self.traced, self.apart = outcome, traced, apart
+        self.takes: dict[str, Reading] = getattr(outcome, "takes", {})
         functools.update_wrapper(self, outcome)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Float[Tensor, ""]:
@@ -127,6 +128,9 @@ class Loss(nn.Module):
             name = min(unknown)
             raise TypeError(f"{type(self).__name__} has no option {name!r}{nearest(name, self._known())}")
         check_names({name: value for name, value in options.items() if name in Options.__annotations__})
+        for name, rule in self.function.takes.items():
+            if name in options:
+                rule(name, options[name])
         self.options = options
         self._stats: dict[str, Tensor] | Callable[[], dict[str, Tensor]] = {}
 

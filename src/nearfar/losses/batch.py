@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nearfar.given import as_labels, flat
 from nearfar.losses.arguments import (
     Options,
+    as_floats,
     as_matrix,
     check_names,
     check_offsets,
@@ -19,6 +23,7 @@ from nearfar.losses.arguments import (
     parameter,
     scale_of,
     tracing,
+    with_tensors,
     working_dtype,
 )
 from nearfar.losses.base import Outcome, averaged
@@ -98,11 +103,16 @@ def read(
         raise TypeError(
             "no embeddings were given: call loss(z, labels=y), loss(z1, z2) or loss(queries, keys, pairs=…)"
         )
+    if labels is None and pairs is None and len(views) > 1 and are_labels(views[-1]):
+        views, labels = views[:-1], views[-1]  # loss(z, y), as other libraries have it
     if len(views) == 1 and isinstance(views[0], Tensor) and views[0].ndim == 3 and not sided:
-        views = tuple(views[0].unbind(1))
-    views = [as_matrix(f"embeddings {k + 1}" if len(views) > 1 else "embeddings", z) for k, z in enumerate(views)]
-    for k, z in enumerate(views):
-        check_rows(f"embeddings {k + 1}" if len(views) > 1 else "embeddings", z, options.get("validate"))
+        views = as_floats("embeddings", views[0], wanted="(n, d) or (n, views, d)").unbind(1)
+    first = views[0]
+    names = [f"embeddings {k + 1}" for k in range(len(views))] if len(views) > 1 else ["embeddings"]
+    views = [as_matrix(name, z, first) for name, z in zip(names, views)]
+    options = with_tensors(options, views[0].device)
+    for name, z in zip(names, views):
+        check_rows(name, z, options.get("validate"))
         if z.shape[1] != views[0].shape[1]:
             raise ValueError(f"embeddings have {views[0].shape[1]} and {z.shape[1]} features: both need the same")
     if labels is not None and pairs is not None:
@@ -120,7 +130,7 @@ def read(
             "pass pairs=, or the same number of rows"
         )
     if labels is not None:
-        labels = torch.as_tensor(labels, device=views[0].device)
+        labels = as_labels(labels, views[0].device)
         if len(labels) != len(views[0]):
             raise ValueError(
                 f"labels have {len(labels)} entries but there are {len(views[0])} samples: pass one label a sample"
@@ -196,6 +206,19 @@ def _padding(pairs: Pairs, weights: Tensor | None, ranks: Ranks) -> Tensor | Non
         return None
     gone = pairs.missing[1] if ranks.alone else pairs.missing[1][ranks.own]
     return gone & (weights.detach() == 0) if gone.shape == weights.shape else None
+
+
+def are_labels(given: Any) -> bool:
+    """Whether what was given by place is labels: integers ``(n,)`` or a column of them, or a list or an array of anything."""
+    if isinstance(given, Tensor):
+        return flat(given).ndim == 1 and not given.is_floating_point()
+    if not isinstance(given, list | tuple) and not hasattr(given, "__array__"):
+        return False
+    try:
+        array = np.asarray(given)
+    except (ValueError, RuntimeError):  # rows of several lengths; tensors with a graph
+        return False
+    return array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1 and array.dtype.kind in "iu")
 
 
 def _own_pairs(n: int, count: int, labels: Tensor | None, device: torch.device) -> Pairs:

@@ -11,8 +11,20 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, parameter, tracing, working_dtype
+from nearfar.given import at_least, ids_of
+from nearfar.losses.arguments import (
+    Options,
+    a_generator,
+    as_matrix,
+    check_names,
+    check_rows,
+    check_weights,
+    parameter,
+    with_tensors,
+    working_dtype,
+)
 from nearfar.losses.base import Loss, Outcome, averaged, mean_weights
+from nearfar.losses.numbers import one_a_row, tracing
 from nearfar.pairs import Pairs
 from nearfar.rules import Ids
 from nearfar.scores import Scores, Stage, normalize, sum_over
@@ -32,9 +44,11 @@ class Classified:
     """
 
     def __init__(self, z: Tensor, labels: Tensor, table: Tensor, options: Options, normalized: bool) -> None:
-        z, table = as_matrix("embeddings", z), as_matrix("table", table)
-        labels = torch.as_tensor(labels, device=z.device)
-        if labels.shape != (len(z),) or labels.is_floating_point():
+        check_names(options)
+        z = as_matrix("embeddings", z)
+        table, options = as_matrix("table", table, z), with_tensors(options, z.device)
+        labels = ids_of("labels", labels, z.device)
+        if labels.shape != (len(z),) or labels.is_floating_point() or labels.is_complex():
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; one integer a row, ({len(z)},), was wanted"
             )
@@ -44,7 +58,7 @@ class Classified:
         if unused:
             raise TypeError(f"{min(unused)}= speaks of pairs of rows; a loss against classes has none")
         check_rows("embeddings", z, options.get("validate"))
-        weights = check_weights(options.get("weights"), options.get("validate"))
+        weights = check_weights(options.get("weights"), options.get("validate"), len(z))
         look = labels.device.type == "cpu" and not torch.compiler.is_compiling()
         if look and len(labels) and int(labels.max()) >= len(table):
             raise ValueError(
@@ -58,7 +72,7 @@ class Classified:
         self._scores: dict[Similarity, Scores] = {}
         self._prepared: tuple[Tensor, Tensor] | None = None
         self.known = labels >= 0
-        self.labels = labels.clamp(min=0).long()
+        self.labels = labels.long().clamp(min=0)
         self.weights = None if weights is None else weights.to(dtype)
         self.backend: Backend | None = options.get("backend")
         known = self.known
@@ -77,6 +91,11 @@ class Classified:
         """A parameter of the loss that element functions can read."""
         return self.ranks.shared(parameter(value, self.given[0]))
 
+    def number_a_row(self, name: str, value: float | Tensor) -> Tensor:
+        """The same of a parameter that may differ from row to row."""
+        one_a_row(name, value, len(self.labels))
+        return self.number(value)
+
     def averaged(self, values: Callable[[], Tensor], keep: Tensor) -> Outcome:
         """The mean of values by row over the rows that are kept."""
         return averaged(values, keep, self.weights, self.stats, self.ranks)
@@ -85,13 +104,12 @@ class Classified:
         """The same mean by one visit of the classes, where there is a plan for it."""
         usual = self.unit and self.backend is None and self.given[0].device.type == "cpu" and not tracing()
         full = all(part.numel() for part in self.given)
-        if not (usual and full and scale.numel() == margin.numel() == 1):
+        if not (usual and full) or margin.ndim:
             return outcome
 
         def value() -> Tensor:
             weights = mean_weights(keep, self.weights, self.given[0].dtype, self.ranks)
-            numbers = scale.reshape(()), margin.reshape(())
-            return self.ranks.total(mean_class_softmax(*self.given, self.labels, weights, *numbers, ask))
+            return self.ranks.total(mean_class_softmax(*self.given, self.labels, weights, scale, margin, ask))
 
         return replace(outcome, value=value)
 
@@ -130,8 +148,8 @@ class ClassLoss(Loss):
 
     def __init__(self, num_classes: int, dim: int, *, generator: torch.Generator | None = None, **options: Any) -> None:
         super().__init__(**options)
-        if num_classes < 1 or dim < 1:
-            raise ValueError(f"num_classes={num_classes} and dim={dim}; both must be at least 1")
+        num_classes, dim = at_least("num_classes", num_classes, 1), at_least("dim", dim, 1)
+        generator = a_generator("generator", generator)
         self.table = nn.Parameter(torch.randn(num_classes, dim, generator=generator) * (self.start / math.sqrt(dim)))
 
     @override

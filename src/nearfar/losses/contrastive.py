@@ -8,18 +8,21 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from nearfar.given import ids_of
 from nearfar.losses.arguments import (
     Options,
     as_matrix,
-    check_range,
     check_rows,
     check_weights,
-    choice,
+    one_of,
     refuse,
+    takes,
+    with_tensors,
     working_dtype,
 )
 from nearfar.losses.base import TRACED_AT_COST, Loss, Outcome, averaged, loss_function, query_stats, unless
 from nearfar.losses.batch import read
+from nearfar.losses.numbers import Number, one_a_row
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, normalize, squares, sum_over
 from nearfar.scores.autograd import full_precision
@@ -36,7 +39,15 @@ COSINE: Stage = {
 }
 
 
+def _margin(margin: float | Tensor | None, distance: str) -> float | Tensor:
+    """Of a distance: 0 or more; of cosines, which begin at −1, −1 or more."""
+    if margin is None:
+        return 1.0 if distance == "euclidean" else 0.0
+    return Number(0.0 if distance == "euclidean" else -1.0, open_low=False, per_row=True)("margin", margin)
+
+
 @unless(lambda z1, z2=None, label=None, **_: label is not None, TRACED_AT_COST)
+@takes(distance=one_of("euclidean", "cosine"))
 def contrastive_loss(
     z1: Tensor,
     z2: Tensor | None = None,
@@ -63,7 +74,8 @@ def contrastive_loss(
         label: ``(n,)``, 0 or 1 for each pair, averaged over the pairs.
         labels: Class labels of a batch: all unordered pairs in it, averaged over them.
         pairs: In place of labels.
-        margin: ``None`` means 1.0 for the Euclidean distance, 0.0 for cosine.
+        margin: ``None`` means 1.0 for the Euclidean distance, 0.0 for cosine. One number; with ``label`` also one a pair
+            ``(n,)``.
         distance: ``"euclidean"`` on raw rows, or ``"cosine"``.
         positive: The label that means similar.
         **options: See :class:`nearfar.losses.arguments.Options`.
@@ -75,11 +87,9 @@ def contrastive_loss(
         tensor(0.2500)
     """
     refuse(options, "offsets", "they are added to the logits of softmax losses only")
-    choice("distance", distance, ("euclidean", "cosine"))
-    if positive not in (0, 1):
+    if not isinstance(positive, int) or positive not in (0, 1):
         raise ValueError(f"positive={positive!r}, but it is the label that means similar: 1 or 0")
-    margin = margin if margin is not None else 1.0 if distance == "euclidean" else 0.0
-    check_range("margin", margin, 0.0 if distance == "euclidean" else -1.0, open_low=False)
+    margin = _margin(margin, distance)
     cosine = distance == "cosine"
     if label is not None:
         if z2 is None or labels is not None or pairs is not None:
@@ -94,6 +104,7 @@ def contrastive_loss(
         normalized=cosine, similarity="dot" if cosine else "euclidean",
     )  # fmt: skip
     scores, total = batch.scores, batch.ranks.total
+    one_a_row("margin", margin, None)
     refuse(
         options, "weights", "they are per query, and the mean of a batch runs over pairs; give pairs and their label"
     )
@@ -114,15 +125,16 @@ def contrastive_loss(
 def _explicit(
     z1: Tensor, z2: Tensor, label: Tensor, margin: float | Tensor, cosine: bool, positive: int, options: Options
 ) -> Outcome:
-    a, b = as_matrix("z1", z1), as_matrix("z2", z2)
-    label = torch.as_tensor(label, device=a.device)
-    if a.shape != b.shape or label.shape != a.shape[:1]:
+    a = as_matrix("z1", z1)
+    b, label, options = as_matrix("z2", z2, a), ids_of("label", label, a.device), with_tensors(options, a.device)
+    if a.shape != b.shape or label.shape != a.shape[:1] or label.is_complex():
         raise ValueError(
-            f"z1, z2 and label have shapes {tuple(a.shape)}, {tuple(b.shape)} and {tuple(label.shape)}; "
-            "(n, d), (n, d) and (n,) were wanted"
+            f"z1, z2 and label have shapes {tuple(a.shape)}, {tuple(b.shape)} and {tuple(label.shape)} ({label.dtype}); "
+            "(n, d), (n, d) and (n,) of 0 and 1 were wanted"
         )
     if label.device.type == "cpu" and not torch.compiler.is_compiling() and bool(((label != 0) & (label != 1)).any()):
         raise ValueError("a pair's label is 1 (similar) or 0 (dissimilar); class labels of a batch go in labels=")
+    one_a_row("margin", margin, len(a))
     for name, side in (("z1", a), ("z2", b)):
         check_rows(name, side, options.get("validate"))
     dtype = working_dtype(a, b)
@@ -139,7 +151,7 @@ def _explicit(
     def stats() -> dict[str, Tensor]:
         return {"queries": torch.tensor(len(similar)), "positives": similar.sum()}
 
-    weights = check_weights(options.get("weights"), options.get("validate"))
+    weights = check_weights(options.get("weights"), options.get("validate"), len(a))
     return averaged(values, torch.ones_like(similar), None if weights is None else weights.to(dtype), stats)
 
 
@@ -228,10 +240,8 @@ class ContrastiveLoss(Loss):
         positive: Literal[0, 1] = 1,
         **options: Any,
     ) -> None:
-        choice("distance", distance, ("euclidean", "cosine"))
-        if margin is not None:
-            check_range("margin", margin, 0.0 if distance == "euclidean" else -1.0, open_low=False)
         super().__init__(margin=margin, distance=distance, positive=positive, **options)
+        _margin(margin, distance)
 
 
 class SpectralLoss(Loss):

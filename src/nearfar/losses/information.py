@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack, override
 
-from nearfar.losses.arguments import Options, as_matrix, check_range, choice, refuse, working_dtype
+from nearfar.given import at_least, ids_of, is_integer
+from nearfar.losses.arguments import Options, as_floats, as_matrix, one_of, refuse, takes, working_dtype
 from nearfar.losses.base import Loss, Outcome, loss_function, query_stats
 from nearfar.losses.batch import read
+from nearfar.losses.numbers import Number
 from nearfar.losses.softmax import softmax
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, sum_over
@@ -31,6 +33,7 @@ SCORE: Stage = {"value": sum_over("positives")}
 
 
 @loss_function
+@takes(estimator=one_of("infonce", "jsd", "dv"))
 def mutual_information_loss(
     summary: Tensor,
     local: Tensor,
@@ -72,7 +75,9 @@ def mutual_information_loss(
     """
     refuse(options, "offsets", "they are added to the logits of softmax losses only")
     refuse(options, "weights", "they are per query, and the mean runs over pairs")
-    choice("estimator", estimator, ("infonce", "jsd", "dv"))
+    for name, side in (("summary", summary), ("local", local)):
+        if as_floats(name, side).ndim < 2:
+            as_matrix(name, side)
     if summary.ndim > 2 and local.ndim == 2:
         summary, local = local, summary
     parts = local
@@ -84,8 +89,17 @@ def mutual_information_loss(
             )
         parts = local.flatten(2).transpose(1, 2).reshape(-1, local.shape[1])
         batch = torch.arange(len(local), device=local.device).repeat_interleave(local.shape[2:].numel())
-    elif batch is not None and batch.shape != (len(local),):
-        raise ValueError(f"batch has shape {tuple(batch.shape)}; one item number a node, ({len(local)},), was wanted")
+    elif batch is not None:
+        batch = ids_of("batch", batch, local.device)
+        if batch.shape != (len(local),) or not is_integer(batch):
+            raise ValueError(
+                f"batch is {batch.dtype} {tuple(batch.shape)}; one item number a node, integers ({len(local)},), was wanted"
+            )
+        look = len(batch) and batch.device.type == "cpu" and not torch.compiler.is_compiling()
+        if look and int(batch.max()) >= len(summary):
+            raise ValueError(
+                f"batch reaches {int(batch.max())}; the items of {len(summary)} summaries are 0 to {len(summary) - 1}"
+            )
     items = meet(len(summary), options.get("gather"), summary.device)
     if batch is not None:
         first = items.own.start
@@ -167,16 +181,17 @@ class MutualInformationLoss(Loss):
         ema: float | None = None,
         **options: Any,
     ) -> None:
-        choice("estimator", estimator, ("infonce", "jsd", "dv"))
         super().__init__(estimator=estimator, **options)
         if ema is not None:
-            check_range("ema", ema, 0.0, 1.0)
+            ema = Number(0.0, 1.0, constant=True)("ema", ema)
             if estimator != "dv":
                 raise ValueError(f"ema= corrects the gradient of the 'dv' estimator; {estimator!r} needs none")
         self.ema = ema
         self.weight = None
         if bilinear is not None:
-            self.weight = nn.Parameter(torch.empty(*bilinear))
+            if not isinstance(bilinear, tuple | list) or len(bilinear) != 2:
+                raise ValueError(f"bilinear is {bilinear!r}; the sizes (d, e) of summaries and parts were wanted")
+            self.weight = nn.Parameter(torch.empty(*(at_least("bilinear", size, 1) for size in bilinear)))
             nn.init.xavier_uniform_(self.weight)
         self.register_buffer("log_ema", None if ema is None else torch.tensor(torch.nan))  # NaN: nothing seen yet
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from nearfar.losses.arguments import Options, check_range
+from nearfar.losses.arguments import Options, takes
 from nearfar.losses.base import Outcome, loss_function
 from nearfar.losses.classes import Classified, ClassLoss
+from nearfar.losses.numbers import POSITIVE, Number
 from nearfar.scores.class_softmax import Ask, Change
 from nearfar.scores.exponentials import softplus
 from nearfar.scores.similarity import picked_scores, root
@@ -51,6 +52,7 @@ def _widened(rows: Classified) -> Change:
 
 
 @loss_function
+@takes(margin=Number(0.0, math.pi, open_low=False, per_row=True), scale=POSITIVE)
 def arcface_loss(
     z: Tensor,
     labels: Tensor,
@@ -68,7 +70,7 @@ def arcface_loss(
         z: ``(n, d)``.
         labels: ``(n,)``; negative means unknown, left out.
         table: One row a class, ``(c, d)``.
-        margin: m, radians from 0 to π; 0.5 is the paper's.
+        margin: m, radians from 0 to π, one number or one a row ``(n,)``; 0.5 is the paper's.
         scale: s; 64 is the paper's.
         **options: See :class:`nearfar.losses.arguments.Options`.
 
@@ -77,18 +79,19 @@ def arcface_loss(
         >>> nf.functional.arcface_loss(torch.eye(3), torch.arange(3), torch.eye(3), margin=0.0, scale=1.0)
         tensor(0.5514)
     """
-    check_range("margin", margin, 0.0, math.pi, open_low=False)
-    check_range("scale", scale, 0.0)
     rows = Classified(z, labels, table, options, True)
 
+    by = rows.number_a_row("margin", margin)
+
     def values() -> Tensor:
-        return _against_others(rows, lambda: _arc(rows, rows.number(margin)), rows.ranks.shared(scale))
+        return _against_others(rows, lambda: _arc(rows, by), rows.ranks.shared(scale))
 
     outcome = rows.averaged(values, rows.known)
-    return rows.visited(outcome, rows.known, rows.number(scale), rows.number(margin), Ask(_widened(rows)))
+    return rows.visited(outcome, rows.known, rows.number(scale), by, Ask(_widened(rows)))
 
 
 @loss_function
+@takes(margin=Number(0.0, open_low=False, per_row=True), scale=POSITIVE)
 def cosface_loss(
     z: Tensor,
     labels: Tensor,
@@ -106,7 +109,7 @@ def cosface_loss(
         z: ``(n, d)``.
         labels: ``(n,)``; negative means unknown, left out.
         table: One row a class, ``(c, d)``.
-        margin: m, a cosine, 0 or more; 0.35 is the paper's for faces.
+        margin: m, a cosine, 0 or more, one number or one a row ``(n,)``; 0.35 is the paper's for faces.
         scale: s; 64 is the paper's.
         **options: See :class:`nearfar.losses.arguments.Options`.
 
@@ -115,15 +118,15 @@ def cosface_loss(
         >>> nf.functional.cosface_loss(torch.eye(3), torch.arange(3), torch.eye(3), margin=1.0, scale=1.0)  # log 3
         tensor(1.0986)
     """
-    check_range("margin", margin, 0.0, open_low=False)
-    check_range("scale", scale, 0.0)
     rows = Classified(z, labels, table, options, True)
 
+    by = rows.number_a_row("margin", margin)
+
     def values() -> Tensor:
-        return _against_others(rows, lambda: rows.own() - rows.ranks.shared(margin), rows.ranks.shared(scale))
+        return _against_others(rows, lambda: rows.own() - by, rows.ranks.shared(scale))
 
     outcome, lowered = rows.averaged(values, rows.known), Ask(lambda cosine, _, by: (cosine - by, 1.0, -1.0))
-    return rows.visited(outcome, rows.known, rows.number(scale), rows.number(margin), lowered)
+    return rows.visited(outcome, rows.known, rows.number(scale), by, lowered)
 
 
 # ---- modules --------------------------------------------------------------------------------------------------------
@@ -151,8 +154,6 @@ class ArcFaceLoss(ClassLoss):
     def __init__(
         self, num_classes: int, dim: int, margin: float | Tensor = 0.5, scale: float | Tensor = 64.0, **options: Any
     ) -> None:
-        check_range("margin", margin, 0.0, math.pi, open_low=False)
-        check_range("scale", scale, 0.0)
         super().__init__(num_classes, dim, margin=margin, scale=scale, **options)
 
 
@@ -178,6 +179,4 @@ class CosFaceLoss(ClassLoss):
     def __init__(
         self, num_classes: int, dim: int, margin: float | Tensor = 0.35, scale: float | Tensor = 64.0, **options: Any
     ) -> None:
-        check_range("margin", margin, 0.0, open_low=False)
-        check_range("scale", scale, 0.0)
         super().__init__(num_classes, dim, margin=margin, scale=scale, **options)

@@ -13,14 +13,15 @@ from typing_extensions import Unpack
 from nearfar.losses.arguments import (
     Options,
     as_matrix,
-    check_range,
+    check_names,
     check_rows,
-    choice,
+    one_of,
     parameter,
-    tracing,
+    takes,
     working_dtype,
 )
 from nearfar.losses.base import Loss, Outcome, costly_to_trace, without_scores
+from nearfar.losses.numbers import FINITE, NOT_NEGATIVE, POSITIVE, tracing
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over, normalize
 from nearfar.scores.autograd import full_precision
@@ -30,9 +31,11 @@ from nearfar.scores.small import pooled_logsumexp
 
 
 def _two_views(z1: Tensor, z2: Tensor, options: Options, normalized: bool) -> tuple[Tensor, Tensor, Ranks]:
-    z1, z2 = as_matrix("z1", z1), as_matrix("z2", z2)
+    z1 = as_matrix("z1", z1)
+    z2 = as_matrix("z2", z2, z1)
     if z1.shape != z2.shape:
         raise ValueError(f"the views have shapes {tuple(z1.shape)} and {tuple(z2.shape)}; both need the same (n, d)")
+    check_names(options)
     unused = set(options) - {"normalize", "backend", "precision", "gather", "validate"}
     if unused:
         raise TypeError(f"{min(unused)}= speaks of pairs of rows; a loss on moments has none")
@@ -54,6 +57,7 @@ def _off_diagonal(square: Float[Tensor, "d d"]) -> Tensor:
 
 
 @without_scores
+@takes(off_diagonal=NOT_NEGATIVE)
 def barlow_twins_loss(z1: Tensor, z2: Tensor, *, off_diagonal: float = 0.005, **options: Unpack[Options]) -> Outcome:
     """Barlow Twins: ``Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij²``, ``C`` the correlations between the views' features.
 
@@ -71,7 +75,6 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, *, off_diagonal: float = 0.005, **
         >>> nf.functional.barlow_twins_loss(z, z)
         tensor(0.)
     """
-    check_range("off_diagonal", off_diagonal, 0.0, open_low=False)
     z1, z2, ranks = _two_views(z1, z2, options, False)
     n = len(z1)
 
@@ -99,6 +102,14 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, *, off_diagonal: float = 0.005, **
 
 
 @without_scores
+@takes(
+    invariance=NOT_NEGATIVE,
+    variance=NOT_NEGATIVE,
+    covariance=NOT_NEGATIVE,
+    gamma=FINITE,
+    eps=NOT_NEGATIVE,
+    form=one_of("paper", "code"),
+)
 def vicreg_loss(
     z1: Tensor,
     z2: Tensor,
@@ -136,9 +147,6 @@ def vicreg_loss(
         >>> nf.functional.vicreg_loss(z, z)
         tensor(0.)
     """
-    choice("form", form, ("paper", "code"))
-    for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance), ("eps", eps)):
-        check_range(name, weight, 0.0, open_low=False)
     z1, z2, ranks = _two_views(z1, z2, options, False)
     n, d = z1.shape
 
@@ -172,6 +180,7 @@ UNIFORMITY: Stage = {"value": logsumexp_over("candidates", lambda s, t: -t.param
 
 
 @costly_to_trace
+@takes(alpha=POSITIVE, t=POSITIVE, align=FINITE, uniform=FINITE)
 def align_uniform_loss(
     z1: Tensor,
     z2: Tensor,
@@ -204,8 +213,6 @@ def align_uniform_loss(
         >>> nf.functional.align_uniform_loss(z, z).round(decimals=3)
         tensor(-4.)
     """
-    check_range("alpha", alpha, 0.0)
-    check_range("t", t, 0.0)
     z1, z2, ranks = _two_views(z1, z2, options, True)
     n, every = len(z1), ranks.rows
 
@@ -262,7 +269,6 @@ class BarlowTwinsLoss(Loss):
     own_options = frozenset({"off_diagonal"})
 
     def __init__(self, off_diagonal: float = 0.005, **options: Any) -> None:
-        check_range("off_diagonal", off_diagonal, 0.0, open_low=False)
         super().__init__(off_diagonal=off_diagonal, **options)
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from nearfar.losses.arguments import Options, check_range, parameter
+from nearfar.losses.arguments import Options, parameter, takes
 from nearfar.losses.base import Outcome, costly_to_trace, having, kept, query_stats
 from nearfar.losses.batch import read
+from nearfar.losses.numbers import Number
 from nearfar.losses.softmax import SoftmaxLoss
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, mean_over
@@ -61,7 +62,13 @@ AGAINST: Stage = {
 }
 
 
+# powers and shares that sums are asked for: constants of the loss
+BETA = Number(0.0, open_low=False, constant=True)
+TAU_PLUS = Number(0.0, 1.0, open_low=False, constant=True)
+
+
 @costly_to_trace
+@takes(beta=BETA, tau_plus=TAU_PLUS)
 def hard_negative_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -97,8 +104,6 @@ def hard_negative_loss(
         >>> nf.functional.hard_negative_loss(z, z)
         tensor(1.9459)
     """
-    check_range("beta", beta, 0.0, open_low=False)
-    check_range("tau_plus", tau_plus, 0.0, 1.0, open_low=False)
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
     scale = batch.scale(temperature, logit_scale)
     scores = batch.scores.scaled(scale)
@@ -131,6 +136,7 @@ def hard_negative_loss(
 
 
 @costly_to_trace
+@takes(tau_plus=TAU_PLUS)
 def debiased_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -171,7 +177,7 @@ class DCLLoss(SoftmaxLoss):
     Args:
         temperature: τ, 0.1 by default.
         learnable: Learn τ.
-        max_scale: Largest 1/τ that learning may reach.
+        max_scale: Largest 1/τ that learning may reach; 100 by default, or the start's where that is larger.
         **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
@@ -189,7 +195,7 @@ class HardNegativeLoss(SoftmaxLoss):
     Args:
         temperature: τ, 0.1 by default.
         learnable: Learn τ.
-        max_scale: Largest 1/τ that learning may reach.
+        max_scale: Largest 1/τ that learning may reach; 100 by default, or the start's where that is larger.
         **options: ``beta``, ``tau_plus``, and those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
@@ -208,7 +214,7 @@ class DebiasedLoss(SoftmaxLoss):
     Args:
         temperature: τ, 0.1 by default.
         learnable: Learn τ.
-        max_scale: Largest 1/τ that learning may reach.
+        max_scale: Largest 1/τ that learning may reach; 100 by default, or the start's where that is larger.
         **options: ``tau_plus``, and those of :class:`nearfar.losses.arguments.Options`.
 
     Example:

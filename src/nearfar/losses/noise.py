@@ -11,8 +11,20 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, logsigmoid
 from typing_extensions import Unpack, override
 
-from nearfar.losses.arguments import Options, as_matrix, check_rows, check_weights, working_dtype
+from nearfar.given import as_tensor, at_least, ids_of, is_integer
+from nearfar.losses.arguments import (
+    Options,
+    a_generator,
+    as_matrix,
+    check_names,
+    check_rows,
+    check_weights,
+    takes,
+    with_tensors,
+    working_dtype,
+)
 from nearfar.losses.base import Loss, Outcome, averaged, without_scores
+from nearfar.losses.numbers import FINITE
 from nearfar.scores.autograd import full_precision
 from nearfar.scores.similarity import product
 
@@ -42,13 +54,12 @@ class Noise(nn.Module):
 
     def __init__(self, weights: Float[Tensor, " v"]) -> None:
         super().__init__()
-        weights = torch.as_tensor(weights).detach().double().cpu()
-        if (
-            weights.ndim != 1
-            or not bool(weights.isfinite().all())
-            or bool((weights < 0).any())
-            or not bool(weights.sum() > 0)
-        ):
+        weights = as_tensor("noise", weights, "one weight a word").detach().double().cpu()
+        if weights.ndim != 1 or not len(weights):
+            raise ValueError(
+                f"noise has shape {tuple(weights.shape)}; one weight of 0 or more a word, (v,), was wanted"
+            )
+        if not bool(weights.isfinite().all()) or bool((weights < 0).any()) or not bool(weights.sum() > 0):
             raise ValueError(
                 f"noise has shape {tuple(weights.shape)} and weights from {float(weights.min()):g} to {float(weights.max()):g}; "
                 "one finite weight of 0 or more a word, not all 0, was wanted"
@@ -97,10 +108,27 @@ def unigram_noise(counts: Tensor, power: float = 0.75) -> Noise:
         >>> nf.unigram_noise(torch.tensor([1, 16])).log_probability.exp()  # 1 : 8
         tensor([0.1111, 0.8889], dtype=torch.float64)
     """
-    return Noise(torch.as_tensor(counts).double() ** power)
+    return Noise(as_tensor("counts", counts, "one number a word").double() ** FINITE("power", power))
+
+
+def _count(what: str, value: Any) -> int:
+    return at_least(what, value, 1, "a whole number, at least one noise sample a query")
+
+
+def _words(what: str, words: Any, table: Tensor, *shapes: tuple[int, ...]) -> Tensor:
+    """Words of a table, in one of some shapes."""
+    words, wanted = ids_of(what, words, table.device), " or ".join(map(str, shapes))
+    if words.shape not in shapes or not is_integer(words):
+        raise ValueError(f"{what} are {words.dtype} {tuple(words.shape)}; integers {wanted} were wanted")
+    if words.numel() and words.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = int(words.min()), int(words.max())
+        if low < 0 or high >= len(table):
+            raise ValueError(f"{what} reach from {low} to {high}; words of the table are 0 to {len(table) - 1}")
+    return words.long()
 
 
 @without_scores
+@takes(log_z=FINITE, k=_count, generator=a_generator)
 def nce_loss(
     queries: Tensor,
     targets: Tensor,
@@ -138,26 +166,26 @@ def nce_loss(
         >>> nf.functional.nce_loss(torch.zeros(1, 2), torch.tensor([1]), table, noise=noise, k=4)  # Δ = 0: 5·log 2
         tensor(3.4657)
     """
-    x, rows = as_matrix("queries", queries), as_matrix("table", table)
+    check_names(options)
+    x = as_matrix("queries", queries)
+    rows, options = as_matrix("table", table, x), with_tensors(options, x.device)
     n, v = len(x), len(rows)
-    if x.shape[1] != rows.shape[1] or targets.shape != (n,) or targets.is_floating_point():
-        raise ValueError(
-            f"queries, targets and table have shapes {tuple(x.shape)}, {tuple(targets.shape)} ({targets.dtype}) and "
-            f"{tuple(rows.shape)}; (n, d), integers (n,) and (v, d) were wanted"
-        )
+    if x.shape[1] != rows.shape[1]:
+        raise ValueError(f"queries have {x.shape[1]} features but the table has {rows.shape[1]}: both need the same")
+    targets = _words("targets", targets, rows, (n,))
+    if not isinstance(noise, Noise):
+        raise TypeError(f"noise is a {type(noise).__name__}; an nf.Noise(weights) was wanted")
     if len(noise.log_probability) != v:
         raise ValueError(f"the noise has {len(noise.log_probability)} words but the table has {v}")
-    if k < 1:
-        raise ValueError(f"k is {k}; at least one noise sample a query is needed")
+    if bias is not None:
+        bias = as_tensor("bias", bias, "one number a word", x.device)
+        if bias.shape != (v,):
+            raise ValueError(f"bias has shape {tuple(bias.shape)}; one number a word, ({v},), was wanted")
     unused = set(options) - {"weights", "validate", "backend", "precision"}
     if unused:
         raise TypeError(f"{min(unused)}= speaks of in-batch pairs; NCE has none")
     check_rows("queries", x, options.get("validate"))
-    if n and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= v:
-            raise ValueError(f"targets reach from {low} to {high}; words of the table are 0 to {v - 1}")
-    drawn = noise.sample((n, k), generator) if samples is None else samples
+    drawn = noise.sample((n, k), generator) if samples is None else _words("samples", samples, rows, (k,), (n, k))
     dtype = working_dtype(x, rows)
 
     def delta(words: Tensor, scores: Tensor) -> Tensor:
@@ -174,7 +202,7 @@ def nce_loss(
                 false = product(contexts[:, None], embedding(drawn, vectors))[:, 0]
             return -logsigmoid(delta(targets, true)) - logsigmoid(-delta(drawn, false)).sum(1)
 
-    weights = check_weights(options.get("weights"), options.get("validate"))
+    weights = check_weights(options.get("weights"), options.get("validate"), n)
     keep = torch.ones(n, dtype=torch.bool, device=x.device)
     return averaged(values, keep, None if weights is None else weights.to(dtype), lambda: {"queries": torch.tensor(n)})
 
@@ -211,17 +239,10 @@ class NCELoss(Loss):
         super().__init__(**options)
         if isinstance(normalizer, str) and normalizer not in ("zero", "learned"):
             raise ValueError(f"normalizer={normalizer!r} is not known: 'zero', 'learned' or a number, the fixed log Z")
-        if k < 1:
-            raise ValueError(f"k is {k}; at least one noise sample a query is needed")
         self.noise = noise if isinstance(noise, Noise) else Noise(noise)
-        self.k = k
-        self.log_z = (
-            nn.Parameter(torch.zeros(()))
-            if normalizer == "learned"
-            else 0.0
-            if isinstance(normalizer, str)
-            else normalizer
-        )
+        self.k = _count("k", k)
+        fixed = 0.0 if isinstance(normalizer, str) else FINITE("normalizer", normalizer)
+        self.log_z = nn.Parameter(torch.zeros(())) if normalizer == "learned" else fixed
 
     @override
     def arguments(self) -> dict[str, Any]:

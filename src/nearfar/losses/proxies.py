@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from nearfar.losses.arguments import Options, check_range, choice
+from nearfar.losses.arguments import Options, one_of, takes
 from nearfar.losses.base import Outcome, costly_to_trace, loss_function, without_scores
 from nearfar.losses.classes import Classified, ClassLoss
+from nearfar.losses.numbers import FINITE, POSITIVE
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, Stage, logsumexp_over
 from nearfar.scores.class_softmax import Ask
@@ -18,6 +19,7 @@ from nearfar.scores.exponentials import softplus
 
 
 @loss_function
+@takes(margin=FINITE, scale=POSITIVE)
 def proxy_anchor_loss(
     z: Tensor,
     labels: Tensor,
@@ -48,7 +50,6 @@ def proxy_anchor_loss(
         >>> torch.isclose(loss, (1 + torch.tensor(-0.9).exp()).log() + (1 + torch.tensor(0.1).exp()).log())
         tensor(True)
     """
-    check_range("scale", scale, 0.0)
     rows = Classified(z, labels, table, options, True)
     if rows.weights is not None:
         raise TypeError("weights= are per row, but the means of proxy-anchor run over classes")
@@ -79,6 +80,7 @@ PROXY_NCA_ALL: Stage = {"value": logsumexp_over("candidates", lambda s, t: s * -
 
 
 @costly_to_trace
+@takes(temperature=POSITIVE, denominator=one_of("negatives", "all"))
 def proxy_nca_loss(
     z: Tensor,
     labels: Tensor,
@@ -106,8 +108,6 @@ def proxy_nca_loss(
         >>> nf.functional.proxy_nca_loss(torch.eye(3), torch.arange(3), torch.eye(3))  # −2 + log 2
         tensor(-1.3069)
     """
-    choice("denominator", denominator, ("negatives", "all"))
-    check_range("temperature", temperature, 0.0)
     rows = Classified(z, labels, table, options, True)
     scale = rows.number(temperature).reciprocal()
     keep = rows.known if len(table) > 1 or denominator == "all" else torch.zeros_like(rows.known)
@@ -171,7 +171,6 @@ class ProxyAnchorLoss(ClassLoss):
     def __init__(
         self, num_classes: int, dim: int, margin: float | Tensor = 0.1, scale: float | Tensor = 32.0, **options: Any
     ) -> None:
-        check_range("scale", scale, 0.0)
         super().__init__(num_classes, dim, margin=margin, scale=scale, **options)
 
 
@@ -202,8 +201,6 @@ class ProxyNCALoss(ClassLoss):
         denominator: Literal["negatives", "all"] = "negatives",
         **options: Any,
     ) -> None:
-        check_range("temperature", temperature, 0.0)
-        choice("denominator", denominator, ("negatives", "all"))
         super().__init__(num_classes, dim, temperature=temperature, denominator=denominator, **options)
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from nearfar.losses.arguments import Options, check_range, choice, scale_of
+from nearfar.losses.arguments import Options, one_of, scale_of, takes
 from nearfar.losses.base import Loss, Outcome, costly_to_trace, having, kept, loss_function, query_stats
 from nearfar.losses.batch import read
+from nearfar.losses.numbers import NOT_NEGATIVE
 from nearfar.losses.softmax import SoftmaxLoss, softmax
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, logsumexp_over
@@ -19,6 +20,7 @@ from nearfar.scores.exponentials import softplus
 
 
 @loss_function
+@takes(regularization=NOT_NEGATIVE)
 def n_pairs_loss(
     queries: Tensor,
     keys: Tensor | None = None,
@@ -45,7 +47,6 @@ def n_pairs_loss(
         >>> nf.functional.n_pairs_loss(torch.eye(4), torch.eye(4))
         tensor(0.7437)
     """
-    check_range("regularization", regularization, 0.0, open_low=False)
     sides = (queries,) if keys is None else (queries, keys)
     batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=False, ring=True)
     outcome = softmax(batch, 1.0, "out")
@@ -70,6 +71,7 @@ NCA: Stage = {
 
 
 @costly_to_trace
+@takes(objective=one_of("log", "probability"))
 def nca_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -98,7 +100,6 @@ def nca_loss(
         >>> nf.functional.nca_loss(torch.ones(4, 2), labels=torch.tensor([0, 0, 1, 1]))  # collapsed: log 3
         tensor(1.0986)
     """
-    choice("objective", objective, ("log", "probability"))
     batch = read(
         views, sided=False, labels=labels, pairs=pairs, options=options, normalized=False, similarity="sqeuclidean"
     )
@@ -145,7 +146,7 @@ class NCALoss(SoftmaxLoss):
     Args:
         temperature: τ, 1 by default.
         learnable: Learn τ.
-        max_scale: Largest 1/τ that learning may reach.
+        max_scale: Largest 1/τ that learning may reach; 100 by default, or the start's where that is larger.
         **options: ``objective``, and those of :class:`nearfar.losses.arguments.Options`.
 
     Example:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack, override
 
-from nearfar.losses.arguments import Options, as_matrix, check_rows, choice, scale_of
+from nearfar.losses.arguments import Options, as_floats, check_rows, flag, one_of, scale_of, takes
 from nearfar.losses.base import TRACED, Form, Loss, Outcome, costly_to_trace, mean_weights, query_stats, unless
-from nearfar.losses.batch import Batch, read
+from nearfar.losses.batch import Batch, are_labels, read
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
 from nearfar.scores import Scores, normalize
@@ -26,7 +26,6 @@ from nearfar.scores.similarity import product, some_scores
 
 def softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
     """``LSE_A − mean_P`` (out) or ``LSE_A − LSE_P + log|P|`` (in), averaged over queries with a positive."""
-    choice("form", form, ("out", "in"))
     scores = batch.scores.scaled(scale)
 
     def attraction(positives: Tensor) -> Tensor:
@@ -61,10 +60,11 @@ def _own_negatives(
     queries: Tensor, keys: Tensor | None = None, negatives: Tensor | None = None, in_batch: bool = False, **_: Any
 ) -> bool:
     """Whether a query meets its own key and its own negatives only."""
-    return negatives is not None and negatives.ndim == 3 and not in_batch
+    return isinstance(negatives, Tensor) and negatives.ndim == 3 and not in_batch
 
 
 @unless(_own_negatives, TRACED)
+@takes(form=one_of("out", "in"), in_batch=flag)
 def info_nce_loss(
     queries: Tensor,
     keys: Tensor | None = None,
@@ -102,8 +102,8 @@ def info_nce_loss(
         >>> nf.functional.info_nce_loss(z, z, temperature=1.0)  # log(1 + 3/e)
         tensor(0.7437)
     """
-    if negatives is None:
-        sides = (queries,) if keys is None else (queries, keys)
+    if negatives is None or are_labels(negatives):
+        sides = queries, *(side for side in (keys, negatives) if side is not None)
         batch = read(sides, sided=True, labels=labels, pairs=pairs, options=options, normalized=True, ring=True)
         return softmax(batch, batch.scale(temperature, logit_scale), form)
     if keys is None or labels is not None or pairs is not None:
@@ -126,18 +126,19 @@ def _explicit(
     batch = read((queries, keys), sided=True, labels=None, pairs=None, options=options, normalized=True)
     x = batch.scores.query_rows
     n, d = x.shape
+    negatives = as_floats("negatives", negatives, x, f"(m, {d}) or ({n}, j, {d})")
     if negatives.ndim not in (2, 3) or negatives.shape[-1] != d or (negatives.ndim == 3 and len(negatives) != n):
         raise ValueError(f"negatives have shape {tuple(negatives.shape)}; (m, {d}) shared or ({n}, j, {d}) was wanted")
     check_rows("negatives", negatives, options.get("validate"))
     scale = scale_of(temperature, logit_scale, x)
     if in_batch and negatives.ndim == 2 and batch.scores.pairs.rows is None:  # then they are keys, of nobody
-        others = torch.cat([batch.scores.key_rows, as_matrix("negatives", negatives).to(x.dtype)])
+        others = torch.cat([batch.scores.key_rows, negatives.to(x.dtype)])
         own = Pairs.from_ids(*(torch.arange(size, device=x.device) for size in (n, len(others))))
         scores = replace(batch.scores, key_rows=others, pairs=own)
         return softmax(replace(batch, scores=scores), scale, "out")
     prepare = normalize if options.get("normalize", True) else (lambda z: z)
     with full_precision(x):
-        others = prepare(as_matrix("negatives", negatives.reshape(-1, d)).to(x.dtype))
+        others = prepare(negatives.reshape(-1, d).to(x.dtype))
         x, y = batch.scores.queries, batch.scores.keys
         positive = some_scores(x, y, "dot") * scale
         parts = []
@@ -188,6 +189,7 @@ def nt_xent_loss(
 
 
 @costly_to_trace
+@takes(form=one_of("out", "in"))
 def supcon_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -234,7 +236,7 @@ class SoftmaxLoss(Loss):
         temperature: float | Tensor | None = None,
         *,
         learnable: bool = False,
-        max_scale: float = 100.0,
+        max_scale: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -257,7 +259,7 @@ class InfoNCELoss(SoftmaxLoss):
     Args:
         temperature: τ, 0.1 by default.
         learnable: Learn τ, as ``log_scale`` clamped to ``max_scale`` after the optimiser's step.
-        max_scale: Largest 1/τ that learning may reach.
+        max_scale: Largest 1/τ that learning may reach; 100 by default, or the start's where that is larger.
         **options: ``form``, ``in_batch``, and those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
@@ -279,7 +281,7 @@ class NTXentLoss(SoftmaxLoss):
     Args:
         temperature: τ, 0.1 by default.
         learnable: Learn τ.
-        max_scale: Largest 1/τ that learning may reach.
+        max_scale: Largest 1/τ that learning may reach; 100 by default, or the start's where that is larger.
         **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
@@ -297,7 +299,7 @@ class SupConLoss(SoftmaxLoss):
     Args:
         temperature: τ, 0.1 by default.
         learnable: Learn τ.
-        max_scale: Largest 1/τ that learning may reach.
+        max_scale: Largest 1/τ that learning may reach; 100 by default, or the start's where that is larger.
         **options: ``form``, and those of :class:`nearfar.losses.arguments.Options`.
 
     Example:

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from nearfar.losses.arguments import check_range
+from nearfar.losses.arguments import flag
+from nearfar.losses.numbers import PER_BATCH, Number
 
+LEAST = 0.01
+"""Smallest 1/τ that learning may reach: at τ = 100 a softmax of cosines is even to two digits."""
 _learned: weakref.WeakSet[Temperature] = weakref.WeakSet()
 _hooked = False
 
@@ -19,23 +22,38 @@ _hooked = False
 class Temperature(nn.Module):
     """Holds ``τ``: a constant, a tensor of the user's, or a parameter.
 
-    The learnable form keeps ``log_scale = log(1/τ)``. It is clamped to ``[log_scale of 100, log(max_scale)]`` after every
-    optimiser step, never in the forward pass, where a clamp would cut the gradient at its bound.
+    The learnable form keeps ``log_scale = log(1/τ)``. It is clamped to ``[log(1/100), log(max_scale)]`` after every optimiser
+    step, never in the forward pass, where a clamp would cut the gradient at its bound. A start beyond the default range widens it:
+    τ stays where it was put until its gradient moves it.
 
     Args:
         temperature: The (initial) τ.
         learnable: Whether to learn it.
-        max_scale: Largest 1/τ that learning may reach; 100 is CLIP's (Radford et al. 2021, sec. 2.5).
+        max_scale: Largest 1/τ that learning may reach; by default ``most``, or the start's where that is larger.
+        most: 100 is CLIP's (Radford et al. 2021, sec. 2.5).
+
+    Raises:
+        TypeError: If τ is no number.
+        ValueError: If it is several numbers, not above 0, or beyond a ``max_scale`` that was given.
     """
 
     log_scale: nn.Parameter | None
 
-    def __init__(self, temperature: float | Tensor, learnable: bool = False, max_scale: float = 100.0) -> None:
+    def __init__(
+        self, temperature: float | Tensor, learnable: bool = False, max_scale: float | None = None, most: float = 100.0
+    ) -> None:
         super().__init__()
-        check_range("temperature", temperature, 0.0)
-        self.max_scale = max_scale
+        tau, learnable = PER_BATCH("temperature", temperature), flag("learnable", learnable)
+        start = -math.log(float(tau)) if learnable else 0.0
+        max_scale = None if max_scale is None else Number(LEAST, constant=True)("max_scale", max_scale)
+        highest = math.log(most if max_scale is None else max_scale)
+        if max_scale is not None and start > highest:
+            raise ValueError(
+                f"temperature={float(tau):g} is a scale of {1 / float(tau):g}, above max_scale={max_scale:g}, to which "
+                "the first step would bring it back: pass a higher max_scale, or a higher temperature to start with"
+            )
+        self.range = min(math.log(LEAST), start), max(highest, start)
         self.fixed = None if learnable else temperature
-        start = -math.log(float(temperature)) if learnable else 0.0
         self.log_scale = nn.Parameter(torch.tensor(start)) if learnable else None
         if learnable:
             _learned.add(self)
@@ -52,7 +70,7 @@ class Temperature(nn.Module):
     def clamp(self) -> None:
         """Bring a learned scale back into its range."""
         if self.log_scale is not None:
-            self.log_scale.clamp_(math.log(0.01), math.log(self.max_scale))
+            self.log_scale.clamp_(*self.range)
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # copies and unpickled modules are clamped too
         super().__setstate__(state)

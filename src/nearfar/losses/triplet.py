@@ -10,16 +10,21 @@ from typing_extensions import Unpack
 
 from nearfar.losses.arguments import (
     Options,
+    as_floats,
     as_matrix,
-    check_range,
     check_rows,
     check_weights,
-    choice,
+    flag,
+    one_of,
+    or_none,
     refuse,
+    takes,
+    with_tensors,
     working_dtype,
 )
 from nearfar.losses.base import TRACED_AT_COST, Loss, Outcome, averaged, query_stats, unless
-from nearfar.losses.batch import Batch, read
+from nearfar.losses.batch import Batch, are_labels, read
+from nearfar.losses.numbers import Number, one_a_row
 from nearfar.pairs import Pairs
 from nearfar.scores import normalize
 from nearfar.scores.autograd import full_precision
@@ -31,7 +36,14 @@ from nearfar.types import Similarity
 Distance = Literal["euclidean", "sqeuclidean", "cosine"]
 
 
-@unless(lambda anchor, positive=None, negative=None, **_: negative is not None, TRACED_AT_COST)
+@unless(lambda anchor, positive=None, negative=None, **_: negative is not None and not are_labels(negative), TRACED_AT_COST)
+@takes(
+    margin=Number(0.0, open_low=False, per_row=True),
+    mining=one_of("all", "hard", "semihard"),
+    distance=one_of("euclidean", "sqeuclidean", "cosine"),
+    soft=flag,
+    fallback=or_none(one_of("farthest")),
+)
 def triplet_loss(
     anchor: Tensor,
     positive: Tensor | None = None,
@@ -57,7 +69,8 @@ def triplet_loss(
         negative: ``(n, d)``, or several an anchor ``(n, j, d)``.
         labels: Integers, once a sample.
         pairs: In place of labels.
-        margin: 0 or more, in units of the distance; 0.2 is FaceNet's, for squared distances of unit rows.
+        margin: 0 or more, in units of the distance; 0.2 is FaceNet's, for squared distances of unit rows. One number; for
+            explicit triplets also one an anchor ``(n,)``.
         mining: ``"all"`` triplets, averaged over those with a loss; ``"hard"``: farthest positive and nearest negative of
             each anchor; ``"semihard"``: for each (anchor, positive) the nearest negative that is farther than the
             positive but within the margin; pairs without one are dropped and counted.
@@ -76,17 +89,13 @@ def triplet_loss(
         tensor(1.)
     """
     refuse(options, "offsets", "they are added to the logits of softmax losses only")
-    choice("mining", mining, ("all", "hard", "semihard"))
-    choice("distance", distance, ("euclidean", "sqeuclidean", "cosine"))
-    if fallback is not None:
-        choice("fallback", fallback, ("farthest",))
-    check_range("margin", margin, 0.0, open_low=False)
     similarity: Similarity = "dot" if distance == "cosine" else distance
-    if negative is not None:
+    if negative is not None and not are_labels(negative):
         if positive is None or labels is not None or pairs is not None:
             raise TypeError("give an anchor, its positive and its negative, or a batch with labels= or pairs=")
         return _explicit(anchor, positive, negative, margin, similarity, soft, options)
-    views = (anchor,) if positive is None else (anchor, positive)
+    one_a_row("margin", margin, None)
+    views = anchor, *(side for side in (positive, negative) if side is not None)
     batch = read(
         views, sided=False, labels=labels, pairs=pairs, options=options, normalized=distance == "cosine",
         similarity=similarity,
@@ -141,14 +150,18 @@ def _explicit(
     for name in ("offsets", "query_rows", "key_rows", "gather"):
         if options.get(name) is not None and options.get(name) is not False:
             raise TypeError(f"{name}= speaks of in-batch pairs; explicit triplets have none")
-    a, p = as_matrix("anchor", anchor), as_matrix("positive", positive)
-    if p.shape != a.shape or negative.shape[0] != a.shape[0] or negative.shape[-1] != a.shape[1] or negative.ndim > 3:
+    a = as_matrix("anchor", anchor)
+    p, options = as_matrix("positive", positive, a), with_tensors(options, a.device)
+    negative = as_floats("negative", negative, a, "(n, d) or (n, j, d)")
+    if p.shape != a.shape or negative.ndim not in (2, 3) or (len(negative), negative.shape[-1]) != a.shape:
         raise ValueError(
             f"anchor, positive and negative have shapes {tuple(a.shape)}, {tuple(p.shape)} and {tuple(negative.shape)}; "
             "(n, d), (n, d) and (n, d) or (n, j, d) were wanted"
         )
     n, d = a.shape
-    rows = (a, p, as_matrix("negative", negative.reshape(-1, d)))
+    one_a_row("margin", margin, n)
+    margin = margin[:, None] if isinstance(margin, Tensor) and margin.ndim else margin
+    rows = (a, p, negative.reshape(-1, d))
     dtype = working_dtype(*rows)
     for name, side in zip(("anchor", "positive", "negative"), rows):
         check_rows(name, side, options.get("validate"))
@@ -162,7 +175,7 @@ def _explicit(
             near = some_scores(a, p, similarity)[:, None]
             return _gap(sign * near, sign * some_scores(a[:, None], others, similarity), margin, soft).mean(1)
 
-    weights = check_weights(options.get("weights"), options.get("validate"))
+    weights = check_weights(options.get("weights"), options.get("validate"), n)
     keep = torch.full((n,), others.shape[1] > 0, device=a.device)
     return averaged(values, keep, None if weights is None else weights.to(dtype), lambda: {"queries": torch.tensor(n)})
 
@@ -198,7 +211,4 @@ class TripletLoss(Loss):
         fallback: Literal["farthest"] | None = None,
         **options: Any,
     ) -> None:
-        choice("mining", mining, ("all", "hard", "semihard"))
-        choice("distance", distance, ("euclidean", "sqeuclidean", "cosine"))
-        check_range("margin", margin, 0.0, open_low=False)
         super().__init__(margin=margin, mining=mining, distance=distance, soft=soft, fallback=fallback, **options)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack, override
 
-from nearfar.losses.arguments import Options, refuse, scale_of
+from nearfar.losses.arguments import Options, or_none, refuse, scale_of, takes
 from nearfar.losses.base import Loss, Outcome, loss_function, mean_weights, query_stats
 from nearfar.losses.batch import read
+from nearfar.losses.numbers import FINITE
 from nearfar.losses.softmax import SoftmaxLoss
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
@@ -92,6 +93,7 @@ SIGLIP: Stage = {
 
 
 @loss_function
+@takes(bias=FINITE, logit_bias=or_none(FINITE))
 def siglip_loss(
     queries: Tensor,
     keys: Tensor | None = None,
@@ -159,7 +161,7 @@ class CLIPLoss(SoftmaxLoss):
     Args:
         temperature: τ, 0.07 by default.
         learnable: Learn τ; 1/τ stays at most ``max_scale``.
-        max_scale: 100 is CLIP's.
+        max_scale: 100 by default, which is CLIP's, or the start's where that is larger.
         **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
@@ -179,7 +181,7 @@ class SigLIPLoss(Loss):
         temperature: τ, 0.1 by default (a scale of 10).
         bias: b, −10 by default.
         learnable: Learn both.
-        max_scale: Largest 1/τ that learning may reach; the paper sets no bound, 1000 keeps float32 safe.
+        max_scale: Largest 1/τ that learning may reach; the paper sets no bound, 1000, the default, keeps float32 safe.
         **options: Those of :class:`nearfar.losses.arguments.Options`.
 
     Example:
@@ -196,12 +198,13 @@ class SigLIPLoss(Loss):
         bias: float | Tensor = -10.0,
         *,
         learnable: bool = False,
-        max_scale: float = 1000.0,
+        max_scale: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.tau = Temperature(temperature, learnable, max_scale)
-        self.bias = torch.nn.Parameter(torch.tensor(float(bias))) if learnable else bias
+        self.tau = Temperature(temperature, learnable, max_scale, most=1000.0)
+        start = FINITE("bias", bias)
+        self.bias = torch.nn.Parameter(torch.tensor(float(start))) if learnable else bias
 
     @property
     def temperature(self) -> float | Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from nearfar.losses.arguments import Options, check_range, refuse
+from nearfar.losses.arguments import Options, or_none, refuse, takes
 from nearfar.losses.base import Loss, Outcome, costly_to_trace, having, kept, query_stats
 from nearfar.losses.batch import read
+from nearfar.losses.numbers import FINITE, NOT_NEGATIVE, POSITIVE
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, logsumexp_over, sum_over
 from nearfar.scores.exponentials import log_add_exp, softplus
@@ -28,6 +29,7 @@ MINED: Stage = {
 
 
 @costly_to_trace
+@takes(alpha=POSITIVE, beta=POSITIVE, base=FINITE, epsilon=or_none(FINITE))
 def multi_similarity_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -60,8 +62,6 @@ def multi_similarity_loss(
         tensor(0.3994)
     """
     refuse(options, "offsets", "they are added to the logits of softmax losses only")
-    check_range("alpha", alpha, 0.0)
-    check_range("beta", beta, 0.0)
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores
     numbers = {name: batch.number(value) for name, value in (("alpha", alpha), ("beta", beta), ("base", base))}
@@ -100,6 +100,7 @@ CIRCLE: Stage = {
 
 
 @costly_to_trace
+@takes(margin=FINITE, scale=POSITIVE)
 def circle_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -130,7 +131,6 @@ def circle_loss(
         tensor(1.0170)
     """
     refuse(options, "offsets", "they are added to the logits of softmax losses only")
-    check_range("scale", scale, 0.0)
     batch = read(views, sided=False, labels=labels, pairs=pairs, options=options, normalized=True)
     scores = batch.scores
     keep = having(scores, "positives", "negatives")
@@ -154,6 +154,7 @@ _NOTHING = -1e30  # stands for log 0 where −∞ would make a NaN gradient
 
 
 @costly_to_trace
+@takes(margin=NOT_NEGATIVE)
 def lifted_structure_loss(
     *views: Tensor,
     labels: Tensor | None = None,
@@ -182,7 +183,6 @@ def lifted_structure_loss(
     """
     refuse(options, "offsets", "they are added to the logits of softmax losses only")
     refuse(options, "weights", "they are per query, and the mean runs over positive pairs")
-    check_range("margin", margin, 0.0, open_low=False)
     batch = read(
         views, sided=False, labels=labels, pairs=pairs, options=options, normalized=False, similarity="euclidean"
     )
@@ -228,8 +228,6 @@ class MultiSimilarityLoss(Loss):
     def __init__(
         self, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5, epsilon: float | None = 0.1, **options: Any
     ) -> None:
-        check_range("alpha", alpha, 0.0)
-        check_range("beta", beta, 0.0)
         super().__init__(alpha=alpha, beta=beta, base=base, epsilon=epsilon, **options)
 
 
@@ -252,7 +250,6 @@ class CircleLoss(Loss):
     own_options = frozenset({"margin", "scale"})
 
     def __init__(self, margin: float | Tensor = 0.25, scale: float | Tensor = 256.0, **options: Any) -> None:
-        check_range("scale", scale, 0.0)
         super().__init__(margin=margin, scale=scale, **options)
 
 
@@ -274,5 +271,4 @@ class LiftedStructureLoss(Loss):
     own_options = frozenset({"margin"})
 
     def __init__(self, margin: float | Tensor = 1.0, **options: Any) -> None:
-        check_range("margin", margin, 0.0, open_low=False)
         super().__init__(margin=margin, **options)
