@@ -236,8 +236,8 @@ def test_says_what_is_wrong():
     z = torch.ones(2, D)
     bank, labels = nf.MemoryBank(4, D), torch.tensor([0, 1])
     for kind, words, call in [
-        (ValueError, "size, dim and start_after are 0, 3 and 0", lambda: nf.MemoryBank(0, D)),
-        (ValueError, "start_after of at least 0", lambda: nf.MemoryBank(1, D, start_after=-1)),
+        (ValueError, "size is 0: wanted a whole number of at least 1", lambda: nf.MemoryBank(0, D)),
+        (ValueError, "start_after is -1: wanted a whole number of at least 0", lambda: nf.MemoryBank(1, D, start_after=-1)),
         (TypeError, "dtype is torch.int64: wanted a float type", lambda: nf.MemoryBank(1, D, dtype=torch.int64)),
         (ValueError, r"rows have shape \(2, 2\); \(n, 3\) was wanted", lambda: bank.add(z[:, :2], labels)),
         (TypeError, "rows are torch.int64", lambda: bank.add(z.long(), labels)),

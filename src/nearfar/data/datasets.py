@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,7 +13,8 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from nearfar.data.drawing import ByClass, at_least, class_ids_of, generator_of
+from nearfar.data.drawing import ByClass, class_ids_of, generator_of
+from nearfar.given import at_least
 
 Labels = Sequence[int] | Tensor | np.ndarray
 
@@ -121,7 +123,7 @@ class PairDataset(_Drawn):
         seed: int = 0,
     ) -> None:
         super().__init__(dataset, labels, keys, seed)
-        if not 0 <= positives <= 1:
+        if not isinstance(positives, Real) or not 0 <= positives <= 1:
             raise ValueError(f"positives is {positives}: wanted a fraction from 0 to 1")
         self.positives = positives
         wanted, possible = round(positives * len(self)), int(self._by_class.paired.sum())

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from nearfar.given import at_least, ids_of, is_integer
+
 
 def generator_of(*entropy: int) -> torch.Generator:
     """A generator that any of the numbers, such as seed and epoch, sets on a course of its own.
@@ -24,17 +26,14 @@ def generator_of(*entropy: int) -> torch.Generator:
 
 
 def class_ids_of(labels: Sequence[int] | Tensor | np.ndarray) -> Int64[Tensor, "n"]:
-    """Labels as integers ``(n,)``.
+    """Labels as integers ``(n,)``; a column ``(n, 1)`` will do.
 
     Raises:
         TypeError: If they are not integers.
         ValueError: If they are not one a row, or there are none.
     """
-    array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-    if array.dtype.kind not in "iufb":
-        raise TypeError(f"labels are {array.dtype}, such as {array.flat[0]!r}: wanted integer class ids")
-    ids = torch.from_numpy(array)
-    if ids.is_floating_point() or ids.dtype == torch.bool:
+    ids = ids_of("labels", labels, torch.device("cpu"))
+    if not is_integer(ids):
         raise TypeError(f"labels are {ids.dtype}: wanted integer class ids, labels.long() if they hold whole numbers")
     if ids.ndim != 1 or not len(ids):
         raise ValueError(f"labels have shape {tuple(ids.shape)}: wanted one class id a row, (n,)")
@@ -119,17 +118,7 @@ def ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
         if distributed.is_available() and distributed.is_initialized():
             return distributed.get_rank(), distributed.get_world_size()
         return 0, 1
-    if not 0 <= rank < world_size:
+    rank, world_size = at_least("rank", rank, 0), at_least("world_size", world_size, 1)
+    if rank >= world_size:
         raise ValueError(f"rank is {rank} of {world_size}: wanted 0 to {world_size - 1}")
     return rank, world_size
-
-
-def at_least(what: str, value: int, least: int) -> int:
-    """The value, if it is a whole number of at least ``least``.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{what} is {value}: wanted a whole number of at least {least}")
-    return int(value)

@@ -22,9 +22,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from nearfar.data.corpus import Part, RawBatch, Stream, TensorPart
-from nearfar.data.drawing import at_least, generator_of, ranks
+from nearfar.data.drawing import generator_of, ranks
 from nearfar.data.parts import TablePart
 from nearfar.data.samplers import PKSampler
+from nearfar.given import at_least
 
 # Seconds after which a batch that is still being read is an error: a dead network disk, not a slow one.
 PATIENCE = 300.0

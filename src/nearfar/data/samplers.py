@@ -14,7 +14,8 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from nearfar.data.drawing import ByClass, at_least, draw, generator_of, ranks
+from nearfar.data.drawing import ByClass, draw, generator_of, ranks
+from nearfar.given import at_least
 
 Labels = Sequence[int] | Tensor | np.ndarray
 
@@ -86,12 +87,12 @@ class PKSampler(_Epochs, Sampler[list[int]]):
         super().__init__(seed, rank, world_size)
         self.p, self.k = at_least("p", p, 1), at_least("k", k, 2)
         self._by_class = ByClass(labels)
-        if len(self._by_class) < p:
+        if len(self._by_class) < self.p:
             have = len(self._by_class)
             raise ValueError(
-                f"p={p} classes a batch were asked for, but the labels hold {have}: pass p={have} or fewer"
+                f"p={self.p} classes a batch were asked for, but the labels hold {have}: pass p={have} or fewer"
             )
-        self._groups = -(-self._by_class.counts // k)
+        self._groups = -(-self._by_class.counts // self.k)
 
     @property
     def batches(self) -> int:
@@ -241,11 +242,12 @@ class EpisodeSampler(_Epochs, Sampler[list[int]]):
         self.ways, self.shots = at_least("ways", ways, 2), at_least("shots", shots, 1)
         self.queries, self.episodes = at_least("queries", queries, 0), at_least("episodes", episodes, 1)
         self._by_class = ByClass(labels)
-        self._classes = (self._by_class.counts >= shots + queries).nonzero().squeeze(1)
-        if len(self._classes) < ways:
+        rows = self.shots + self.queries
+        self._classes = (self._by_class.counts >= rows).nonzero().squeeze(1)
+        if len(self._classes) < self.ways:
             raise ValueError(
-                f"{ways} ways with {shots} shots and {queries} queries were asked for, but {len(self._classes)} of "
-                f"{len(self._by_class)} classes have {shots + queries} rows: ask for fewer ways, shots or queries"
+                f"{self.ways} ways with {self.shots} shots and {self.queries} queries were asked for, but {len(self._classes)} of "
+                f"{len(self._by_class)} classes have {rows} rows: ask for fewer ways, shots or queries"
             )
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nearfar.given import at_least, ids_of
 from nearfar.pairs import Pairs
 
 
@@ -69,12 +70,12 @@ class MemoryBank(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if size < 1 or dim < 1 or start_after < 0:
-            raise ValueError(
-                f"size, dim and start_after are {size}, {dim} and {start_after}: wanted a size and a dim of at least 1 "
-                "and a start_after of at least 0"
-            )
-        if not dtype.is_floating_point:
+        size, dim, start_after = (
+            at_least("size", size, 1),
+            at_least("dim", dim, 1),
+            at_least("start_after", start_after, 0),
+        )
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise TypeError(f"dtype is {dtype}: wanted a float type, such as torch.float32 or torch.bfloat16")
         self.size, self.dim, self.start_after, self.frozen, self.gather = size, dim, start_after, frozen, gather
         self.register_buffer("slots", torch.zeros(size, dim, dtype=dtype))
@@ -164,9 +165,11 @@ class MemoryBank(nn.Module):
             ValueError: As :meth:`add`; or if both the bank and the criterion gather.
             TypeError: As :meth:`add`.
         """
+        if not callable(criterion):
+            raise TypeError(f"the criterion is a {type(criterion).__name__}: wanted a loss such as nf.SupConLoss()")
         if self.gather and getattr(criterion, "options", {}).get("gather"):
             raise ValueError("both the bank and the loss gather all ranks' rows: leave gather=True to the bank")
-        batch = self._everyones(*self._checked(z, labels, ids))
+        batch = self._known(z, labels, ids)
         queries, keys, pairs = self._sides(*batch)
         value = criterion(queries, keys, pairs=pairs, **keywords)
         if self.training and torch.is_grad_enabled():
@@ -182,7 +185,7 @@ class MemoryBank(nn.Module):
         Queries are the batch, keys the batch and then the memory, oldest first. A row is not its own partner. Nothing is
         remembered. With ``gather=True`` the batch is that of all ranks.
         """
-        return self._sides(*self._everyones(*self._checked(z, labels, ids)))
+        return self._sides(*self._known(z, labels, ids))
 
     def _sides(self, z: Tensor, labels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Pairs]:
         order = self._order()
@@ -194,7 +197,18 @@ class MemoryBank(nn.Module):
 
     # ---- what is given ----------------------------------------------------------------------------------------------
 
+    def _known(self, z: Tensor, labels: Tensor | None, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of a batch that is to be compared: without labels nothing would belong together."""
+        if labels is None:
+            raise TypeError(
+                "labels are None, so that nothing belongs together: pass one integer a row, negative for unknown"
+            )
+        return self._everyones(*self._checked(z, labels, ids))
+
     def _checked(self, rows: Tensor, labels: Tensor | None, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        if not isinstance(rows, Tensor) or rows.layout != torch.strided or rows.device.type == "meta":
+            kind = f"{rows.layout} on {rows.device}" if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
+            raise TypeError(f"rows are {kind}: a dense tensor of embeddings (n, {self.dim}) was wanted")
         if not rows.is_floating_point():
             raise TypeError(f"rows are {rows.dtype}: embeddings in floats were wanted")
         if rows.ndim != 2 or rows.shape[1] != self.dim:
@@ -206,7 +220,8 @@ class MemoryBank(nn.Module):
             )
         columns = []
         for name, column in (("labels", labels), ("ids", ids)):
-            column = torch.full((len(rows),), -1, device=rows.device) if column is None else column.to(rows.device)
+            column = torch.full((len(rows),), -1, device=rows.device) if column is None else column
+            column = ids_of(name, column, rows.device)
             if column.is_floating_point() or column.is_complex():
                 raise TypeError(f"{name} are {column.dtype}, integers were wanted: pass {name}.long()")
             if column.shape != (len(rows),):

@@ -13,15 +13,16 @@ from torch import Tensor
 
 from nearfar.evaluation.clustering import clustering
 from nearfar.evaluation.evaluation import Evaluation, Measure
-from nearfar.evaluation.inputs import Classes, as_ids, as_rows, as_tensors, number_classes
+from nearfar.evaluation.inputs import Classes, as_ids, as_ks, as_rows, as_tensors, number_classes
 from nearfar.evaluation.intervals import bootstrap_interval, share_interval
 from nearfar.evaluation.knn import knn_predict
-from nearfar.evaluation.neighbours import Metric
+from nearfar.evaluation.neighbours import METRICS, Metric
 from nearfar.evaluation.probe import linear_probe
 from nearfar.evaluation.retrieval import Relevant, Retrieval, pair_retrieval, relevance_retrieval, retrieval
 from nearfar.evaluation.similarity import correlation_interval, sts
 from nearfar.evaluation.verification import Roc, calibrate, listed_scores, pair_scores, roc
 from nearfar.evaluation.zeroshot import zero_shot
+from nearfar.given import as_tensor, at_least, ids_of
 from nearfar.losses.arguments import choice
 
 QUERIES = 10_000
@@ -98,18 +99,25 @@ def evaluate(
         >>> nf.evaluate(z, torch.tensor([0, 0, 1, 1]), ks=(1,))["recall@1"]
         1.0
     """
-    searched, taught = (given if isinstance(given, tuple) else None for given in (gallery, train))
-    classes, theirs, learned_from = number_classes(labels, *(given and given[1] for given in (searched, taught)))
-    gallery = gallery if searched is None else (searched[0], theirs)
-    train = None if taught is None else (taught[0], learned_from)
-    rows, partners, judged, same, keys, learned, prompts = map(
-        as_tensors, (embeddings, pairs, scores, ids, gallery, train, prototypes)
-    )
-    rows = as_rows("embeddings", rows)
-    for task in tasks or ():
+    tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks or ())
+    for task in tasks:
         choice("tasks", task, TASKS)
+    choice("metric", metric, METRICS)
+    k, ks, seed = at_least("k", k, 1), as_ks("ks", ks), at_least("seed", seed, 0)
+    queries = None if queries is None else at_least("queries", queries, 1)
+    searched, taught = _with_classes("gallery", gallery), _with_classes("train", train)
+    classes, theirs, learned_from = number_classes(labels, *(given and given[1] for given in (searched, taught)))
+    rows, partners, prompts = (
+        as_rows("embeddings", as_tensors(embeddings)),
+        _rows("pairs", pairs),
+        _rows("prototypes", prototypes),
+    )
+    keys = _rows("gallery", gallery) if searched is None else _classified("gallery", searched[0], theirs)
+    learned = None if taught is None else _classified("train", taught[0], learned_from)
+    judged = None if scores is None else as_tensor("scores", scores, "one number a row")
+    same = None if ids is None else ids_of("ids", ids)
     _fits(classes, partners, judged, same, keys, relevant, learned, prompts)
-    work = _Work(frozenset(tasks or TASKS), tuple(ks), metric, queries, seed)
+    work = _Work(frozenset(tasks or TASKS), ks, metric, queries, seed)
     if classes is not None:
         classes = as_ids("labels", classes, len(rows)).to(rows.device)
         known = classes >= 0
@@ -143,6 +151,25 @@ def evaluate(
             "nothing could be measured: " + "; ".join(work.notes or ["no task that was asked for fits what was given"])
         )
     return Evaluation(tuple(work.measures), len(rows), rows.shape[1], metric, tuple(work.notes))
+
+
+def _with_classes(name: str, given: Any) -> tuple[Any, Any] | None:
+    """Rows and their classes in a pair; None where a gallery comes alone, or nothing was given."""
+    if isinstance(given, tuple | list) and len(given) == 2:
+        return given[0], given[1]
+    if isinstance(given, tuple | list) or (name == "train" and given is not None):
+        shown = f"a {type(given).__name__}" + (f" of {len(given)}" if isinstance(given, tuple | list) else "")
+        raise ValueError(f"{name} is {shown}: the pair (rows, labels) was wanted")
+    return None
+
+
+def _rows(name: str, given: Any) -> Tensor | None:
+    return None if given is None else as_rows(name, as_tensors(given))
+
+
+def _classified(name: str, rows: Any, ids: Any) -> tuple[Tensor, Tensor]:
+    rows = as_rows(name, as_tensors(rows))
+    return rows, as_ids(f"{name} labels", ids, len(rows))
 
 
 def _fits(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,14 +10,19 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from nearfar.given import as_tensor, at_least, ids_of
 from nearfar.losses.arguments import as_matrix, check_rows
 
 
 def as_tensors(value: Any) -> Any:
-    """An array of NumPy's as a tensor on the same memory, in a tuple too; anything else as it is."""
+    """An array of NumPy's as a tensor, on the same memory where torch can share it, in a tuple too; anything else as it is."""
     if isinstance(value, tuple):
         return tuple(as_tensors(one) for one in value)
-    return torch.from_numpy(value) if type(value).__module__ == "numpy" and value.dtype.kind in "fiu" else value
+    return (
+        as_tensor("an array", value, "numbers")
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
+        else value
+    )
 
 
 @runtime_checkable
@@ -86,14 +91,13 @@ def as_rows(name: str, rows: Any) -> Float[Tensor, "n d"]:
 
 
 def as_ids(name: str, ids: Any, rows: int) -> Int64[Tensor, "n"]:
-    """Class ids, one a row, as 64-bit integers: never as floats, which merge ids above 2²⁴.
+    """Class ids, one a row or in a column ``(n, 1)``, as 64-bit integers: never as floats, which merge ids above 2²⁴.
 
     Raises:
-        TypeError: If it is no tensor.
+        TypeError: If they are no numbers.
         ValueError: If they are no integers, or not one a row.
     """
-    if not isinstance(ids, Tensor):
-        raise TypeError(f"{name} is a {type(ids).__name__}; a tensor of integer class ids (n,) was wanted")
+    ids = ids_of(name, ids)
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError(f"{name} has dtype {ids.dtype}; integer class ids were wanted: pass {name}.long()")
     if ids.shape != (rows,):
@@ -102,8 +106,12 @@ def as_ids(name: str, ids: Any, rows: int) -> Int64[Tensor, "n"]:
 
 
 def as_ks(name: str, ks: Any) -> tuple[int, ...]:
-    """Cut-offs: whole numbers of 1 or more, ascending, each once."""
-    ks = (ks,) if isinstance(ks, int) else tuple(ks)
-    if not ks or any(not isinstance(k, int) or isinstance(k, bool) or k < 1 for k in ks):
-        raise ValueError(f"{name} is {ks}; whole numbers of 1 or more were wanted")
-    return tuple(sorted(set(ks)))
+    """Cut-offs: whole numbers of 1 or more, ascending, each once; one alone, or several in a list or an array."""
+    several = isinstance(ks, Iterable) and not isinstance(ks, str) and getattr(ks, "ndim", 1)
+    try:
+        found = {at_least(name, k, 1) for k in (ks if several else (ks,))}
+    except (TypeError, ValueError):
+        found = set()
+    if not found:
+        raise ValueError(f"{name} is {ks!r}; whole numbers of 1 or more were wanted")
+    return tuple(sorted(found))

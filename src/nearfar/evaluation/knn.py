@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nearfar.evaluation.inputs import as_ids, as_rows
 from nearfar.evaluation.neighbours import ROWS, Metric, neighbour_blocks
+from nearfar.given import at_least
 from nearfar.losses.arguments import check_range, choice
 
 
@@ -113,6 +114,7 @@ def knn_predict(
     """
     choice("weights", weights, ("uniform", "exp"))
     check_range("temperature", temperature, 0.0)
+    k = at_least("k", k, 1)
     queries = as_rows("queries", queries)
     if keys is None:
         keys, exclude = queries, torch.arange(len(queries), device=queries.device) if exclude is None else exclude

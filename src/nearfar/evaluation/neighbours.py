@@ -16,6 +16,7 @@ from nearfar.evaluation.among import rough_candidates, serves
 from nearfar.evaluation.inputs import as_rows
 from nearfar.evaluation.scoring import Keys, ranks, slack
 from nearfar.evaluation.selection import Largest
+from nearfar.given import at_least, whole
 from nearfar.losses.arguments import choice
 from nearfar.scores.autograd import full_precision
 
@@ -55,11 +56,11 @@ def neighbour_blocks(
             "the same width and device were wanted"
         )
     least = len(keys) - (itself is not None)
+    k = whole("k", k)
     if not 1 <= k <= least:
         beside = "" if itself is None else " beside itself"
         raise ValueError(f"k is {k}, but a query has {least} keys{beside}: pass k=1 to {least}")
-    if rows is not None and rows < 1:
-        raise ValueError(f"rows is {rows}: one query at a time is the least")
+    rows = None if rows is None else at_least("rows", rows, 1)
     with full_precision(queries), torch.no_grad():
         search = _Search(Keys(keys, metric), k, least, None if backend == "torch" else _faiss_index(keys, metric))
         if not math.isfinite(search.keys.longest**2):

@@ -68,6 +68,18 @@ class _Catch:
         return {"output": None}
 
 
+def check_given(features: Any) -> Float[Tensor, "n ..."]:
+    """Features given to the call, if they are a tensor of floats.
+
+    Raises:
+        TypeError: If they are not.
+    """
+    if not isinstance(features, Tensor) or not features.is_floating_point():
+        kind = features.dtype if isinstance(features, Tensor) else f"a {type(features).__name__}"
+        raise TypeError(f"features are {kind}: floats in a tensor were wanted, (n, d), (n, tokens, d) or (n, d, h, w)")
+    return features
+
+
 def check_captured(
     captured: Float[Tensor, "n ..."] | None, name: str | None, wants_gradient: bool
 ) -> Float[Tensor, "n ..."]:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from nearfar.encoders.heads import FeatureNorm, ProjectionHead
 from nearfar.encoders.prototypes import Prototypes, class_sums, mixed_logits
+from nearfar.given import as_labels, at_least
 from nearfar.joint.balance import GradientBalance
-from nearfar.joint.capture import Tap, check_captured
+from nearfar.joint.capture import Tap, check_captured, check_given
 from nearfar.joint.relation import (
     Relation,
     call_loss,
-    can_be_labels,
+    labels_in,
     read_relation,
     repeat_views,
     scalar,
@@ -105,6 +106,8 @@ class Joint(nn.Module):
         ):  # fmt: skip
             if value not in known:
                 raise ValueError(f"{what}={value!r} is not known: pass {' or '.join(map(repr, known))}")
+        if not callable(task):
+            raise TypeError(f"the task loss is a {type(task).__name__}: wanted a loss or a function (outputs, targets)")
         self.task = task
         self.contrastive = nn.ModuleDict(named_losses(contrastive))
         self.alpha, self.weights = read_weights(alpha, weights, list(self.contrastive))
@@ -113,6 +116,7 @@ class Joint(nn.Module):
         self.head = _head(head)
         self.norm = FeatureNorm(None) if normalize else None
         self.balance = GradientBalance(len(self.contrastive)) if balance else None
+        num_classes = None if num_classes is None else at_least("num_classes", num_classes, 1)
         self.prototypes = Prototypes(num_classes) if readout else None
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.terms: dict[str, Tensor] = {}
@@ -135,7 +139,7 @@ class Joint(nn.Module):
             targets: What it takes second.
             labels: Who belongs together, one integer a sample (negative: unknown); by default the targets, where they
                 are class ids ``(n,)`` or class weights ``(n, c)`` (mixed or smoothed targets, label sets): rows then
-                belong together by the inner product of their weights.
+                belong together by the inner product of their weights. Targets of tokens or places say nothing of samples.
             pairs: In place of labels, an ``nf.Pairs`` over the rows of the features.
             features: In place of the captured ones; ``v·n`` rows, see the class.
 
@@ -148,7 +152,7 @@ class Joint(nn.Module):
         raw = self._features(features, outputs, learning)
         z = self.represent(raw, learning)
         relation = read_relation(
-            targets, labels, pairs, len(z), any(takes.labels or takes.pairs for takes in self._takes.values())
+            targets, labels, pairs, len(z), any(takes.labels or takes.pairs for takes in self._takes.values()), outputs
         )
         projected = self.head(z)
         values = {"task": scalar("the task loss", self.task(outputs, targets))}
@@ -184,7 +188,7 @@ class Joint(nn.Module):
             features: As captured; see the class.
             learning: Whether ``normalize="batchnorm"`` takes the batch's statistics, or the running ones.
         """
-        if features.ndim < 2:
+        if check_given(features).ndim < 2:
             raise ValueError(
                 f"features have shape {tuple(features.shape)}: wanted (n, d), (n, tokens, d) or (n, d, h, w)"
             )
@@ -212,13 +216,13 @@ class Joint(nn.Module):
             ValueError: If there is no batch, or the number of classes is not known yet.
         """
         prototypes = self._kept_prototypes()
+        classes = prototypes.num_classes or len(prototypes.sums)
         if isinstance(source, Tensor):
             if labels is None:
                 raise ValueError("features were given without labels: pass fit_prototypes(features, labels)")
+            labels = as_labels(labels)
             source = [(source, labels)]
-        classes = prototypes.num_classes or len(prototypes.sums)
-        if not classes and labels is not None:
-            classes = 1 + int(labels.max())
+            classes = classes or (labels.shape[1] if labels.ndim == 2 else len(labels) and 1 + int(labels.max()))
         if not classes:
             raise ValueError(
                 "the number of classes is not known before the first training call: pass num_classes= to nf.Joint"
@@ -233,7 +237,7 @@ class Joint(nn.Module):
                     if model is not None:
                         model(inputs)
                     z = self.represent(self._features(inputs if model is None else None, None, False))
-                    added = class_sums(z, ids.to(z.device), classes)
+                    added = class_sums(z, as_labels(ids, z.device), classes)
                     sums = added if sums is None else sums + added
         finally:
             if model is not None:
@@ -283,13 +287,14 @@ class Joint(nn.Module):
         """Prototypes are of the task's classes where the targets tell them, whatever the contrast is told."""
         if self.prototypes is None:
             return
-        labels = targets if can_be_labels(targets) and len(z) % len(targets) == 0 else relation.labels
+        labels = labels_in(targets, outputs)
+        labels = relation.labels if labels is None or len(z) % len(labels) else labels
         if labels is None:
             raise ValueError(
                 "prototypes need classes, which neither targets nor labels tell: pass labels= (one a sample)"
             )
         classes = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else None
-        self.prototypes.update(z, repeat_views(labels, len(z) // len(labels)), classes)
+        self.prototypes.update(z, repeat_views(labels.to(z.device), len(z) // len(labels)), classes)
 
     def _kept_prototypes(self) -> Prototypes:
         if self.prototypes is None:
@@ -302,8 +307,6 @@ class Joint(nn.Module):
 
 
 def _head(head: int | nn.Module | None) -> nn.Module:
-    if isinstance(head, nn.Module):
-        return head
-    if head is not None and head < 1:
-        raise ValueError(f"head is {head}: wanted a width of at least 1, a module, or None")
-    return nn.Identity() if head is None else ProjectionHead(None, head)
+    if head is None or isinstance(head, nn.Module):
+        return nn.Identity() if head is None else head
+    return ProjectionHead(None, at_least("head", head, 1, "a width of at least 1, a module, or None"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from nearfar.given import are_sets, as_labels, as_tensor, flat, is_integer
 from nearfar.pairs import Pairs
 
 # Losses to which a pair belongs together or not, whatever its weight.
@@ -30,43 +30,66 @@ class Relation:
 
 
 def read_relation(
-    targets: object, labels: Tensor | None, pairs: Pairs | None, rows: int, needed: bool = True
+    targets: object, labels: Any, pairs: Pairs | None, rows: int, needed: bool = True, outputs: object = None
 ) -> Relation:
-    """What belongs together: pairs, else labels, else the targets if they can be labels.
+    """What belongs together: pairs, else labels, else the targets if they can be labels (see :func:`labels_in`).
 
-    Targets can be labels when they are integer class ids ``(n,)``, or ``(n, c)`` class weights (each row a
-    distribution, as mixing and smoothing make it, or a set of 0s and 1s). Where no loss asks (``needed``), the
-    number of targets tells how many views there are.
+    Where no loss asks (``needed``), the number of targets tells how many views there are.
 
     Raises:
         ValueError: If targets are neither and nothing else was given, both were given, or counts differ.
+        TypeError: If labels are names, or pairs no ``nf.Pairs``.
     """
     if pairs is not None:
         if labels is not None:
             raise ValueError(
                 "labels and pairs were both given: pass one (nf.Pairs.by_label(labels) | pairs unites them)"
             )
+        if not isinstance(pairs, Pairs):
+            raise TypeError(
+                f"pairs is a {type(pairs).__name__}: build it by a constructor of nf.Pairs, such as from_matrix"
+            )
         return Relation(None, pairs, 2 if rows == 2 * pairs.shape[0] == 2 * pairs.shape[1] else 1)
     if labels is None:
-        if not can_be_labels(targets):
-            if not needed and isinstance(targets, Tensor) and len(targets) and rows % len(targets) == 0:
+        labels = labels_in(targets, outputs)
+        if labels is None:
+            if (
+                not needed
+                and isinstance(targets, Tensor)
+                and targets.ndim
+                and len(targets)
+                and rows % len(targets) == 0
+            ):
                 return Relation(None, None, rows // len(targets))
-            given = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
-            raise ValueError(
-                f"targets are {given}, which do not say what belongs together: class ids (n,) or class weights (n, c) "
-                "would; pass labels= (one integer a sample) or pairs="
-            )
-        assert isinstance(targets, Tensor)
-        labels = targets
-    elif labels.ndim == 1 and labels.is_floating_point():
-        raise ValueError(f"labels are {labels.dtype}: pass integers, labels.long()")
+            raise ValueError(_no_labels(targets))
+    else:
+        labels = as_tensor("labels", labels, "integer class ids")
+        if labels.ndim == 1 and labels.is_floating_point():
+            raise ValueError(f"labels are {labels.dtype}: pass integers, labels.long()")
+        labels = as_labels(labels)
     if not len(labels) or rows % len(labels):
+        tokens = (
+            "; labels of tokens or places go with features flattened alike, features=f.flatten(0, 1)"
+            if rows and len(labels) > rows and len(labels) % rows == 0
+            else ""
+        )
         raise ValueError(
             f"features have {rows} rows but there are {len(labels)} labels: wanted one label a row, or a row for each "
             "of its views. Under nn.DataParallel each copy of the model sees a part only, and a model that runs twice "
-            "before the criterion leaves its last run: pass features= at the call, or run it once on all rows"
+            f"before the criterion leaves its last run: pass features= at the call, or run it once on all rows{tokens}"
         )
     return Relation(labels, None, rows // len(labels))
+
+
+def _no_labels(targets: object) -> str:
+    given = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
+    places = ""
+    if isinstance(targets, Tensor) and targets.ndim > 1 and is_integer(targets):
+        places = "; targets of tokens or places are many to a row of features"
+    return (
+        f"targets are {given}, which do not say what belongs together: class ids (n,) or class weights (n, c) "
+        f"would{places}; pass labels= (one integer a sample) or pairs="
+    )
 
 
 def repeat_views(labels: Shaped[Tensor, "n ..."], views: int) -> Shaped[Tensor, "v_n ..."]:
@@ -74,23 +97,23 @@ def repeat_views(labels: Shaped[Tensor, "n ..."], views: int) -> Shaped[Tensor, 
     return labels if views == 1 else labels.repeat(views, *[1] * (labels.ndim - 1))
 
 
-def can_be_labels(targets: object) -> bool:
-    """Whether targets tell classes: integer ids ``(n,)``, or class weights or sets ``(n, c)``."""
+def labels_in(targets: object, outputs: object = None) -> Shaped[Tensor, "n *c"] | None:
+    """The targets as labels: class ids ``(n,)`` or ``(n, 1)``, or class weights or sets ``(n, c)``; None: they tell no classes.
+
+    Weights are rows that sum to 1, as mixing and smoothing make them; sets are rows of 0s and 1s. A matrix of targets beside
+    outputs of more than two dimensions has a target for each token or place: it says nothing of whole rows.
+    """
     if not isinstance(targets, Tensor) or not targets.ndim or not len(targets):
-        return False
+        return None
+    targets = flat(targets)
     if targets.ndim == 1:
-        return not targets.is_floating_point() and targets.dtype != torch.bool
-    if targets.ndim != 2 or targets.shape[1] < 2:
-        return False
-    if not targets.is_floating_point():
-        return True
-    shares = (targets >= 0).all() & ((targets.sum(1) - 1).abs() < 1e-2).all()
-    return bool(shares) or _are_sets(targets)
-
-
-def _are_sets(labels: Tensor) -> bool:
-    """Whether each row is a set of classes, by 0s and 1s."""
-    return bool(((labels == 0) | (labels == 1)).all())
+        return targets if is_integer(targets) else None
+    if targets.ndim != 2 or targets.shape[1] < 2 or (isinstance(outputs, Tensor) and outputs.ndim > 2):
+        return None
+    if are_sets(targets):
+        return targets
+    shares = targets.is_floating_point() and (targets >= 0).all() & ((targets.sum(1) - 1).abs() < 1e-2).all()
+    return targets if bool(shares) else None
 
 
 class Takes(NamedTuple):
@@ -143,7 +166,7 @@ def call_loss(
         pairs = Pairs.by_label(ids)
     if not takes.pairs:
         raise TypeError(f"{name} takes class ids only: pass the criterion labels= (n,), for example targets.argmax(1)")
-    if labels is not None and type(loss).__name__ in UNWEIGHTED and not _are_sets(labels):
+    if labels is not None and type(loss).__name__ in UNWEIGHTED and not are_sets(labels):
         raise TypeError(
             f"{name}, a {type(loss).__name__}, knows no degrees of belonging together, which soft targets are: pass the "
             "criterion labels= (n,), for example targets.argmax(1), or contrast by nf.SupConLoss()"

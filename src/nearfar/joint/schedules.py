@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from numbers import Real
 
 import torch
 from jaxtyping import Float, Int
@@ -134,7 +135,7 @@ def as_schedule(name: str, value: float | Schedule, highest: float = math.inf) -
         TypeError: If it is neither a number nor a schedule.
         ValueError: If it leaves that range.
     """
-    if isinstance(value, int | float):
+    if isinstance(value, Real) and not isinstance(value, bool):  # NumPy's too
         value = Constant(float(value))
     if not isinstance(value, Schedule):
         raise TypeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ def named_losses(losses: LossLike | Sequence[LossLike] | Mapping[str, LossLike])
     """Losses by name: as given, "contrastive" for one alone, by their class for a list."""
     if callable(losses):
         losses = {"contrastive": losses}
+    elif isinstance(losses, str) or not isinstance(losses, Iterable):
+        raise TypeError(f"the contrastive loss is a {type(losses).__name__}: wanted a loss, a list, or a dict of names")
     elif not isinstance(losses, Mapping):
         named: dict[str, LossLike] = {}
         for loss in losses:
@@ -44,7 +46,7 @@ def named_losses(losses: LossLike | Sequence[LossLike] | Mapping[str, LossLike])
             raise ValueError(
                 f"a contrastive loss is called {name!r}: choose a name other than task and total, without . and /"
             )
-        if not callable(loss):
+        if not callable(loss) or isinstance(loss, type):
             raise TypeError(
                 f"the contrastive loss {name!r} is a {type(loss).__name__}: wanted a loss such as nf.SupConLoss()"
             )
@@ -63,6 +65,10 @@ def read_weights(
         raise ValueError("alpha and weights were both given: alpha=0.5 is weights={'task': 0.5, ...: 0.5}, so pass one")
     names = ["task", *terms]
     if not isinstance(weights, Mapping):
+        if isinstance(weights, str) or not isinstance(weights, Sequence):
+            raise TypeError(
+                f"weights is a {type(weights).__name__}: wanted a dict of names, or a list, the task's first"
+            )
         if len(weights) != len(names):
             raise ValueError(
                 f"{len(weights)} weights were given for {len(names)} terms: wanted one each for {', '.join(names)}"

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nearfar.encoders.heads import FeatureNorm
+from nearfar.given import at_least
 from nearfar.joint.objective import Joint
 from nearfar.scores.autograd import full_precision
 from nearfar.shards import is_sharded
@@ -29,6 +30,11 @@ _warned: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 Encode = Callable[[Any, Any], Any]
 """Runs a model on some rows of a side: ``encode(model, rows)``."""
+_WANTED = {
+    "criterion": "a loss such as nf.SupConLoss(), or a function of the embeddings",
+    "encode": "a function (model, rows), or None",
+    "scaler": "a torch.amp.GradScaler, or None",
+}
 
 
 def cached_step(
@@ -93,6 +99,9 @@ def cached_step(
     """
     if not torch.is_grad_enabled():
         raise RuntimeError("cached_step trains, but gradients are off: leave torch.no_grad(), or call the loss itself")
+    for name, given in (("criterion", criterion), ("encode", encode), ("scaler", getattr(scaler, "scale", scaler))):
+        if not callable(given) and not (given is None and name != "criterion"):
+            raise TypeError(f"{name} is a {type(given).__name__}: wanted {_WANTED[name]}")
     chunks = _read(model, inputs, chunk)
     _refuse_empty(chunks)
     models = {id(c.model): c.model for c in chunks if isinstance(c.model, nn.Module)}.values()
@@ -169,12 +178,14 @@ class _Chunk:
 
 
 def _read(model: Any, inputs: Any, chunk: int) -> list[_Chunk]:
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}: wanted the number of rows to encode at a time, at least 1")
+    chunk = at_least("chunk", chunk, 1, "the number of rows to encode at a time, at least 1")
     sides = list(inputs) if isinstance(inputs, tuple | list) else [inputs]
     models = list(model) if isinstance(model, tuple | list) else [model] * len(sides)
     if len(models) != len(sides) or not sides:
         raise ValueError(f"{len(models)} models for {len(sides)} sides of inputs: pass one a side, or one for all")
+    for one in models:
+        if not callable(one):
+            raise TypeError(f"a model is a {type(one).__name__}: wanted a module, or a function of the rows")
     return [
         _Chunk(k, m, rows, start, stop, stop == count)
         for k, (m, side) in enumerate(zip(models, sides))
