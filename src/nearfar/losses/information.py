@@ -106,7 +106,7 @@ def mutual_information_loss(
         pairs = Pairs.from_ids(torch.arange(len(summary), device=summary.device) + first, batch + first)
     parts = as_matrix("local", parts)
     if bilinear is not None:
-        if bilinear.shape != (summary.shape[1], parts.shape[1]):
+        if as_matrix("bilinear", bilinear, summary).shape != (summary.shape[1], parts.shape[1]):
             raise ValueError(f"bilinear is {tuple(bilinear.shape)}; ({summary.shape[1]}, {parts.shape[1]}) was wanted")
         dtype = working_dtype(summary, parts, bilinear)
         summary = product(as_matrix("summary", summary).to(dtype), items.shared(bilinear).to(dtype).T)
