@@ -33,6 +33,8 @@ def run(config: EvaluateConfig) -> int:
     else:
         found, told = _of_run(config)
         out = Path(config.out or Path(config.run).expanduser() / "evaluation.json")
+    for line in told.get("reading", ()):
+        print(f"note: {shown(line)}", file=sys.stderr)
     for line in told.get("left_out", ()):
         print(f"left out: {shown(line)}", file=sys.stderr)
     print(found)
@@ -89,6 +91,7 @@ def _facts(opened: Run, held: HeldOut) -> dict[str, Any]:
         "model": opened.model,
         "weights": opened.weights,
         "left_out": held.bad,
+        "reading": list(held.corpus.notes),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from nearfar.encoders.items import ranges_of
 from nearfar.evaluation.verification import calibrate
 from nearfar.index.config import VerifyConfig
 from nearfar.index.gallery import read_gallery
@@ -129,7 +130,8 @@ def verify(
 
 def pair_score(run: Run, first: str | Path, second: str | Path) -> float:
     """The cosine of two images' embeddings."""
-    a, b = (run.embed_image(path)[0].double() for path in (first, second))
+    ranges = ranges_of([Path(first), Path(second)], run.embedder.tower("image"))
+    a, b = (run.embed_image(path, ranges)[0].double() for path in (first, second))
     return float(a @ b)
 
 
