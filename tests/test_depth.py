@@ -201,3 +201,15 @@ def test_items_that_are_handed_in_share_one_range():
         embedder.embed([dark, bright])[:1], embedder.embed(Image.fromarray(seen)), rtol=0, atol=0.01
     )
     assert not torch.allclose(embedder.embed(dark), embedder.embed(Image.fromarray(seen)), atol=0.01)
+
+
+def test_pillows_sixteen_bit_modes_and_a_clear_number():
+    values = np.array([[0, 65535], [32768, 16384]], np.uint16)
+    for mode, dtype in (("I;16", "<u2"), ("I;16B", ">u2"), ("I", "<i4")):
+        image = Image.frombytes(mode, (2, 2), values.astype(dtype).tobytes())
+        assert decode_image(image, (2, 2), 1)[0].tolist() == [[0, 255], [128, 64]]
+    clear = png16(values)
+    at = clear.index(b"IDAT") - 4  # tRNS: 16384 is clear, and so white
+    chunk = struct.pack(">I", 2) + b"tRNS" + struct.pack(">H", 16384)
+    clear = clear[:at] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + clear[at:]
+    assert decode_image(clear, (2, 2), 1)[0].tolist() == [[0, 255], [128, 255]]

@@ -179,3 +179,14 @@ def test_one_table_above_the_parts_keeps_them_apart(tmp_path):
     assert (len(data.train_labels), len(data.test_labels)) == (6, 4)
     wanted = np.stack([np.asarray(Image.open(tmp_path / "test" / f"{i}.png")) for i in range(4)])
     assert np.array_equal(data.test_inputs.mul(255).round().permute(0, 2, 3, 1).numpy(), wanted)
+
+
+def test_a_further_part_and_heic_files_are_named(tmp_path):
+    for seed, part in enumerate(("train", "val", "test")):
+        photos(tmp_path / part, count=3, seed=1000 * seed)
+    corpus = open_corpus(DataConfig(str(tmp_path)))
+    assert (len(corpus.train), len(corpus.test)) == (6, 6)
+    assert corpus.notes == ("passed over val: beside train, test is read",)
+    (tmp_path / "train" / "a" / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(ValueError, match=r"phone\.HEIC: .*pillow_heif.*--skip-bad"):
+        open_corpus(DataConfig(str(tmp_path)))

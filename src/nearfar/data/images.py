@@ -50,7 +50,9 @@ def read_image_folder(
     """
     walk = Walk()
     listed, tested, bad = images_by_table(folder, label, skip_bad)
-    if listed is None:
+    if listed is not None:
+        walk.files(folder)
+    else:
         train, test = split_folders(folder, walk)
         listed = images_by_class(train, walk)
         tested = [] if test is None else images_by_class(test, walk, known={name for _, name in listed})

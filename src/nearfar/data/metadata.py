@@ -37,22 +37,23 @@ def from_metadata(folder: Path, tables: Sequence[Path], parts: Sequence[str], sk
         sheet = sheets.from_records(tables, folder.name, skip_bad, parts)
         owners = [Path(sheet.where(row).rpartition(":")[0]).parent for row in range(len(sheet.table))]
     arrow = require("pyarrow", "reading tables", "train")
-    table: Any = sheet.table.data.table
+    held: Any = sheet.table.data.table
     named: set[Path] = set()
-    for at, name in enumerate(table.column_names):
+    for at, name in enumerate(held.column_names):
         cells = sheet.cells(name)
         if what_it_holds(cells[:SAMPLE]) != "image" or not all(isinstance(cell, str | None) for cell in cells):
             continue
         paths = [
             cell if cell is None else owner / Path(str(cell).strip()).expanduser() for owner, cell in zip(owners, cells)
         ]
-        table = table.set_column(at, name, arrow.array([p if p is None else str(p) for p in paths], arrow.string()))
+        held = held.set_column(at, name, arrow.array([p if p is None else str(p) for p in paths], arrow.string()))
         named |= {path for path in paths if path is not None}
         if not parts and sheet.split is None:
             sheet = replace(sheet, split=parts_of(paths, folder))
     walk = Walk()
-    notes = not_named(walk.files(folder), named, folder) if named else ()
-    return replace(sheet, table=sheets.library().Dataset(table), base=None, notes=(*notes, *walk.notes()))
+    files = [path for place in dict.fromkeys(table.parent for table in tables) for path in walk.files(place)]
+    notes = not_named(files, named, folder) if named else ()
+    return replace(sheet, table=sheets.library().Dataset(held), base=None, notes=(*notes, *walk.notes()))
 
 
 def not_named(paths: Sequence[Path], named: Collection[Path], folder: Path) -> tuple[str, ...]:

@@ -166,4 +166,6 @@ def unreadable(where: Path | str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{where}: cannot be read as an image (there is no file {error.filename})"
     reason = str(error).replace(f" {str(where)!r}", "")  # Pillow repeats the path
+    if str(where).lower().endswith((".heic", ".heif")):
+        reason = "Pillow reads HEIC only after pillow_heif.register_heif_opener(): save it as JPEG or PNG"
     return f"{where}: cannot be read as an image ({reason})"

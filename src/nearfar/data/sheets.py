@@ -243,7 +243,13 @@ def from_images(folder: Path, name: str) -> Sheet:
         columns["label"] = labels
     table = library().Dataset.from_dict(columns)
     where = Cells(table.select_columns(["image"]), "{image}")
-    return Sheet(name, table, where, None, split if test else None, notes=walk.notes())
+    return Sheet(name, table, where, None, split if test else None, notes=(*_unread(train, test), *walk.notes()))
+
+
+def _unread(train: Path, test: Path | None) -> tuple[str, ...]:
+    """Which further parts there are beside those that are read, in words."""
+    others = [] if test is None else [p.name for p in visible(train.parent) if p.name in TEST_FOLDERS and p != test]
+    return (f"passed over {', '.join(others)}: beside train, {test.name} is read",) if test and others else ()
 
 
 def _parts(folder: Path, walk: Walk) -> tuple[Path, Path | None]:
