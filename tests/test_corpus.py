@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from nearfar.data.config import DataConfig
 from nearfar.data.loading import Loader
@@ -35,13 +36,20 @@ def write(path: Path, text: str) -> str:
 
 def picture(path: Path, value: int = 0, size: tuple[int, int] = (6, 5), mode: str = "RGB") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, value if mode == "L" else (value, 10, 20)).save(path)
+    Image.new(mode, size, value if mode == "L" else (value, 10, 20)).save(path, pnginfo=signed(str(path)))
     return path
 
 
-def png(value: int, size: int = 4) -> bytes:
+def signed(name: str) -> PngInfo:
+    """What makes the bytes of a file its own, whatever its pixels are."""
+    info = PngInfo()
+    info.add_text("Comment", name)
+    return info
+
+
+def png(value: int, size: int = 4, name: str = "") -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (size, size), (value, 0, 0)).save(file, "PNG")
+    Image.new("RGB", (size, size), (value, 0, 0)).save(file, "PNG", pnginfo=signed(name))
     return file.getvalue()
 
 
@@ -422,7 +430,7 @@ class TestShardsAndHub:
         (root / "data").mkdir(parents=True)
         for part, count in (("train", 6), ("test", 3)):
             rows = {
-                "img": [{"bytes": png(i), "path": None} for i in range(count)],
+                "img": [{"bytes": png(i, name=part), "path": None} for i in range(count)],
                 "label": [i % 2 for i in range(count)],
             }
             table = datasets.Dataset.from_dict(rows, features=features)

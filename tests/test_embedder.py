@@ -276,7 +276,7 @@ def test_modes_are_put_back_part_by_part_even_after_an_error():
     frozen = made.tower("image").network[1].eval()
     made.embed(items("image"))
     with pytest.raises(ValueError, match="the image tower was given"):
-        made.embed(drawn(2, 1, 32, 32, byte=True))
+        made.embed(drawn(2, 5, 32, 32, byte=True))
     assert not frozen.training
     assert all(module.training for module in made.modules() if module is not frozen)
 

@@ -127,7 +127,7 @@ def test_a_grid_search_over_it(digits):
 
 
 @pytest.mark.parametrize(
-    "y", [np.array(["a", "b"] * 20), np.array([-1, 5] * 20), np.array([True, False] * 20), [[0], [1]] * 20]
+    "y", [np.array(["a", "b"] * 20), np.array([3, 5] * 20), np.array([True, False] * 20), [[0], [1]] * 20]
 )
 def test_classes_of_any_type(y):
     x = np.random.default_rng(0).random((40, 5))
@@ -157,6 +157,73 @@ def test_it_tells_how_it_goes(capsys):
 def test_parameters_are_kept_as_given():
     encoder = quick(temperature=0.3, views="none")
     assert clone(encoder).get_params() == encoder.get_params()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
+@pytest.mark.parametrize("classes", [True, False])
+def test_images_of_any_number_of_channels_first_or_last(channels, classes):
+    first = np.random.default_rng(0).random((24, channels, 16, 16)).astype(np.float32)
+    last = np.moveaxis(first, 1, -1)
+    y = np.arange(24) % 2 if classes else None
+    encoder, other = quick(epochs=2).fit(first, y), quick(epochs=2).fit(last, y)
+    assert encoder.image_shape_ == other.image_shape_ == (channels, 16, 16)
+    wanted = encoder.transform(first)
+    for found in (
+        other.transform(last),
+        other.transform(first),
+        encoder.transform(last),
+        other.transform(last.reshape(24, -1)),
+    ):
+        np.testing.assert_array_equal(found, wanted)
+    more = np.zeros((2, channels + 1, 16, 16), np.float32)
+    for wrong in (more, np.moveaxis(more, 1, -1)):
+        with pytest.raises(ValueError, match=rf"images are .*, but the encoder was trained on \({channels}, 16, 16\)"):
+            encoder.transform(wrong)
+
+
+def test_images_that_could_be_read_in_two_ways_are_asked_about():
+    x = np.random.default_rng(0).random((12, 3, 32, 4))
+    says = r"images are \(3, 32, 4\), which could be .*image_shape=\(3, 32, 4\) or image_shape=\(4, 3, 32\)"
+    with pytest.raises(ValueError, match=says):
+        quick().fit(x)
+    for shape in ((3, 32, 4), (4, 3, 32)):
+        assert quick(epochs=1, image_shape=shape).fit(x).image_shape_ == shape
+    with pytest.raises(ValueError, match=r"images are \(3, 32, 4\), but image_shape is \(3, 8, 8\)"):
+        quick(image_shape=(3, 8, 8)).fit(x)
+
+
+@pytest.mark.parametrize("views", ["light", "simclr"])
+def test_views_of_images_that_are_not_red_green_and_blue(views):
+    x = np.random.default_rng(0).random((16, 5, 16, 16)).astype(np.float32)
+    assert np.isfinite(quick(views=views).fit(x).transform(x)).all()
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float64])
+def test_a_negative_class_is_unknown(digits, kind):
+    x, x_test, y, y_test = digits
+    few = np.where(np.arange(500) < 100, y, -1).astype(kind)
+    encoder = nf.ContrastiveEncoder(epochs=30, random_state=0).fit(x, few)
+    assert encoder.classes_.tolist() == list(range(10))
+    labelled = x[:100], y[:100]
+    right = (
+        KNeighborsClassifier(3)
+        .fit(encoder.transform(labelled[0]), labelled[1])
+        .score(encoder.transform(x_test), y_test)
+    )
+    assert right > 0.85
+    unknown = encoder.transform(x[100:])  # were they one class, they would lie together
+    assert (unknown @ unknown.T).mean() < 0.5
+
+
+def test_unknown_rows_take_part_by_their_views_alone(digits):
+    x, y = digits[0][:60], np.where(np.arange(60) < 30, digits[2][:60], -1)
+    one, other = quick(views="none").fit(x, y), quick(views="none").fit(x, np.where(y < 0, -7, y))
+    np.testing.assert_array_equal(one.transform(x), other.transform(x))  # any negative number
+    assert not np.array_equal(quick().fit(x, y).transform(x), one.transform(x))
+    with pytest.raises(
+        ValueError, match=r"1 classes for 20 rows of known class \(a negative number is an unknown one\)"
+    ):
+        quick().fit(X.repeat(2, 0), np.array([1, -1] * 20))
 
 
 X = np.random.default_rng(0).random((20, 4))

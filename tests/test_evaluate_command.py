@@ -184,7 +184,9 @@ def test_broken_images_are_named_and_left_out_if_asked(people, tmp_path, capsys)
     for who in ("train/a", "train/b", "test/a", "test/b"):
         (data / who).mkdir(parents=True)
         for n in range(4):
-            little_runs.picture((40 + 60 * n, 90, 200 if who.endswith("a") else 20), n).save(data / who / f"{n}.png")
+            little_runs.picture((40 + 60 * n, 90, 200 if who.endswith("a") else 20), n + 9 * (who[1] == "e")).save(
+                data / who / f"{n}.png"
+            )
     torn = [data / "train/a/1.png", data / "test/b/2.png"]
     for path in torn:
         path.write_bytes(path.read_bytes()[:60])

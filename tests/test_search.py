@@ -19,9 +19,10 @@ from safetensors import safe_open
 
 from little_runs import COLOURS, captioned_run, picture
 from nearfar import cli
+from nearfar.encoders.items import fit_images
 from nearfar.encoders.load import load
 from nearfar.index.items import meta_of, vectors_of
-from nearfar.index.run import fit_images, open_run
+from nearfar.index.run import open_run
 from nearfar.index.search import Searcher, search
 
 SOURCE = str(Path(__file__).parent.parent / "src")

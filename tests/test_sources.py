@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from nearfar.data.labelled import class_ids, stratified_split
 from nearfar.data.sources import FASHION_FILES, FASHION_PLACES, SOURCES, load_data, read_idx
@@ -34,7 +35,9 @@ def write_images(folder: Path, count: int = 3, size: tuple[int, int] = (6, 5)) -
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True)
         for i in range(count):
-            Image.new("RGB", size, colour).save(folder / name / f"{i}.png")
+            info = PngInfo()
+            info.add_text("Comment", f"{folder}: {i}")  # no two files hold the same bytes
+            Image.new("RGB", size, colour).save(folder / name / f"{i}.png", pnginfo=info)
     return folder
 
 

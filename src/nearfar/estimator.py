@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, no_type_check
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nearfar.data.layout import image_layout
+from nearfar.data.other_views import corrupted
 from nearfar.data.views import VIEWS, make_view
 from nearfar.encoders.backbones import small_cnn
+from nearfar.encoders.precision import building
 from nearfar.lengths import unit_rows
 from nearfar.losses.softmax import NTXentLoss, SupConLoss
 from nearfar.names import unknown
@@ -33,7 +35,9 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     With classes, rows of one class belong together (SupCon, Khosla et al. 2020, arXiv:2004.11362). Without, two random views
     of a row do (SimCLR, arXiv:2002.05709); of a table, a view has some features replaced by another row's (SCARF, Bahri et
-    al. 2022, arXiv:2106.15147), and what enters the last layers is kept. Embeddings have length one.
+    al. 2022, arXiv:2106.15147), and what enters the last layers is kept. Where some classes are unknown (-1), the two losses are
+    added: one over the rows whose class is known, one over all (Vaze et al. 2022, arXiv:2201.02602, eq. 3). Embeddings have
+    length one.
 
     Args:
         dim: Width of the embedding.
@@ -47,7 +51,8 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             vectors or images. With classes, ``"auto"`` takes the rows as they are.
         corruption: The share of features that ``"scarf"`` replaces; 0.6 is the paper's.
         image_shape: ``(height, width)`` or ``(channels, height, width)`` of images that come as flat rows. Arrays
-            ``(n, h, w)`` and ``(n, c, h, w)`` say it themselves.
+            ``(n, h, w)``, ``(n, c, h, w)`` and ``(n, h, w, c)`` say it themselves, with any number of channels; where that could
+            be read in two ways, this says which.
         random_state: Seed, or generator, of initial weights, batches and views.
         device: Where to train and transform.
         verbose: Print the loss of every so many epochs; 0: nothing.
@@ -69,6 +74,8 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         >>> encoder.get_feature_names_out()[:2].tolist()
         ['contrastiveencoder0', 'contrastiveencoder1']
     """
+
+    _flat_last = False  # whether flat rows hold the channels of a pixel side by side
 
     @no_type_check  # scikit-learn's rule: parameters are looked at in fit, not here
     def __init__(
@@ -106,8 +113,9 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """Trains.
 
         Args:
-            X: Rows ``(n, d)``, or images ``(n, h, w)`` or ``(n, c, h, w)``.
-            y: Classes ``(n,)`` of any type; without them every row is its own class.
+            X: Rows ``(n, d)``, or images ``(n, h, w)``, ``(n, c, h, w)`` or ``(n, h, w, c)``.
+            y: Classes ``(n,)`` of any type; without them every row is its own class. A negative number is an unknown class, as in
+                scikit-learn's ``LabelPropagation``.
 
         Returns:
             Itself.
@@ -120,8 +128,9 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            encoder = self._network(rows)
-            head = nn.Sequential(nn.ReLU(), nn.Linear(self.dim, self.dim)) if classes is None else nn.Identity()
+            with building():
+                encoder = self._network(rows)
+                head = nn.Sequential(nn.ReLU(), nn.Linear(self.dim, self.dim))
         device = torch.device(self.device)
         encoder, head = encoder.to(device).train(), head.to(device)
         self.loss_curve_ = self._train(encoder, head, rows.to(device), classes, seed)
@@ -139,7 +148,7 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         check_is_fitted(self)
         rows = torch.tensor(self._read(X, reset=False))
-        module = self.module_ if rows.dtype == torch.float32 else _double(self.module_)
+        module = self.module_ if rows.dtype == torch.float32 else copy.deepcopy(self.module_).double()
         device = torch.device(self.device)
         module = module.to(device)
         with torch.inference_mode():
@@ -154,15 +163,25 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     ) -> list[float]:
         batch = min(self.batch_size, len(rows))
         generator = torch.Generator().manual_seed(seed)
-        view = self._view(rows, generator, supervised=classes is not None)
-        loss: nn.Module = (NTXentLoss if classes is None else SupConLoss)(temperature=self.temperature)
-        parameters = [*encoder.parameters(), *head.parameters()]
+        by_class, by_view = SupConLoss(temperature=self.temperature), NTXentLoss(temperature=self.temperature)
+        known = torch.zeros(len(rows), dtype=torch.bool) if classes is None else classes >= 0
+        views = {supervised: self._view(rows, generator, supervised=supervised) for supervised in (True, False)}
+        alone = not bool(known.all()) and (
+            views[False] is not None or classes is None
+        )  # rows of which nobody says the class
+        parameters = [*encoder.parameters(), *(head.parameters() if alone else ())]
+
+        def sides(at: Tensor, view: Any) -> list[Tensor]:
+            here = rows[at.to(rows.device)]
+            shown = [here] if view is None else [here, view(here)] if self._scarf else [view(here), view(here)]
+            return [encoder(side) for side in shown]
 
         def value(at: Tensor) -> Tensor:
-            here = rows[at.to(rows.device)]
-            sides = [here] if view is None else [here, view(here)] if self._scarf else [view(here), view(here)]
-            embedded = [head(encoder(side)) for side in sides]
-            return loss(*embedded) if classes is None else loss(*embedded, labels=classes[at].to(rows.device))
+            terms = [by_view(*map(head, sides(at, views[False])))] if alone else []
+            if classes is not None and bool(known[at].any()):
+                at = at[known[at]]
+                terms.append(by_class(*sides(at, views[True]), labels=classes[at].to(rows.device)))
+            return torch.stack(terms).sum()
 
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
         epoch = len(rows) // batch
@@ -183,7 +202,7 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if self.views == "none" or (self.views == "auto" and supervised):
             return None
         if self._scarf:
-            return lambda batch: _corrupted(batch, rows, self.corruption, generator)
+            return lambda batch: corrupted(batch, rows, self.corruption, generator)
         recipe, channels = "light" if self.views == "auto" else self.views, rows.shape[1]
         plain = {"mean": [0.0] * channels, "std": [1.0] * channels}
         if self.image_shape_ is None:
@@ -233,37 +252,48 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 f"y has shape {labels.shape}, but there are {len(rows)} rows in X: one class a row was wanted"
             )
         check_classification_targets(labels)
-        self.classes_, ids = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2 or len(self.classes_) == len(ids):
+        found, ids = np.unique(labels, return_inverse=True)
+        below = int((found < 0).sum()) if found.dtype.kind in "if" else 0
+        self.classes_, ids = found[below:], torch.from_numpy(ids.astype(np.int64)).sub(below).clamp(min=-1)
+        count = int((ids >= 0).sum())
+        if len(self.classes_) < 2 or len(self.classes_) == count:
+            left = " of known class (a negative number is an unknown one)" if below else ""
             raise ValueError(
-                f"y has {len(self.classes_)} classes for {len(ids)} rows: two classes, and two rows of one of them, were wanted; "
-                "leave y out to learn from the rows alone"
+                f"y has {len(self.classes_)} classes for {count} rows{left}: two classes, and two rows of one of them, were "
+                "wanted; leave y out to learn from the rows alone"
             )
-        return shaped, torch.from_numpy(ids.astype(np.int64))
+        return shaped, ids
 
     def _read(self, X: Any, *, reset: bool) -> np.ndarray:
-        """Flat finite rows; what shape images have is kept."""
-        shape = None if self.image_shape is None else tuple(self.image_shape)
+        """Flat finite rows; those of images with their channels first. What shape images have is kept."""
+        if reset:
+            self.image_shape_, self._flat_last = None, False
+            if self.image_shape is not None:
+                self.image_shape_, self._flat_last = image_layout(tuple(self.image_shape), "image_shape is", exact=True)
+        last = self._flat_last
         if getattr(X, "ndim", 2) in (3, 4):
-            shape = tuple(X.shape[1:])
-            X = np.asarray(X).reshape(len(X), -1)
-        if (
-            not reset
-            and self.image_shape_ is not None
-            and shape is not None
-            and _channels_first(shape) != self.image_shape_
-        ):
-            raise ValueError(
-                f"images are {shape}, but the encoder was trained on {self.image_shape_}: pass images of that shape"
-            )
+            X = np.asarray(X)
+            if reset or self.image_shape_ is not None:
+                shape, last = image_layout(tuple(X.shape[1:]), "images are", known=self.image_shape_)
+                if self.image_shape_ is not None and shape != self.image_shape_:
+                    said = (
+                        f"image_shape is {self.image_shape}"
+                        if reset
+                        else f"the encoder was trained on {self.image_shape_} (channels, height, width)"
+                    )
+                    raise ValueError(f"images are {tuple(X.shape[1:])}, but {said}: pass images of that shape")
+                if reset:
+                    self.image_shape_, self._flat_last = shape, last
+            X = X.reshape(len(X), -1)
         rows: Any = validate_data(
             self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2 if reset else 1
         )
-        if reset:
-            self.image_shape_ = None if shape is None else _channels_first(shape)
-            if self.image_shape_ is not None and math.prod(self.image_shape_) != rows.shape[1]:
-                raise ValueError(f"image_shape is {shape}, but a row has {rows.shape[1]} numbers")
-        return rows
+        if self.image_shape_ is None:
+            return rows
+        channels, height, width = self.image_shape_
+        if channels * height * width != rows.shape[1]:
+            raise ValueError(f"image_shape is {self.image_shape}, but a row has {rows.shape[1]} numbers")
+        return np.moveaxis(rows.reshape(-1, height, width, channels), -1, 1).reshape(rows.shape) if last else rows
 
     def _shaped(self, rows: Tensor) -> Tensor:
         return rows if self.image_shape_ is None else rows.view(len(rows), *self.image_shape_)
@@ -303,25 +333,3 @@ class _Standardise(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         shape = (1, -1, *[1] * (rows.ndim - 2))
         return (rows - self.mean.view(shape)) / self.spread.view(shape)
-
-
-def _double(module: nn.Module) -> nn.Module:
-    """A copy in float64."""
-    return copy.deepcopy(module).double()
-
-
-def _channels_first(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    if len(shape) not in (2, 3):
-        raise ValueError(f"image_shape is {shape}: (height, width) or (channels, height, width) was wanted")
-    channels, height, width = (1, *shape) if len(shape) == 2 else shape
-    return channels, height, width
-
-
-def _corrupted(batch: Tensor, rows: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """SCARF's view: a random share of each row's features is drawn from the feature's values in all rows."""
-    count = max(1, round(share * batch.shape[1]))
-    order = torch.rand(batch.shape, generator=generator).argsort(1)  # the same number of features in every row
-    source = torch.randint(len(rows), batch.shape, generator=generator)
-    columns = torch.arange(batch.shape[1])
-    drawn = rows[source.to(rows.device), columns.to(rows.device)]
-    return torch.where((order < count).to(batch.device), drawn, batch)

@@ -17,6 +17,8 @@ def run(config: CompareConfig) -> int:
     """Runs or resumes a comparison; the exit code is 130 if it was interrupted and can be resumed."""
     study, folder = prepare(config, cores=usable_cores())
     console = Console()
+    for line in study.trainer.task.notes:
+        print(f"note: {line}", file=sys.stderr)
     for line in study.trainer.task.bad:
         print(f"left out: {line}", file=sys.stderr)
     console.print(study.outline(), highlight=False)

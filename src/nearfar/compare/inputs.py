@@ -50,6 +50,7 @@ class Task:
     class_names: tuple[str, ...]
     name: str
     bad: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -99,7 +100,7 @@ def make_task(data: Any, config: CompareConfig) -> Task:
     _check(labelled)
     classes = labelled.num_classes
     fraction = min(config.validation, MOST_VALIDATION_ROWS / len(labelled.train_labels))
-    fit, held = stratified_split(labelled.train_labels, fraction, config.seed)
+    fit, held = stratified_split(labelled.train_labels, fraction, config.seed, labelled.copies)
     if len(held) == 0 or len(fit) < 2:
         raise ValueError(
             f"{labelled.name} has {len(labelled.train_labels)} training rows of {classes} classes: too few to hold "
@@ -113,6 +114,7 @@ def make_task(data: Any, config: CompareConfig) -> Task:
         class_names=labelled.class_names,
         name=labelled.name,
         bad=labelled.bad,
+        notes=labelled.notes,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nearfar.compare.arms import Arm
 from nearfar.encoders.heads import CosineHead, FeatureNorm
+from nearfar.encoders.precision import dtype_of
 from nearfar.joint import Joint
 from nearfar.joint.capture import Tap
 from nearfar.names import unknown
@@ -49,7 +50,7 @@ class Learner(nn.Module):
         super().__init__()
         self.rows = 0
         """Rows that went through the network in training mode: two views of a row are two."""
-        self.network = network
+        self.network, self.dtype = network, dtype_of(network)
         network.register_forward_pre_hook(self._count)
         named = _named_layer(network, features)
         norm = _set_head(arm, network, num_classes, generator)
@@ -77,7 +78,7 @@ class Learner(nn.Module):
 
     def loss(self, inputs: Float[Tensor, "n ..."], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
         """Of one batch."""
-        return self.criterion(self.network(inputs), labels)
+        return self.criterion(self.network(inputs.to(self.dtype)), labels)
 
     @torch.no_grad()
     def accuracy(self, inputs: Float[Tensor, "n ..."], labels: Int[Tensor, "n"], chunk: int = 1024) -> float:
@@ -91,7 +92,7 @@ class Learner(nn.Module):
         return right / len(labels)
 
     def _logits(self, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
-        outputs = self.network(inputs)
+        outputs = self.network(inputs.to(self.dtype))
         if self._tap is None:
             return outputs
         assert isinstance(self.criterion, Joint)
@@ -129,7 +130,7 @@ def check_network(network: object, inputs: Float[Tensor, "n ..."], class_names: 
 @torch.no_grad()
 def outputs_of(network: nn.Module, inputs: Float[Tensor, "n ..."]) -> Any:
     """What a network makes of some rows, in evaluation mode."""
-    return network.eval()(inputs)
+    return network.eval()(inputs.to(dtype_of(network)))
 
 
 def _nothing(*args: Tensor, labels: Tensor | None = None) -> Float[Tensor, ""]:

@@ -45,7 +45,7 @@ class Study:
         task, config = self.trainer.task, self.trainer.config
         self.device = _device(config.device)
         with torch.random.fork_rng():
-            network = self.trainer.factory(task.in_shape, task.num_classes)
+            network = self.trainer.network()
             check_network(network, task.train.inputs[:2], task.class_names, self.name)
             self.parameters = sum(p.numel() for p in network.parameters())
             batch = Rows(task.train.inputs[: config.batch_size], task.train.labels[: config.batch_size]).to(self.device)

@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from nearfar.compare.inputs import Task
 from nearfar.compare.learner import Learner
 from nearfar.compare.record import Look, Run
 from nearfar.encoders.factory import Factory
+from nearfar.encoders.precision import building, dtype_of
 from nearfar.training.loop import Diverged, Pause, fit, shuffled_batches
 
 # Where Adam steps all parameters in one kernel; a fifth of a small network's step on a CPU otherwise.
@@ -37,18 +39,24 @@ class Trainer:
     def learner(self, run: Run) -> Learner:
         """The network of a run. Its initial weights depend on the seed alone, so that they are the same in all arms."""
         torch.manual_seed(run.seed)
-        network = self.factory(self.task.in_shape, self.task.num_classes)
+        network = self.network()
         torch.manual_seed(run.seed)  # and so is what the network draws while training
-        return Learner(
-            ARMS[run.arm],
-            network,
-            self.task.num_classes,
-            task=copy.deepcopy(self.loss),
-            contrastive=copy.deepcopy(self.contrastive),
-            weight=run.weight,
-            features=self.config.features,
-            generator=torch.Generator().manual_seed(run.seed),
-        ).to(self.config.device)
+        with building(dtype_of(network)):
+            return Learner(
+                ARMS[run.arm],
+                network,
+                self.task.num_classes,
+                task=copy.deepcopy(self.loss),
+                contrastive=copy.deepcopy(self.contrastive),
+                weight=run.weight,
+                features=self.config.features,
+                generator=torch.Generator().manual_seed(run.seed),
+            ).to(self.config.device)
+
+    def network(self) -> Any:
+        """What every arm starts from."""
+        with building():
+            return self.factory(self.task.in_shape, self.task.num_classes)
 
     def train(self, run: Run) -> Iterator[Look]:
         """Trains, looking every few steps: at validation rows in the sweep, at the test rows afterwards.

@@ -30,6 +30,8 @@ def jitter(
 ) -> tuple[Float[Tensor, "b c c"], Float[Tensor, "b c"]]:
     """Matrices and shifts of random changes of colour, in SimCLR's order: brightness, contrast, saturation, hue, then grey.
 
+    Images of other than three channels have no hue: their brightness and contrast change alone.
+
     Each is linear in an image's red, green and blue, so that all of them together are, too. Values are not cut between
     two changes, only after the last. Hue is turned in YIQ (a rotation), not in HSV.
 
@@ -56,10 +58,9 @@ def jitter(
         torch.where(applied, factors(uniform[:, i], strengths[i]), 1.0) for i in range(3)
     )
     eye = torch.eye(channels, device=means.device, dtype=means.dtype)
-    if channels == 1:
-        scale = brightness * contrast
-        shift = (1 - contrast) * brightness * means[:, 0]
-        return scale.view(-1, 1, 1), shift.view(-1, 1)
+    if channels != 3:
+        shift = (1 - contrast) * brightness * means.mean(1)
+        return (brightness * contrast).view(-1, 1, 1) * eye, shift.unsqueeze(1).expand(-1, channels)
     luma = means.new_tensor(LUMA)
     flat = torch.ones_like(luma).unsqueeze(1) * luma  # every channel becomes the brightness
     shift = (1 - contrast) * brightness * (means @ luma)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -49,6 +50,8 @@ def run(config: ViewsConfig) -> int:
     from nearfar.data.views import make_view
 
     corpus = open_corpus(config)
+    for line in corpus.notes:
+        print(f"note: {line}", file=sys.stderr)
     column = next((column for column in corpus.columns if column.kind == "image"), None)
     if column is None:
         kinds = " and ".join(sorted({column.kind for column in corpus.columns}))

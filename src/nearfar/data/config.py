@@ -37,6 +37,9 @@ class DataConfig:
     out. By default the one with a usual name, if its values repeat. For a folder: "label", if sub-folders are identities."""
     size: int | tuple[int, int] | None = None
     """Height and width that images are read at; by default the commonest, with a longer side of 64 at most."""
+    pixel_range: tuple[float, float] | None = None
+    """The numbers that are black and white, in images of more than 8 bits; by default what the files say, else found by all
+    images together."""
     skip_bad: bool = False
     """Leave out rows and images that cannot be read, and count them, instead of stopping at the first."""
     test_fraction: float | None = None
@@ -54,3 +57,9 @@ class DataConfig:
         sides = (self.size,) if isinstance(self.size, int) else self.size or ()
         if any(side < 1 for side in sides):
             raise ValueError(f"size is {self.size}: pass a height and a width of at least one pixel")
+        if self.pixel_range is not None and (
+            len(self.pixel_range) != 2 or not self.pixel_range[0] < self.pixel_range[1]
+        ):
+            raise ValueError(
+                f"pixel_range is {self.pixel_range}: pass the number that is black, and a larger one that is white"
+            )

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from nearfar.data.depth import Range
 from nearfar.types import Kind
 
 Raw = Tensor | list[str]
@@ -142,6 +143,10 @@ class Corpus:
     """What was found unreadable while opening, and left out."""
     similar: str | None = None
     """The column that says how alike the two sides of a row are."""
+    notes: tuple[str, ...] = ()
+    """What was passed over or decided while opening, in words."""
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    """Which numbers are black and white, in images of more than bytes."""
 
     def column(self, kind: Kind) -> Column:
         """The first column of a kind."""

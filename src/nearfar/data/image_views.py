@@ -88,8 +88,8 @@ class ImageView(View):
         words = [f"a crop of {r.scale[0]:.0%} to {r.scale[1]:.0%} of the area"]
         words += [f"mirrored ({r.flip:.0%})"] if r.flip else []
         if r.jittered:
-            names = ("brightness", "contrast", "saturation", "hue")[: 4 if len(self.mean.flatten()) > 1 else 2]
+            names = ("brightness", "contrast", "saturation", "hue")[: 4 if self.mean.numel() == 3 else 2]
             words.append(f"{', '.join(f'{n} ±{s:g}' for n, s in zip(names, r.jitter) if s)} ({r.jittered:.0%})")
-        words += [f"grey ({r.grey:.0%})"] if r.grey and len(self.mean.flatten()) > 1 else []
+        words += [f"grey ({r.grey:.0%})"] if r.grey and self.mean.numel() == 3 else []
         words += [f"blurred ({r.blur:.0%})"] if r.blur else []
         return "; ".join(words)

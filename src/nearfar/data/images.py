@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from nearfar.data.labelled import TEST_FRACTION, LabelledData, class_ids, split_data
-from nearfar.data.pixels import (
-    BROKEN,
-    SUFFIXES,
-    common_size,
-    decode_image,
-    image_header,
-    is_grey,
-    size_pair,
-    unreadable,
-)  # fmt: skip
-
-TEST_FOLDERS = ("test", "val", "valid", "validation")
+from nearfar.data.columns import USUAL
+from nearfar.data.copies import copies_told, one_side, same_files
+from nearfar.data.depth import Range
+from nearfar.data.folders import TEST_FOLDERS, Walk, metadata_tables, parts_of
+from nearfar.data.form import Form, find_form
+from nearfar.data.labelled import TEST_FRACTION, LabelledData, class_ids, require, stratified_split
+from nearfar.data.pixels import BROKEN, SUFFIXES, decode_image, image_header, unreadable
+from nearfar.data.records import records
 
 
 def read_image_folder(
@@ -30,8 +27,10 @@ def read_image_folder(
     skip_bad: bool = False,
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
+    pixel_range: Range | None = None,
+    label: str | None = None,
 ) -> LabelledData:
-    """Reads the images of a folder; the name of a sub-folder is the name of its class.
+    """Reads the images of a folder; the name of a sub-folder is the name of its class, or a table beside the images says it.
 
     Greyscale images alone give one channel, otherwise all are read as RGB. Pixels are in [0, 1].
 
@@ -42,46 +41,109 @@ def read_image_folder(
         skip_bad: Leave out images that cannot be read, and list them in ``bad``.
         test_fraction: The part of each class to test on, where there is no test folder.
         seed: Of that split.
+        pixel_range: Which numbers are black and white, of pixels that are no bytes; by default as the files say, else by
+            all pixels.
+        label: The column of classes in a table beside the images (``metadata.csv``); by default the one with a usual name.
 
     Raises:
         ValueError: If an image cannot be read, or the folder is not laid out so.
     """
-    train, test = split_folders(folder)
-    listed = images_by_class(train)
+    walk = Walk()
+    listed, tested, bad = images_by_table(folder, label, skip_bad)
+    if listed is not None:
+        walk.files(folder)
+    else:
+        train, test = split_folders(folder, walk)
+        listed = images_by_class(train, walk)
+        tested = [] if test is None else images_by_class(test, walk, known={name for _, name in listed})
     fit = len(listed)
-    if test is not None:
-        listed += images_by_class(test, known={name for _, name in listed})
-    images, kept, bad = _read_images([path for path, _ in listed], size, skip_bad)
+    listed = listed + tested
+    images, form, kept, unread = _read_images([path for path, _ in listed], size, skip_bad, pixel_range)
     labels, names = class_ids([listed[i][1] for i in kept])
     if len(names) < 2:
         raise ValueError(
             f"{folder} holds images of {len(names)} class(es): a class is a sub-folder, and two are needed"
         )
-    if test is None:
-        return split_data(images, labels, names, folder.name, bad=bad, test_fraction=test_fraction, seed=seed)
-    cut = sum(i < fit for i in kept)
-    return LabelledData(images[:cut], labels[:cut], images[cut:], labels[cut:], names, folder.name, tuple(bad))
+    copies = same_files([listed[i][0] for i in kept])
+    if fit == len(listed):
+        fitted, held = stratified_split(labels, test_fraction, seed, copies)
+        moved = 0
+    else:
+        own = torch.tensor(kept) < fit
+        fitted, held = one_side(own.nonzero().squeeze(1), (~own).nonzero().squeeze(1), copies)
+        moved = len(fitted) - int(own.sum())
+    if not len(held):
+        raise ValueError(
+            f"{folder} leaves no image to test on: all of each class are duplicates of one another, byte for byte"
+            + (", or of images to train on" if moved else "") + ". Add other images"
+        )  # fmt: skip
+    return LabelledData(
+        images[fitted], labels[fitted], images[held], labels[held], names, folder.name, (*bad, *unread),
+        (*walk.notes(), *form.notes, *copies_told(copies, moved)), None if copies is None else copies[fitted],
+    )  # fmt: skip
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, by name, without hidden ones."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def images_by_table(
+    folder: Path, label: str | None, skip_bad: bool
+) -> tuple[list[tuple[Path, str]] | None, list[tuple[Path, str]], list[str]]:
+    """Images to train on and to test on, with their classes, as tables beside them say; and what is wrong with other rows.
+
+    None in place of the first where no table says it.
+    """
+    listed: list[tuple[Path, str]] = []
+    parts: list[str] = []
+    bad: list[str] = []
+    tables, names = metadata_tables(folder)
+    for table, part in zip(tables, names or [""] * len(tables)):
+        for where, row in _rows(table):
+            if isinstance(row, str):
+                bad.append(_bad(where, row, skip_bad))
+                continue
+            image, column = (_named(row, role) for role in ("image", "label"))
+            column = label if label is not None else column
+            if image is None or column is None or (label is not None and label not in row):
+                return None, [], []
+            if (name := row[column]) is None or not str(name).strip():
+                bad.append(_bad(where, f"has no label in column {column!r}", skip_bad))
+            elif row[image] is None:
+                bad.append(_bad(where, f"has no image in column {image!r}", skip_bad))
+            else:
+                listed.append((table.parent / Path(str(row[image]).strip()).expanduser(), str(name).strip()))
+                parts.append(part)
+    parts = parts if names else parts_of([path for path, _ in listed], folder) or ["train"] * len(parts)
+    train, test = ([row for row, part in zip(listed, parts) if (part == "train") is wanted] for wanted in (True, False))
+    return train or None, test, bad
 
 
-def split_folders(folder: Path) -> tuple[Path, Path | None]:
+def _rows(table: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """The rows of a table, or what is wrong with each, and where they are."""
+    if table.suffix.lower() in (".parquet", ".pq"):
+        read = require("pyarrow.parquet", "reading Parquet").read_table(table).to_pylist()
+        yield from ((f"{table}: row {number}", row) for number, row in enumerate(read, 1))
+    else:
+        yield from ((f"{table}:{line}", record) for line, record in records(table))
+
+
+def _named(row: Mapping[str, Any], role: str) -> str | None:
+    """The column that is taken for a role by its name."""
+    known = {name.lower(): name for name in reversed([*row])}
+    return next((known[name] for name in USUAL[role] if name in known), None)
+
+
+def split_folders(folder: Path, walk: Walk) -> tuple[Path, Path | None]:
     """The training folder and the test folder, if any. A class may be called "train": it then holds no folders."""
-    if not ((train := folder / "train").is_dir() and subfolders(train)):
+    if not ((train := folder / "train").is_dir() and walk.folders(train)):
         return folder, None
     return train, next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
 
 
-def images_by_class(folder: Path, known: set[str] | None = None) -> list[tuple[Path, str]]:
+def images_by_class(folder: Path, walk: Walk, known: set[str] | None = None) -> list[tuple[Path, str]]:
     """Every image file below a class folder, with the class; ``known``: the only classes there may be."""
     listed = []
-    for group in subfolders(folder):
+    for group in walk.folders(folder):
         if known is not None and group.name not in known:
             raise ValueError(f"{group} is a class without training images: add some, or take it out of the test folder")
-        files = sorted(path for path in group.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        files = walk.files(group)
         if not files:
             raise ValueError(f"{group} holds no image: a class folder wants files ending in {', '.join(SUFFIXES)}")
         listed += [(path, group.name) for path in files]
@@ -91,9 +153,9 @@ def images_by_class(folder: Path, known: set[str] | None = None) -> list[tuple[P
 
 
 def _read_images(
-    paths: list[Path], size: int | tuple[int, int] | None, skip_bad: bool
-) -> tuple[Float32[Tensor, "n c h w"], list[int], list[str]]:
-    """The images at one size, the positions of the paths that could be read, and what is wrong with the others."""
+    paths: list[Path], size: int | tuple[int, int] | None, skip_bad: bool, pixel_range: Range | None
+) -> tuple[Float32[Tensor, "n c h w"], Form, list[int], list[str]]:
+    """The images at one size, how they were read, the positions of those that could be, and what is wrong with the others."""
     headers, bad = {}, []
     for i, path in enumerate(paths):  # headers alone tell the size and the mode; nothing is decoded yet
         try:
@@ -102,25 +164,24 @@ def _read_images(
             bad.append(_bad(path, error, skip_bad))
     if not headers:
         raise ValueError(f"none of the {len(paths)} images could be read; the first: {bad[0]}")
-    target = common_size([(h, w) for h, w, _ in headers.values()]) if size is None else size_pair(size)
-    channels = 1 if all(is_grey(mode) for _, _, mode in headers.values()) else 3
+    form = find_form([paths[i] for i in headers], [*headers.values()], size, pixel_range)
+    assert form.size is not None
+    assert form.channels is not None
     pixels, kept = [], []
     for i in headers:
         try:
-            pixels.append(decode_image(paths[i], target, channels))
+            pixels.append(decode_image(paths[i], form.size, form.channels, form.ranges))
             kept.append(i)
         except BROKEN as error:
             bad.append(_bad(paths[i], error, skip_bad))
     if not pixels:
         raise ValueError(f"none of the {len(paths)} images could be read; the first: {bad[0]}")
-    return torch.stack(pixels).float().div_(255), kept, bad
+    return torch.stack(pixels).float().div_(255), form, kept, bad
 
 
-def _bad(path: Path, error: Exception, skip_bad: bool) -> str:
-    """What is wrong with an image, to list; raised unless bad images are skipped."""
-    message = unreadable(path, error)
+def _bad(where: Path | str, error: Exception | str, skip_bad: bool) -> str:
+    """What is wrong with an image or a row, to list; raised unless such are skipped."""
+    message = f"{where}: {error}" if isinstance(error, str) else unreadable(where, error)
     if not skip_bad:
-        raise ValueError(
-            f"{message}: mend or remove it, or leave such files out with skip_bad=True (--skip-bad)"
-        ) from error
+        raise ValueError(f"{message}: mend or remove it, or leave such out with skip_bad=True (--skip-bad)")
     return message

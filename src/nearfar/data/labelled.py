@@ -28,6 +28,8 @@ class LabelledData:
         class_names: The name of each class, as text.
         name: What the data are called in reports.
         bad: What could not be read and was left out, one line each: path, line and reason.
+        notes: What was passed over or decided while reading, one line each.
+        copies: Numbers of the training rows, equal for those that hold the same bytes; None: no two do.
 
     Example:
         >>> from nearfar.data.sources import load_data
@@ -43,6 +45,8 @@ class LabelledData:
     class_names: tuple[str, ...]
     name: str
     bad: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    copies: Int64[Tensor, "n"] | None = None
 
     @property
     def kind(self) -> str:
@@ -70,7 +74,10 @@ def class_ids(labels: Sequence[str]) -> tuple[Int64[Tensor, "n"], tuple[str, ...
 
 
 def stratified_split(
-    labels: Int64[Tensor, "n"], fraction: float = TEST_FRACTION, seed: int = 0
+    labels: Int64[Tensor, "n"],
+    fraction: float = TEST_FRACTION,
+    seed: int = 0,
+    copies: Int64[Tensor, "n"] | None = None,
 ) -> tuple[Int64[Tensor, "train"], Int64[Tensor, "test"]]:
     """Splits rows so that each class gives the same fraction of its own to the test rows.
 
@@ -80,6 +87,7 @@ def stratified_split(
         labels: Class ids ``(n,)``.
         fraction: The part of each class that is tested, in (0, 1).
         seed: Of the draw; the same seed gives the same split.
+        copies: Numbers, equal for rows that are copies of one another. The first of each is drawn, and the others follow it.
 
     Returns:
         The indices of the training rows and of the test rows, ascending.
@@ -94,6 +102,11 @@ def stratified_split(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"the test fraction is {fraction}: pass a number between 0 and 1, both excluded")
+    if copies is not None:
+        first, of_row = first_rows(copies)
+        sides = stratified_split(labels[first], fraction, seed)
+        train, test = (torch.isin(of_row, side).nonzero().squeeze(1) for side in sides)
+        return train, test
     generator = torch.Generator().manual_seed(seed)
     tested = torch.zeros(len(labels), dtype=torch.bool)
     by_class, counts = labels.argsort(stable=True), labels.unique(return_counts=True)[1]
@@ -101,6 +114,14 @@ def stratified_split(
         count = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
         tested[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
     return (~tested).nonzero().squeeze(1), tested.nonzero().squeeze(1)
+
+
+def first_rows(ids: Int64[Tensor, "n"]) -> tuple[Int64[Tensor, "m"], Int64[Tensor, "n"]]:
+    """The first row of each id, ascending, and for each row the place of its id's among them."""
+    known, of_row = ids.unique(return_inverse=True)
+    first = torch.full((len(known),), len(ids)).scatter_reduce_(0, of_row, torch.arange(len(ids)), "amin")
+    order = first.argsort()
+    return first[order], order.argsort()[of_row]
 
 
 def split_data(

@@ -15,10 +15,14 @@ from torch import Tensor
 from nearfar.data import sheets
 from nearfar.data.columns import Chosen, choose_columns, what_it_holds
 from nearfar.data.config import DataConfig
+from nearfar.data.copies import copies_told, one_side, same_cells
 from nearfar.data.corpus import Corpus, Part, TensorPart
+from nearfar.data.depth import Ranges
+from nearfar.data.folders import TEST_NAMES, metadata_tables, visible
+from nearfar.data.form import Form, find_form, size_pair
 from nearfar.data.meanings import number_of, read_groups, read_labels, read_numbers
 from nearfar.data.parts import Field, TablePart, image_source, make_fields
-from nearfar.data.pixels import BROKEN, SUFFIXES, common_size, image_header, is_grey, size_pair, unreadable
+from nearfar.data.pixels import BROKEN, SUFFIXES, image_header, unreadable
 from nearfar.data.same import Same, same_values
 from nearfar.data.sheets import Sheet
 from nearfar.data.similar import LIKENESS, find_similar
@@ -32,11 +36,13 @@ MOST_HEADERS = 20_000
 SAMPLE = 256
 
 
-def open_corpus(config: DataConfig) -> Corpus:
+def open_corpus(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
     """Opens a data set: finds its columns, its classes and its split, and what of it cannot be read.
 
     Args:
         config: Which data, and how to read them.
+        ranges: Which numbers are black and white, in images of more than bytes, for a model that was trained so; by default
+            what the files say, else found by the images.
 
     Returns:
         Rows to train on and rows held out; images are decoded batch by batch.
@@ -63,8 +69,8 @@ def open_corpus(config: DataConfig) -> Corpus:
         )
         from nearfar.data.streams import open_stream
 
-        return open_stream(config)
-    return _from_sheet(open_sheet(config), config)
+        return open_stream(config, ranges)
+    return _from_sheet(open_sheet(config), config, ranges)
 
 
 def open_sheet(config: DataConfig) -> Sheet:
@@ -110,16 +116,15 @@ def unknown_data(name: str) -> str:
 
 def _open_folder(folder: Path, config: DataConfig) -> Sheet:
     """A folder with a metadata table, of images, of tables, of shards, or laid out as on the Hub."""
-    inside = {path.name for path in folder.iterdir()}
-    table = next((name for name in sheets.METADATA if name in inside), None)
-    if table is not None:
-        path = folder / table
-        if path.suffix in sheets.PARQUET_SUFFIXES:
-            return sheets.from_parquet([path], folder.name)
-        return sheets.from_records([path], folder.name, config.skip_bad)
+    from nearfar.data.metadata import from_metadata
+
+    tables, parts = metadata_tables(folder)
+    if tables:
+        return from_metadata(folder, tables, parts, config.skip_bad)
+    inside = {path.name for path in visible(folder)}
     suffixes = {Path(name).suffix.lower() for name in inside}
     if not suffixes & set(SUFFIXES):
-        shards = sorted(folder.glob("*.tar"))
+        shards = sheets.shards_of(folder)
         if shards:
             return sheets.from_shards(shards, folder.name)
         paths, split = sheets.files_of(folder)
@@ -179,7 +184,7 @@ def take(part: TensorPart, rows: Int64[Tensor, "m"]) -> TensorPart:
     return TensorPart(kept.columns, kept.labels, kept.groups, names, kept.similar, kept.same)
 
 
-def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
+def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corpus:
     table, count = sheet.table, len(sheet.table)
     sample = table[:SAMPLE]
     shown = [name for name in sample if not name.startswith("__")]
@@ -191,7 +196,7 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
     if judged is not None and judged.column == chosen.label and config.label is None:
         chosen = replace(chosen, label=None)
     unjudged = "" if judged is None else f"column {judged.column!r} does not say how alike the sides are"
-    bad, size, channels = _check(sheet, chosen, config, good, similar, unjudged)
+    bad, form = _check(sheet, chosen, config, good, similar, unjudged, ranges)
     rows = good.nonzero().squeeze(1)
     if not len(rows):
         raise ValueError(f"{sheet.name}: none of {count} rows can be read; the first: {bad[0]}")
@@ -201,11 +206,11 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
     alike = None if similar is None else (similar >= LIKENESS).long()
     inputs = () if chosen.numbers else chosen.inputs
     cells = {column.name: sheet.cells(column.name) for column in inputs if isinstance(sample[column.name][0], list)}
-    fields = make_fields(inputs, cells, sheet.base, size, channels)
-    same = _same(sheet, fields, rows)
+    fields = make_fields(inputs, cells, sheet.base, form)
+    same, copies = _same(sheet, fields, rows)
     # a text that is a negative on both sides of the split gives nothing away
     values = [same[c.name] for c in (field.column for field in fields) if c.role != "negative" and c.name in same]
-    train, test = _split(sheet, chosen, rows, labels if alike is None else alike, groups, values, config)
+    train, test, moved = _split(sheet, chosen, rows, labels if alike is None else alike, groups, values, copies, config)
 
     def part(at: Int64[Tensor, "m"]) -> Part:
         own = [None if ids is None else ids[at] for ids in (labels, groups)]
@@ -217,22 +222,30 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
         held = numbers[rows[at]].float()
         return TensorPart({"vector": held}, own[0], own[1], [sheet.where(row) for row in rows[at].tolist()])
 
-    first = chosen.inputs[0]
+    first, channels = chosen.inputs[0], form.channels
     if first.kind in ("vector", "series"):
         channels = part(torch.arange(1)).fetch([0]).columns[first.name].shape[1]  # type: ignore[union-attr]
     columns = chosen.inputs if numbers is not None else tuple(field.column for field in fields)
     column = None if judged is None else judged.column
-    return Corpus(sheet.name, columns, part(train), part(test), names, size, channels, (*sheet.bad, *bad), column)
+    notes = (*sheet.notes, *form.notes, *copies_told(copies, moved))
+    return Corpus(
+        sheet.name, columns, part(train), part(test), names, form.size, channels, (*sheet.bad, *bad), column, notes, form.ranges
+    )  # fmt: skip
 
 
-def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> Same:
-    """Texts, and images that are paths; bytes are not read for this."""
-    values = {}
+def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> tuple[Same, Int64[Tensor, "m"] | None]:
+    """Which values come more than once, by column; and which rows have copies of one image for their first."""
+    values: dict[str, Sequence[str]] = {}
+    pictures: list[Int64[Tensor, "m"] | None] = []
     for field in fields:
-        if field.column.kind == "text" or isinstance(sheet.table[0][field.source], str):
-            cells, item = sheet.cells(field.source), field.item
-            values[field.column.name] = [str(cells[row] if item is None else cells[row][item]) for row in rows.tolist()]
-    return same_values(values)
+        name, item = field.column.name, field.item
+        if field.column.kind == "text":
+            cells = sheet.cells(field.source)
+            values[name] = [str(cells[row] if item is None else cells[row][item]) for row in rows.tolist()]
+        elif field.column.kind == "image":
+            values[name], copies = same_cells(sheet.table, field.source, rows.tolist(), field.base)
+            pictures.append(copies)
+    return same_values(values), next(iter(pictures), None)
 
 
 def _check(
@@ -242,8 +255,9 @@ def _check(
     good: Bool[Tensor, "n"],
     similar: Float32[Tensor, "n"] | None,
     unjudged: str,
-) -> tuple[list[str], tuple[int, int] | None, int | None]:
-    """What is wrong with rows, which ``good`` then leaves out; and the size and the channels of the images."""
+    ranges: Ranges | None,
+) -> tuple[list[str], Form]:
+    """What is wrong with rows, which ``good`` then leaves out; and how images are read."""
     bad: list[str] = []
 
     def report(row: int, message: str) -> None:
@@ -258,7 +272,7 @@ def _check(
         report(row, f"{sheet.where(row)}: column {wrong!r} holds {cells[wrong]!r}, wanted a finite number")
     for row in () if similar is None else (good & similar.isnan()).nonzero().flatten().tolist():
         report(row, f"{sheet.where(row)}: {unjudged}")
-    headers = []
+    headers, sources = [], []
     for column in () if chosen.numbers else chosen.inputs:
         cells = sheet.cells(column.name) if column.kind != "image" else None
         for row, cell in enumerate(cells or ()):
@@ -268,7 +282,9 @@ def _check(
             step = max(1, len(good) // MOST_HEADERS)
             for row in range(0, len(good), step):
                 try:
-                    headers.append(image_header(image_source(sheet.table[row][column.name] or "", sheet.base)))
+                    source = image_source(sheet.table[row][column.name] or "", sheet.base)
+                    headers.append(image_header(source))
+                    sources.append(source)
                 except BROKEN as error:
                     where = sheet.where(row)
                     named = where if where in str(error) else f"{where}: column {column.name!r}"
@@ -276,10 +292,7 @@ def _check(
                         report(row, unreadable(named, error))
     if all(column.kind != "image" for column in chosen.inputs):
         refuse_unused(given(config, "size"), f"{sheet.name} holds no images")
-    if not headers:
-        return bad, None, None
-    size = common_size([(h, w) for h, w, _ in headers]) if config.size is None else size_pair(config.size)
-    return bad, size, 1 if all(is_grey(mode) for _, _, mode in headers) else 3
+    return bad, find_form(sources, headers, config.size, config.pixel_range, ranges)
 
 
 def _split(
@@ -289,9 +302,13 @@ def _split(
     labels: Int64[Tensor, "m"] | None,
     groups: Int64[Tensor, "m"] | None,
     values: Sequence[Int64[Tensor, "m"]],
+    copies: Int64[Tensor, "m"] | None,
     config: DataConfig,
-) -> tuple[Int64[Tensor, "train"], Int64[Tensor, "test"]]:
-    """Positions in ``rows``: the data's own split if there is one; else ids, or what shares a value, are not parted."""
+) -> tuple[Int64[Tensor, "train"], Int64[Tensor, "test"], int]:
+    """Positions in ``rows``: the data's own split if there is one; else ids, or what shares a value, are not parted.
+
+    Also how many rows were moved to the training rows, because they are copies of some.
+    """
     parts = sheet.split
     if parts is None and chosen.split is not None:
         parts = [str(part or "").strip().lower() for part in sheet.cells(chosen.split)]
@@ -299,9 +316,9 @@ def _split(
             parts = None
     if parts is None:
         groups = tied_rows(values) if groups is None else groups
-        return split_rows(len(rows), labels, groups, config.test_fraction, config.split_seed)
+        return *split_rows(len(rows), labels, groups, config.test_fraction, config.split_seed, copies), 0
     refuse_unused(given(config, "test_fraction", "split_seed"), f"{sheet.name} comes with its split")
-    held = next((name for name in sheets.TEST_NAMES if name in parts), None)
+    held = next((name for name in TEST_NAMES if name in parts), None)
     own = [parts[row] for row in rows.tolist()]
     train, test = (
         torch.tensor([i for i, part in enumerate(own) if part == name], dtype=torch.int64) for name in ("train", held)
@@ -310,4 +327,6 @@ def _split(
         raise ValueError(
             f"{sheet.name}: the split it comes with leaves {len(train)} rows to train on and {len(test)} to test on"
         )
-    return train, test
+    own = len(train)
+    train, test = one_side(train, test, copies)
+    return train, test, len(train) - own

@@ -123,3 +123,15 @@ class TokenView(View):
 def normal(uniform: Tensor) -> Tensor:
     """Normally distributed numbers of uniform ones."""
     return torch.erfinv((2 * uniform - 1).clamp(-1 + 1e-6, 1 - 1e-6)) * 2**0.5
+
+
+def corrupted(batch: Tensor, rows: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """SCARF's view: a random share of each row's features is drawn from the feature's values in all rows."""
+    count = max(1, round(share * batch.shape[1]))
+    chosen = (
+        torch.rand(batch.shape, generator=generator, dtype=torch.float32).argsort(1) < count
+    )  # as many in every row
+    source = torch.randint(len(rows), batch.shape, generator=generator)
+    columns = torch.arange(batch.shape[1])
+    drawn = rows[source.to(rows.device), columns.to(rows.device)]
+    return torch.where(chosen.to(batch.device), drawn, batch)

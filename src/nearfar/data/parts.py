@@ -12,6 +12,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from nearfar.data.corpus import Column, Raw, RawBatch
+from nearfar.data.depth import Range
+from nearfar.data.form import Form
 from nearfar.data.pixels import BROKEN, decode_image
 
 REMEDY = "mend or remove it, or leave such rows out with skip_bad=True (--skip-bad)"
@@ -30,6 +32,8 @@ class Field:
     """Height and width that images are scaled to."""
     channels: int = 3
     """1 or 3, of images."""
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    """Which numbers are black and white, in images of more than bytes."""
     item: int | None = None
     """Which item of a cell that holds a list."""
 
@@ -46,7 +50,7 @@ class Field:
         if cell is None or cell == "":
             raise ValueError("is empty")
         if self.column.kind == "image":
-            return decode_image(image_source(cell, self.base), self.size, self.channels)
+            return decode_image(image_source(cell, self.base), self.size, self.channels, self.ranges)
         if self.column.kind == "text":
             return str(cell)
         numbers = torch.tensor(cell, dtype=torch.float32)
@@ -59,12 +63,13 @@ def make_fields(
     columns: Sequence[Column],
     lists: Mapping[str, Sequence[Any]],
     base: Path | None,
-    size: tuple[int, int] | None,
-    channels: int | None,
+    images: Form,
 ) -> tuple[Field, ...]:
     """How columns are read. A column of lists of texts becomes as many columns as every one of its ``lists`` has items."""
     fields = []
-    form: dict[str, Any] = {"base": base, "size": size or (1, 1), "channels": channels or 3}
+    form: dict[str, Any] = {
+        "base": base, "size": images.size or (1, 1), "channels": images.channels or 3, "ranges": images.ranges,
+    }  # fmt: skip
     for column in columns:
         if column.kind == "text" and column.name in lists:
             for item in range(min(len(cell or ()) for cell in lists[column.name])):

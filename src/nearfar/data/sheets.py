@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.images import TEST_FOLDERS, split_folders, subfolders
+from nearfar.data.archives import hidden_notes, load_shards
+from nearfar.data.folders import TEST_FOLDERS, TEST_NAMES, Walk, by_part, is_hidden, is_part, visible
+from nearfar.data.images import split_folders
 from nearfar.data.labelled import require
 from nearfar.data.pixels import SUFFIXES
 from nearfar.data.records import CSV_SUFFIXES, JSON_SUFFIXES, records
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
-TEST_NAMES = (*TEST_FOLDERS, "dev")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES)
-# A table beside images says what belongs to them, as Hugging Face's image folders have it.
-METADATA = tuple(f"metadata{suffix}" for suffix in TABLE_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class Sheet:
     """Records that could not be read and were left out."""
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Of columns that hold numbers of classes."""
+    notes: tuple[str, ...] = ()
+    """What was passed over or decided, in words."""
 
     def cells(self, column: str) -> list[Any]:
         """All cells of a column."""
@@ -137,7 +138,8 @@ def from_shards(paths: Sequence[Path], name: str) -> Sheet:
     """Reads WebDataset shards: tar files in which files of one name make a row, their endings its columns."""
     sheet = _from_parts(load("webdataset", data_files={"train": [str(path) for path in paths]}), name, None, False)
     keys = sheet.table.select_columns(["__url__", "__key__"])
-    return Sheet(name, sheet.table, Cells(keys, "{__url__}: {__key__}"), class_names=sheet.class_names)
+    where = Cells(keys, "{__url__}: {__key__}")
+    return Sheet(name, sheet.table, where, class_names=sheet.class_names, notes=hidden_notes(paths))
 
 
 def from_hub(name: str) -> Sheet:
@@ -158,6 +160,8 @@ def load(*arguments: Any, **options: Any) -> Any:
     shown = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
+        if arguments == ("webdataset",):
+            return load_shards(datasets, **options)
         return datasets.load_dataset(*arguments, **options)
     except Exception as error:  # of a dozen kinds, by what is below
         cause = error.__cause__ or error
@@ -222,10 +226,11 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
 
 def from_images(folder: Path, name: str) -> Sheet:
     """Lists the images of a folder: ``folder/class/*.png``, with ``train`` and ``test`` above the classes or not, or flat."""
-    train, test = _parts(folder)
+    walk = Walk()
+    train, test = _parts(folder, walk)
     paths, labels, split = [], [], []
     for part, place in (("train", train), ("test", test)):
-        for path, label in _listed(place) if place else ():
+        for path, label in _listed(place, walk) if place else ():
             paths.append(str(path))
             labels.append(label)
             split.append(part)
@@ -237,27 +242,32 @@ def from_images(folder: Path, name: str) -> Sheet:
     if any(label is not None for label in labels):
         columns["label"] = labels
     table = library().Dataset.from_dict(columns)
-    return Sheet(name, table, Cells(table.select_columns(["image"]), "{image}"), None, split if test else None)
+    where = Cells(table.select_columns(["image"]), "{image}")
+    return Sheet(name, table, where, None, split if test else None, notes=(*_unread(train, test), *walk.notes()))
 
 
-def _parts(folder: Path) -> tuple[Path, Path | None]:
+def _unread(train: Path, test: Path | None) -> tuple[str, ...]:
+    """Which further parts there are beside those that are read, in words."""
+    others = [] if test is None else [p.name for p in visible(train.parent) if p.name in TEST_FOLDERS and p != test]
+    return (f"passed over {', '.join(others)}: beside train, {test.name} is read",) if test and others else ()
+
+
+def _parts(folder: Path, walk: Walk) -> tuple[Path, Path | None]:
     """The training folder and the test folder, which here may hold images without classes."""
-    names = {path.name for path in subfolders(folder)}
+    names = {path.name for path in walk.folders(folder)}
     test = next((name for name in TEST_FOLDERS if name in names), None)
     if test is not None and "train" in names and names <= {"train", *TEST_FOLDERS}:
         return folder / "train", folder / test
-    return split_folders(folder)
+    return split_folders(folder, walk)
 
 
-def _listed(folder: Path) -> Iterator[tuple[Path, str | None]]:
+def _listed(folder: Path, walk: Walk) -> Iterator[tuple[Path, str | None]]:
     """Image files with the sub-folder they are in; None for those in no sub-folder."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            yield path, None
-    for below in subfolders(folder):
-        for path in sorted(below.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
-                yield path, below.name
+    for path in walk.files(folder, below=False):
+        yield path, None
+    for below in walk.folders(folder):
+        for path in walk.files(below):
+            yield path, below.name
 
 
 def expand_shards(pattern: str) -> list[Path]:
@@ -279,7 +289,8 @@ def expand_shards(pattern: str) -> list[Path]:
     found = [Path(name).expanduser() for name in names]
     if len(found) == 1 and not found[0].exists():
         anchor = Path(found[0].anchor) if found[0].is_absolute() else Path()
-        found = sorted(anchor.glob(str(found[0].relative_to(anchor))))
+        given = found[0]
+        found = sorted(path for path in anchor.glob(str(given.relative_to(anchor))) if not is_hidden(path.name))
         if not found:
             raise ValueError(f"no file is called {pattern}: wanted tar shards")
     for path in found:
@@ -290,13 +301,11 @@ def expand_shards(pattern: str) -> list[Path]:
 
 def files_of(folder: Path) -> tuple[list[Path], list[str]]:
     """The tables in a folder, and the part that each is by its name: ``train.csv``, ``test-00000-of-00001.parquet``."""
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in TABLE_SUFFIXES]
-    parts = []
-    for path in paths:
-        word = re.split(r"[^a-z]", path.stem.lower())[0]
-        parts.append(word if word == "train" or word in TEST_NAMES else "")
-    if "train" not in parts:
-        return paths, []
-    test = next((name for name in TEST_NAMES if name in parts), "")
-    kept = [(path, part) for path, part in zip(paths, parts) if part and part in ("train", test)]
-    return [path for path, _ in kept], [part for _, part in kept]
+    paths = [path for path in visible(folder) if path.suffix.lower() in TABLE_SUFFIXES]
+    words = [re.split(r"[^a-z]", path.stem.lower())[0] for path in paths]
+    return by_part(paths, [word if is_part(word) else "" for word in words])
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """The tar files in a folder, by name."""
+    return [path for path in visible(folder) if path.suffix == ".tar"]

@@ -68,6 +68,7 @@ def load_data(
     skip_bad: bool = False,
     *,
     size: int | tuple[int, int] | None = None,
+    pixel_range: tuple[float, float] | None = None,
     standardize: bool = True,
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
@@ -81,6 +82,8 @@ def load_data(
         label: The label's column of a table; by default the one called label, target, class or y.
         skip_bad: Leave out images and rows that cannot be read, and list them in ``bad``.
         size: Height and width of a folder's images; by default the commonest, with a longer side of 64 at most.
+        pixel_range: The numbers that are black and white, in images of more than 8 bits; by default what the files say, else
+            found by all images together.
         standardize: Bring a table's features to mean 0 and standard deviation 1 over the training rows.
         test_fraction: The part of each class to test on, for a folder or a table without a split of its own.
         seed: Of that split.
@@ -117,8 +120,7 @@ def load_data(
     if path.exists():
         refuse_unused({"root": root}, f"{name} is a path, and not a data set by name")
     if path.is_dir():
-        refuse_unused({"label": label}, f"the sub-folders of {name} are its classes", "leave it out, or pass a table")
-        return read_image_folder(path, size=size, skip_bad=skip_bad, **split)
+        return read_image_folder(path, size=size, skip_bad=skip_bad, pixel_range=pixel_range, label=label, **split)
     if not path.exists():
         near = difflib.get_close_matches(name, SOURCES, 1)
         raise ValueError(

@@ -24,6 +24,7 @@ def split_rows(
     groups: Int64[Tensor, "n"] | None = None,
     fraction: float | None = None,
     seed: int = 0,
+    copies: Int64[Tensor, "n"] | None = None,
 ) -> tuple[Int64[Tensor, "train"], Int64[Tensor, "test"]]:
     """Splits rows: whole groups go to one side where there are groups; otherwise each class gives its part.
 
@@ -33,6 +34,7 @@ def split_rows(
         groups: Ids of what must not be parted, such as the person on a picture.
         fraction: The part to hold out; by default a third, at most 5,000 rows.
         seed: Of the draw.
+        copies: Numbers, equal for rows that hold the same bytes: a split is drawn of the first of each, and the others follow.
 
     Returns:
         The rows to train on and those held out, ascending.
@@ -45,12 +47,14 @@ def split_rows(
         >>> len(train), len(test), bool(test[0] // 2 == test[1] // 2)
         (4, 2, True)
     """
+    if copies is not None and groups is not None:
+        groups = _components([groups, copies + int(groups.max()) + 1])
     fraction = fraction or min(TEST_FRACTION, MOST_TEST_ROWS / max(count, 1))
     if groups is not None:
         return _by_group(groups, labels, fraction, seed)
     if count < 2:
         raise ValueError(f"there are {count} rows: two are the least, one to train on and one to test on")
-    return stratified_split(torch.zeros(count, dtype=torch.int64) if labels is None else labels, fraction, seed)
+    return stratified_split(torch.zeros(count, dtype=torch.int64) if labels is None else labels, fraction, seed, copies)
 
 
 def tied_rows(values: Sequence[Int64[Tensor, "n"]]) -> Int64[Tensor, "n"] | None:

@@ -16,9 +16,12 @@ from nearfar.data import sheets
 from nearfar.data.columns import choose_columns, what_it_holds
 from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Column, Corpus, RawBatch
+from nearfar.data.depth import Ranges
+from nearfar.data.folders import TEST_NAMES
+from nearfar.data.form import Form, find_form
 from nearfar.data.labelled import class_ids
 from nearfar.data.parts import Field, TablePart, decode, image_source, make_fields
-from nearfar.data.pixels import common_size, image_header, is_grey, size_pair
+from nearfar.data.pixels import BROKEN, image_header
 from nearfar.data.records import records
 from nearfar.data.same import hashed, same_value, same_values
 from nearfar.data.similar import Similar, find_similar
@@ -151,8 +154,8 @@ def _open(config: DataConfig) -> tuple[Any, Any, Path | None, str]:
     from nearfar.data.open import is_hub_name, unknown_data
 
     path = Path(config.data).expanduser()
-    if path.suffix.lower() == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
-        shards = sorted(path.glob("*.tar")) if path.is_dir() else sheets.expand_shards(config.data)
+    if path.suffix.lower() == ".tar" or (path.is_dir() and sheets.shards_of(path)):
+        shards = sheets.shards_of(path) if path.is_dir() else sheets.expand_shards(config.data)
         files = [str(shard) for shard in shards]
         return sheets.load("webdataset", data_files={"train": files}, streaming=True)["train"], None, None, path.stem
     if path.exists():
@@ -178,14 +181,14 @@ def _open(config: DataConfig) -> tuple[Any, Any, Path | None, str]:
     name, _, configuration = config.data.partition(":")
     found = sheets.load(name, *([configuration] if configuration else []), streaming=True)
     train = "train" if "train" in found else next(iter(found))
-    test = next((part for part in sheets.TEST_NAMES if part in found and part != train), None)
+    test = next((part for part in TEST_NAMES if part in found and part != train), None)
     return found[train], found[test] if test else None, None, config.data
 
 
-def open_stream(config: DataConfig) -> Corpus:
+def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
     """Opens data that are read in order: see ``open_corpus``.
 
-    The first thousand rows tell what the columns are, how large images are, and which classes there are; a class that
+    The first thousand rows tell what the columns are, how large and how deep images are, and which classes there are; a class that
     does not come among them is unknown. Rows are held out only if the data have a test part, and 5,000 of it at most.
 
     Raises:
@@ -202,9 +205,9 @@ def open_stream(config: DataConfig) -> Corpus:
         raise ValueError(
             f"{name}: numeric columns are scaled by means over all rows, which a stream does not know: leave streaming out"
         )
-    size, channels = _look(sample, chosen.inputs, config, base)
+    form = _look(sample, chosen.inputs, config, base, ranges)
     lists = {name: [row.get(name) for row in sample] for name in names if isinstance(sample[0][name], list)}
-    fields = make_fields(chosen.inputs, lists, base, size, channels)
+    fields = make_fields(chosen.inputs, lists, base, form)
     columns = tuple(field.column for field in fields)
     told = {n: [row.get(n) for row in sample] for n in (chosen.similar, chosen.label) if n is not None}
     judged = find_similar(chosen, told, sheets.names_of_classes(train.features), config, name)
@@ -229,7 +232,9 @@ def open_stream(config: DataConfig) -> Corpus:
         )  # fmt: skip
     stream = RowStream(train, fields, name, chosen.label, chosen.id, classes, config.skip_bad, judged, same)
     column = None if judged is None else judged.column
-    return Corpus(name, columns, stream, held, class_names, size, channels, tuple(bad), column)
+    return Corpus(
+        name, columns, stream, held, class_names, form.size, form.channels, tuple(bad), column, form.notes, form.ranges
+    )
 
 
 def _same(sample: Sequence[dict[str, Any]], fields: Sequence[Field]) -> dict[str, str]:
@@ -267,19 +272,22 @@ def _classes(table: Any, sample: list[dict[str, Any]], column: str | None) -> tu
 
 
 def _look(
-    sample: list[dict[str, Any]], columns: Sequence[Column], config: DataConfig, base: Path | None
-) -> tuple[tuple[int, int] | None, int | None]:
-    """The size and the channels that images are read at."""
-    headers = []
+    sample: list[dict[str, Any]],
+    columns: Sequence[Column],
+    config: DataConfig,
+    base: Path | None,
+    ranges: Ranges | None,
+) -> Form:
+    """How images are read."""
+    headers, sources = [], []
     for column in columns:
         for row in sample if column.kind == "image" else ():
             try:
-                headers.append(image_header(image_source(row.get(column.name) or "", base)))
-            except (OSError, ValueError, SyntaxError):
+                source = image_source(row.get(column.name) or "", base)
+                headers.append(image_header(source))
+                sources.append(source)
+            except BROKEN:
                 continue  # met again, and named, when it is decoded
     if all(column.kind != "image" for column in columns):
         refuse_unused(given(config, "size"), f"{config.data} holds no images")
-    if not headers:
-        return None, None
-    size = common_size([(h, w) for h, w, _ in headers]) if config.size is None else size_pair(config.size)
-    return size, 1 if all(is_grey(mode) for _, _, mode in headers) else 3
+    return find_form(sources, headers, config.size, config.pixel_range, ranges)

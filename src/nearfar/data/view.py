@@ -35,7 +35,7 @@ class View(nn.Module):
         if not 0 <= start <= start + len(like) <= total:
             raise ValueError(f"rows={rows} for a batch of {len(like)}: wanted (start, total) that it fits into")
         device = generator.device if generator is not None else "cpu"
-        table = torch.rand(total, columns, generator=generator, device=device)
+        table = torch.rand(total, columns, generator=generator, device=device, dtype=torch.float32)
         return table[start : start + len(like)].to(like.device, non_blocking=True)
 
 

@@ -130,5 +130,5 @@ def make_view(
 
 def _statistic(given: Tensor | Sequence[float] | None, usual: float, channels: int) -> Tensor:
     if given is None:
-        return torch.full((channels,), usual)
+        return torch.full((channels,), usual, dtype=torch.float32)
     return torch.as_tensor(given, dtype=torch.float32).detach().cpu().flatten()

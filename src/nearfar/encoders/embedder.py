@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nearfar.data.corpus import Raw
-from nearfar.encoders.items import as_items, kind_of, read_items
+from nearfar.encoders.items import as_items, kind_of, ranges_of, read_items
 from nearfar.encoders.towers import Inputs, Tower
 from nearfar.lengths import unit_rows
 from nearfar.names import unknown
@@ -104,7 +104,8 @@ class Embedder(nn.Module):
 
         Args:
             items: Texts; paths of images; Pillow images; or a tensor or array of images (bytes, or floats in [0, 1]),
-                vectors or series. One text, path or Pillow image counts as a list of one.
+                vectors or series. One text, path or Pillow image counts as a list of one. Images of another size are scaled,
+                arrays as files are; their channels may come last.
             kind: What they are; by default what they look like. Strings are paths where there is no text tower, or
                 where all of them end as images do and are there.
             batch_size: Items at a time. 256 small images take some 100 MB.
@@ -126,12 +127,13 @@ class Embedder(nn.Module):
             self.to(device)
         # Texts of like length together: less padding. The order is mended below.
         order = sorted(range(len(items)), key=lambda i: len(str(items[i]))) if kind == "text" else range(len(items))
-        embeddings = torch.empty(len(items), self.dim)
+        embeddings = torch.empty(len(items), self.dim, dtype=torch.float32)
+        ranges = {} if isinstance(items, Tensor) else ranges_of(items, tower)
         with torch.no_grad(), evaluating(self):
             for start in range(0, len(items), batch_size):
                 rows = list(order[start : start + batch_size])
                 chosen = items[start : start + batch_size] if isinstance(items, Tensor) else [items[i] for i in rows]
-                inputs = to_device(tower.prepare(read_items(chosen, tower)), self.device)
+                inputs = to_device(tower.prepare(read_items(chosen, tower, ranges)), self.device)
                 embeddings[rows] = self(kind, inputs).float().cpu()
         return unit_rows(embeddings) if normalize else embeddings
 

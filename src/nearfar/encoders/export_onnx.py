@@ -193,7 +193,7 @@ def _example(embedder: Embedder, kind: Kind, rows: int, generator: torch.Generat
     assert isinstance(tower, ArrayTower)
     if kind == "image":
         return (torch.randint(256, (rows, *tower.shape), dtype=torch.uint8, generator=generator),)
-    return (torch.randn(rows, *tower.shape, generator=generator) * tower.std + tower.mean,)
+    return (torch.randn(rows, *tower.shape, generator=generator, dtype=torch.float32) * tower.std + tower.mean,)
 
 
 def _difference(path: Path, graph: Graph, names: list[str], examples: list[tuple[Tensor, ...]]) -> float:

@@ -111,9 +111,9 @@ def as_roberta(network: TextTransformer, pad: int = 0) -> tuple[dict[str, Any], 
     state = {
         "embeddings.word_embeddings.weight": own["tokens.weight"],
         "embeddings.position_embeddings.weight": positions,
-        "embeddings.token_type_embeddings.weight": torch.zeros(1, width),
-        "pooler.dense.weight": torch.zeros(width, width),
-        "pooler.dense.bias": torch.zeros(width),
+        "embeddings.token_type_embeddings.weight": torch.zeros(1, width, dtype=torch.float32),
+        "pooler.dense.weight": torch.zeros(width, width, dtype=torch.float32),
+        "pooler.dense.bias": torch.zeros(width, dtype=torch.float32),
     }
     for kind in ("weight", "bias"):
         state[f"embeddings.LayerNorm.{kind}"] = own[f"embedding_norm.{kind}"]

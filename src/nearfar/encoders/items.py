@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from nearfar.data.corpus import Raw
-from nearfar.data.labelled import require
-from nearfar.data.pixels import BROKEN, SUFFIXES, decode_image, unreadable
+from nearfar.data.depth import Ranges
+from nearfar.data.pixels import BROKEN, LUMA, SUFFIXES, decode_image, find_ranges, image_header, unreadable
 from nearfar.encoders.towers import ArrayTower, Tower
 from nearfar.types import Kind
 
@@ -61,8 +62,13 @@ def kind_of(items: Any, kinds: Sequence[Kind]) -> Kind:
     return found
 
 
-def read_items(items: Any, tower: Tower) -> Raw:
+def read_items(items: Any, tower: Tower, ranges: Ranges | None = None) -> Raw:
     """Items as the data would hold them.
+
+    Args:
+        items: Some of those that were handed in.
+        tower: What they are for.
+        ranges: Which numbers are black and white, in images of more than bytes.
 
     Raises:
         TypeError: If they are not what the tower reads.
@@ -74,51 +80,118 @@ def read_items(items: Any, tower: Tower) -> Raw:
             raise TypeError(f"texts were wanted, and one is a {type(wrong).__name__}: pass strings")
         return list(items)
     assert isinstance(tower, ArrayTower)
-    if tower.kind == "image":
-        if not isinstance(items, Tensor):
-            return torch.stack([read_image(item, tower.shape) for item in items])
-        return items if items.dtype == torch.uint8 else _from_unit(items, tower)
-    rows = items if isinstance(items, Tensor) else torch.stack([torch.as_tensor(item) for item in items])
-    return rows.float()
+    if tower.kind != "image":
+        rows = items if isinstance(items, Tensor) else torch.stack([torch.as_tensor(item) for item in items])
+        return rows.float()
+    if isinstance(items, Tensor):
+        return _from_array(items, tower)
+    images = [
+        _from_array(torch.as_tensor(item)[None], tower)
+        if is_array(item)
+        else read_image(item, tower.shape, ranges)[None]
+        for item in items
+    ]
+    if len({image.dtype for image in images}) > 1:
+        images = [tower.normalise(image.to(tower.mean.device)) for image in images]
+    return torch.cat(images)
 
 
-def read_image(item: Any, shape: tuple[int, ...]) -> UInt8[Tensor, "c h w"]:
+def is_array(item: Any) -> bool:
+    """Whether an item is a tensor or an array, and no picture of Pillow's."""
+    return isinstance(item, Tensor) or (hasattr(item, "__array__") and not hasattr(item, "convert"))
+
+
+def ranges_of(items: Sequence[Any], tower: Tower) -> Ranges:
+    """Which numbers are black and white in image files of more than bytes: as in training, else found by all of the items."""
+    known = tower.ranges if isinstance(tower, ArrayTower) else {}
+    sources, headers = [], []
+    for item in items if tower.kind == "image" else ():
+        with suppress(*BROKEN):  # met again, and named, when it is read
+            source = Path(item) if isinstance(item, str) else item
+            if isinstance(source, Path) or hasattr(source, "convert"):
+                headers.append(image_header(source))
+                sources.append(source)
+    return find_ranges(sources, headers, known)
+
+
+def read_image(item: Any, shape: tuple[int, ...], ranges: Ranges | None = None) -> UInt8[Tensor, "c h w"]:
     """An image of the shape ``(c, h, w)`` that a tower reads.
 
     Args:
-        item: A path, a Pillow image, or a ``uint8`` tensor ``(c, h, w)``, which is taken as it is.
+        item: A path, or a Pillow image.
         shape: Channels, one for grey and three for RGB, and height and width, to which it is scaled.
+        ranges: Which numbers are black and white, in images of more than bytes.
 
     Raises:
+        TypeError: If it is neither.
         ValueError: If it cannot be read; the message names the file.
     """
-    if isinstance(item, Tensor):
-        return item
     channels, height, width = shape
-    if isinstance(item, str | Path):
-        try:
-            return decode_image(Path(item), (height, width), channels)
-        except BROKEN as error:
-            raise ValueError(unreadable(item, error)) from error
-    if not hasattr(item, "convert"):
+    if not isinstance(item, str | Path) and not hasattr(item, "convert"):
         raise TypeError(f"an image was wanted, not a {type(item).__name__}: pass a path, a Pillow image or a tensor")
-    return decode_image(_as_file(item), (height, width), channels)
+    if channels not in (1, 3):
+        raise ValueError(
+            f"image files are read as grey or as RGB, and the model reads {channels} channels: pass tensors"
+        )
+    try:
+        return decode_image(Path(item) if isinstance(item, str) else item, (height, width), channels, ranges)
+    except BROKEN as error:
+        where = item if isinstance(item, str | Path) else getattr(item, "filename", "") or "a Pillow image"
+        raise ValueError(unreadable(where, error)) from error
 
 
-def _as_file(image: Any) -> bytes:
-    """A Pillow image as the bytes of a file, so that it is read just as files are."""
-    image = require("PIL.ImageOps", "reading images").exif_transpose(image)
-    buffer = io.BytesIO()
-    known = image.mode in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
-    (image if known else image.convert("RGB")).save(buffer, "PNG", compress_level=0)
-    return buffer.getvalue()
-
-
-def _from_unit(images: Tensor, tower: ArrayTower) -> Tensor:
-    """Float images in [0, 1], standardised as bytes would be."""
+def _from_array(images: Tensor, tower: ArrayTower) -> Tensor:
+    """Images as the tower reads them: bytes, or floats in [0, 1] standardised as bytes would be."""
+    if images.dtype == torch.uint8:
+        return fit_images(images, tower.shape)
+    given, images = str(images.dtype).removeprefix("torch."), images.float()
     if len(images) and not (images.min() >= 0 and images.max() <= 1):
         raise ValueError(
-            f"float images are between {images.min():.3g} and {images.max():.3g}: wanted uint8, or floats in [0, 1]; "
-            "images that are normalised already go to embedder(kind, images)"
+            f"{'float' if 'float' in given else given} images are between {images.min():.3g} and {images.max():.3g}: wanted uint8, "
+            "or floats in [0, 1]; images that are normalised already go to embedder(kind, images)"
         )
-    return tower.standardise(images.float().to(tower.mean.device))
+    return tower.standardise(fit_images(images, tower.shape).to(tower.mean.device))
+
+
+def fit_images(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Images as arrays at the channels and the size that a tower reads, as files are read; as they are where they fit.
+
+    Channels may come last, ``(n, h, w, c)``. Grey is the luma of ITU-R BT.601, as Pillow's; an alpha channel is laid over white.
+
+    Args:
+        images: Bytes, or numbers in [0, 1].
+        shape: Channels, height and width that the tower reads.
+
+    Raises:
+        ValueError: If they are no images, or nobody knows how to make so many channels of theirs.
+    """
+    if tuple(images.shape[1:]) == tuple(shape):
+        return images
+    channels, height, width = shape
+    known = (channels, 4 - channels, 2, 4) if channels in (1, 3) else (channels,)
+    axis = next((at for count in known for at in (1, 3) if images.ndim == 4 and images.shape[at] == count), None)
+    if axis is None:
+        raise ValueError(
+            f"the image tower was given {tuple(images.shape)}: wanted (n, {channels}, {height}, {width}), where height and width "
+            "may be others and channels may come last. One image is images[None]; grey ones without channels are images[:, None]"
+        )
+    pixels, white = images.movedim(axis, 1), 255.0 if images.dtype == torch.uint8 else 1.0
+    if channels in (1, 3) and pixels.shape[1] in (2, 4):
+        colour, opaque = pixels[:, :-1].float(), pixels[:, -1:].float() / white
+        pixels = _as_given(white + (colour - white) * opaque, images)
+    if pixels.shape[1] == 3 and channels == 1:
+        luma = torch.tensor(LUMA, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
+        pixels = _as_given((pixels.float() * luma).sum(1, keepdim=True), images)
+    pixels = pixels.expand(-1, channels, -1, -1)
+    if pixels.shape[2:] == (height, width):
+        return pixels
+    exact = (
+        pixels.dtype == torch.uint8 and pixels.device.type == "cpu"
+    )  # there bytes are scaled by Pillow's own arithmetic
+    scaled = interpolate(pixels if exact else pixels.float(), (height, width), mode="bilinear", antialias=True)
+    return _as_given(scaled, images)
+
+
+def _as_given(values: Tensor, images: Tensor) -> Tensor:
+    """Numbers as images of the given type: bytes are rounded."""
+    return values.round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else values

@@ -15,8 +15,9 @@ from nearfar.data.corpus import Corpus, RawBatch, Stream
 from nearfar.data.parts import TablePart
 from nearfar.encoders.backbones import ENCODERS
 from nearfar.encoders.embedder import Embedder
+from nearfar.encoders.precision import building
 from nearfar.encoders.tokenizer import train_tokenizer
-from nearfar.encoders.towers import Tower, build_tower
+from nearfar.encoders.towers import ArrayTower, Tower, build_tower
 from nearfar.names import unknown
 from nearfar.types import Kind
 
@@ -73,7 +74,7 @@ def make_embedder(
         if kind not in kinds:
             raise ValueError(unknown("input in the data of the kind", kind, kinds))
     towers = []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), building():
         torch.manual_seed(seed)
         for kind in kinds:
             if kind == "text":
@@ -142,7 +143,10 @@ def _array_tower(
     std, mean = torch.std_mean(values.float(), [axis for axis in range(values.ndim) if axis != 1], correction=0)
     # A constant column says nothing: it becomes zero. It is told by rounding, not by its unit: fields of brains have 1e-13 T.
     std = torch.where(std > torch.finfo(std.dtype).eps * mean.abs(), std, torch.ones_like(std))
-    return build_tower(kind, spec, mean=mean, std=std, pretrained=pretrained, allow_code=True)
+    tower = build_tower(kind, spec, mean=mean, std=std, pretrained=pretrained, allow_code=True)
+    assert isinstance(tower, ArrayTower)
+    tower.ranges = dict(corpus.ranges) if kind == "image" else {}
+    return tower
 
 
 def _text_tower(

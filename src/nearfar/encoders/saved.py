@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar.data.depth import FULL
 from nearfar.data.labelled import require
 from nearfar.encoders.embedder import Embedder
+from nearfar.encoders.precision import building
 from nearfar.encoders.tokenizer import read_tokenizer
-from nearfar.encoders.towers import TextTower, Tower, build_tower, fingerprint
+from nearfar.encoders.towers import ArrayTower, TextTower, Tower, build_tower, fingerprint
 from nearfar.encoders.weights import write_weights
 from nearfar.report.files import read_json, write_json, write_text
 
@@ -34,6 +36,8 @@ def save(embedder: Embedder, folder: Path, weights: Mapping[str, Tensor]) -> Non
             text = tower.tokenizer.to_str()
             write_text(folder / TOKENIZER, text)
             specs[kind]["tokenizer"] = fingerprint(text)
+        if kind == "image" and isinstance(tower, ArrayTower):
+            specs[kind]["ranges"] = {depth: list(limits) for depth, limits in tower.ranges.items()}
     write_weights(folder / WEIGHTS, weights, WHY)
     write_json(folder / CONFIG, {
         "format": FORMAT, "version": VERSION, "nearfar": version("nearfar"),
@@ -45,13 +49,15 @@ def load(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool =
     """See ``Embedder.load``."""
     folder = find(folder)
     config = _config(folder / CONFIG)
+    state = _weights(folder / WEIGHTS)
+    double = any(tensor.dtype == torch.float64 for tensor in state.values())
     try:
-        towers = [_tower(folder, kind, dict(spec), allow_code) for kind, spec in config["towers"].items()]
-        embedder = Embedder(towers, config["dim"])
+        with building(torch.float64 if double else torch.float32):
+            towers = [_tower(folder, kind, dict(spec), allow_code) for kind, spec in config["towers"].items()]
+            embedder = Embedder(towers, config["dim"])
     except (KeyError, TypeError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{folder / CONFIG} does not describe an embedder: {what}") from error
-    state = _weights(folder / WEIGHTS)
     wanted = embedder.state_dict()
     missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     shapes = [name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape]
@@ -104,7 +110,11 @@ def _tower(folder: Path, kind: Any, spec: dict[str, Any], allow_code: bool) -> T
         tokenizer = read_tokenizer(text, str(path))
         if spec.pop("tokenizer", None) != fingerprint(text):
             raise ValueError(f"{path} does not belong to {CONFIG} beside it: save the embedder anew")
-    return build_tower(kind, spec, tokenizer=tokenizer, allow_code=allow_code)
+    ranges = spec.pop("ranges", FULL)  # older folders do not say
+    tower = build_tower(kind, spec, tokenizer=tokenizer, allow_code=allow_code)
+    if kind == "image" and isinstance(tower, ArrayTower):
+        tower.ranges = {depth: (float(low), float(high)) for depth, (low, high) in ranges.items()}
+    return tower
 
 
 def _weights(path: Path) -> dict[str, Tensor]:

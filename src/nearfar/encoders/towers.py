@@ -12,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nearfar.data.corpus import Raw
+from nearfar.data.depth import Range
 from nearfar.encoders.backbones import ENCODERS
 from nearfar.encoders.factory import import_factory
+from nearfar.encoders.precision import dtype_of
 from nearfar.encoders.tokenizer import encode
 from nearfar.names import unknown
 from nearfar.types import Kind
@@ -66,6 +68,10 @@ class ArrayTower(Tower):
         mean: Of each channel or column, images in [0, 1]; by default 0.5 for images and 0 for all else.
         std: The same for the standard deviation; by default 0.25 for images and 1 for all else.
 
+    Attributes:
+        ranges: Which numbers are black and white in image files of more than bytes, by depth; as in training. What is not
+            among them is found by the images at hand.
+
     Raises:
         ValueError: If the network does not give one row of features for an input.
     """
@@ -88,23 +94,26 @@ class ArrayTower(Tower):
         network = build(shape, spec.get("outputs"), **spec.get("options", {}))
         if not isinstance(network, nn.Module):
             raise TypeError(f"{spec['name']} returned a {type(network).__name__}: wanted a torch.nn.Module")
-        super().__init__(kind, spec, output_width(network, torch.zeros(2, *shape), spec["name"]))
+        dtype = dtype_of(network)
+        super().__init__(kind, spec, output_width(network, torch.zeros(2, *shape, dtype=dtype), spec["name"]))
         self.network = network
         self.shape = shape
+        self.ranges: dict[str, Range] = {}
         image = kind == "image"
         across = (shape[0], *(1 for _ in shape[1:]))
-        self.register_buffer("mean", _statistic(mean, 0.5 if image else 0.0, across))
-        self.register_buffer("std", _statistic(std, 0.25 if image else 1.0, across).clamp(min=1e-30))
+        self.register_buffer("mean", _statistic(mean, 0.5 if image else 0.0, across, dtype))
+        self.register_buffer("std", _statistic(std, 0.25 if image else 1.0, across, dtype).clamp(min=1e-30))
 
     def standardise(self, values: Tensor) -> Float[Tensor, "b ..."]:
         """``(x − mean) / std`` by channel or column; images: floats in [0, 1]."""
-        return (values - self.mean) / self.std
+        return (values.to(self.mean.dtype) - self.mean) / self.std
 
     def normalise(self, inputs: Tensor) -> Float[Tensor, "b ..."]:
         """Standardised floats of raw inputs. Float images are returned as they are: they were viewed and normalised."""
         if self.kind != "image":
             return self.standardise(inputs)
-        return self.standardise(inputs.to(self.mean.dtype) / 255) if inputs.dtype == torch.uint8 else inputs
+        values = inputs.to(self.mean.dtype)
+        return self.standardise(values / 255) if inputs.dtype == torch.uint8 else values
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "b w"]:
         """Features ``(b, width)`` of images ``(b, c, h, w)``, vectors ``(b, d)`` or series ``(b, c, t)``."""
@@ -113,7 +122,15 @@ class ArrayTower(Tower):
             raise ValueError(
                 f"the {self.kind} tower was given {tuple(inputs.shape)}: wanted (rows, {_sizes(self.shape)})"
             )
-        return self.network(self.normalise(inputs)).flatten(1)
+        try:
+            return self.network(self.normalise(inputs)).flatten(1)
+        except RuntimeError as error:
+            if tuple(inputs.shape[1:]) == self.shape:
+                raise
+            raise ValueError(
+                f"the {self.kind} tower was given {tuple(inputs.shape)}, and its network takes no other size than (rows, "
+                f"{_sizes(self.shape)}): {error}"
+            ) from error
 
 
 class TextTower(Tower):
@@ -222,10 +239,10 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _statistic(given: Tensor | None, default: float, across: tuple[int, ...]) -> Tensor:
+def _statistic(given: Tensor | None, default: float, across: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if given is None:
-        return torch.full(across, default)
-    return given.detach().float().reshape(across).clone()
+        return torch.full(across, default, dtype=dtype)
+    return given.detach().to(dtype, copy=True).reshape(across)
 
 
 def _suits(name: str, kind: Kind, kinds: tuple[Kind, ...]) -> None:

@@ -160,7 +160,9 @@ def progress(source: Source, batches: Iterable[pa.RecordBatch] | None = None) ->
 
 
 def tell_bad(source: Source) -> None:
-    """Names on stderr what was left out."""
+    """Says on stderr what was decided and what was left out."""
+    for line in source.corpus.notes:
+        print(f"note: {shown(line)}", file=sys.stderr)
     for line in (*source.corpus.bad, *source.bad):
         print(f"left out: {shown(line)}", file=sys.stderr)
 

@@ -38,6 +38,8 @@ def run(config: EvaluateConfig) -> int:
         out = Path(config.out) if config.out else file_of(folder, told["data"], told["source"])
     if out is not None:  # before anything is printed, which may go wrong
         write_json(out.expanduser(), found.to_dict() | told)
+    for line in told.get("reading", ()):
+        print(f"note: {shown(line)}", file=sys.stderr)
     for line in told.get("left_out", ()):
         print(f"left out: {shown(line)}", file=sys.stderr)
     print(found)
@@ -109,6 +111,7 @@ def _facts(
         "model": opened.model,
         "weights": opened.weights,
         "left_out": held.bad,
+        "reading": list(held.corpus.notes),
     }
 
 

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float32
 
 import nearfar
-from nearfar.data.pixels import SUFFIXES
+from nearfar.data.folders import Walk
+from nearfar.encoders.items import ranges_of
 from nearfar.index.config import EnrollConfig
 from nearfar.index.flat import ParquetStore
 from nearfar.index.items import Meta, item_batch, item_schema, shown, vectors_of
@@ -48,7 +49,9 @@ class Gallery:
         return {name: float(each[self.owner == i].mean()) for i, name in enumerate(self.names)}
 
 
-def enroll(run: Run, folder: Path, *, skip_bad: bool = False, bad: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def enroll(
+    run: Run, folder: Path, *, skip_bad: bool = False, bad: list[str] | None = None, walk: Walk | None = None
+) -> Iterator[pa.RecordBatch]:
     """Embeds ``folder/<identity>/**/<image>``, an identity at a time.
 
     Args:
@@ -56,16 +59,20 @@ def enroll(run: Run, folder: Path, *, skip_bad: bool = False, bad: list[str] | N
         folder: Of the identities.
         skip_bad: Leave out images that cannot be read; they are added to ``bad``.
         bad: Where to.
+        walk: What lists the folder, and counts what it passes over.
 
     Raises:
         ValueError: If an image cannot be read, or an identity has none.
     """
     schema, first = item_schema(_meta(run, folder)), 0
-    for place in _identities(folder):
+    walk = Walk() if walk is None else walk
+    files = {place: walk.files(place) for place in _identities(folder, walk)}
+    ranges = ranges_of([path for found in files.values() for path in found], run.embedder.tower("image"))
+    for place, found in files.items():
         paths, vectors = [], []
-        for path in sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+        for path in found:
             try:
-                vectors.append(run.embed_image(path))
+                vectors.append(run.embed_image(path, ranges))
                 paths.append(str(path))
             except ValueError as error:
                 if not skip_bad:
@@ -112,21 +119,23 @@ def run(config: EnrollConfig) -> int:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: pass one with a sub-folder of images an identity")
     out = Path(config.out).expanduser() if config.out else model.path / "gallery.parquet"
-    store, bad = ParquetStore(out), []
+    store, bad, walk = ParquetStore(out), [], Walk()
     try:
         store.create(_meta(model, folder))
-        store.add(enroll(model, folder, skip_bad=config.skip_bad, bad=bad))
+        store.add(enroll(model, folder, skip_bad=config.skip_bad, bad=bad, walk=walk))
         store.finish()
     finally:
         store.close()
+    for line in walk.notes():
+        print(f"note: {shown(line)}", file=sys.stderr)
     for line in bad:
         print(f"left out: {shown(line)}", file=sys.stderr)
     print(f"{len(read_gallery(out, model).names)} identities, {store.count()} images: {shown(str(out))}")
     return 0
 
 
-def _identities(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _identities(folder: Path, walk: Walk) -> list[Path]:
+    found = walk.folders(folder)
     if not found:
         raise ValueError(f"{folder} has no sub-folders: identities are wanted as {folder.name}/<identity>/<image>.png")
     return found

@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float32
 from torch import Tensor
 
 from nearfar.data.config import DataConfig
-from nearfar.data.corpus import Column, Corpus
+from nearfar.data.corpus import Column, Corpus, Part
+from nearfar.data.depth import Ranges
 from nearfar.data.labelled import require
 from nearfar.data.open import open_corpus
-from nearfar.data.pixels import BROKEN, SUFFIXES, decode_image, unreadable
+from nearfar.data.pixels import SUFFIXES
 from nearfar.encoders.embedder import Embedder
+from nearfar.encoders.items import read_image
 from nearfar.encoders.load import load
 from nearfar.encoders.saved import CONFIG, WEIGHTS, find
 from nearfar.encoders.towers import ArrayTower
 from nearfar.names import passing_over
+from nearfar.report.files import read_json
 from nearfar.training.run import Run as TrainedRun
 from nearfar.types import Kind
 
@@ -73,12 +76,32 @@ class Run:
         config = self.data_config() if data is None or data == own else DataConfig(data)
         if data is None:
             TrainedRun(self.path).check_data(config.data)
-        if "image" in self.embedder.kinds and config.size is None:
+        ranges = None
+        if "image" in self.embedder.kinds:
             tower = self.embedder.tower("image")
             assert isinstance(tower, ArrayTower)
-            config = replace(config, size=(tower.shape[1], tower.shape[2]))
+            ranges = tower.ranges
+            config = replace(config, size=config.size or (tower.shape[1], tower.shape[2]))
         told = {name: value for name, value in options.items() if value is not None}
-        return passing_over(open_corpus, replace(config, **told), told)
+        corpus = passing_over(lambda asked: open_corpus(asked, ranges), replace(config, **told), told)
+        return (
+            corpus
+            if data is not None and data != own
+            else replace(corpus, notes=(*corpus.notes, *self._changed(corpus)))
+        )
+
+    def _changed(self, corpus: Corpus) -> tuple[str, ...]:
+        """Whether the run's own data are split otherwise than when it was trained, in words."""
+        file = self.path / "environment.json"
+        then = read_json(file).get("data", {}) if file.is_file() else {}
+        before = then.get("train"), then.get("test")
+        now = tuple(len(part) if isinstance(part, Part) else 0 for part in (corpus.train, corpus.test))
+        if None in before or before == now:
+            return ()
+        rows = "{} rows to train on and {} held out"
+        return (
+            f"the run was made of {rows.format(*before)}, and now there are {rows.format(*now)}: some may have been trained on",
+        )
 
     def columns(self, corpus: Corpus, names: tuple[str, ...] = ()) -> list[Column]:
         """The inputs of a data set that the model reads: those named, or all but negatives.
@@ -104,27 +127,24 @@ class Run:
     @torch.no_grad()
     def embed(self, kind: Kind, raw: Any) -> Float32[Tensor, "b dim"]:
         """Embeddings of a column as it was read, of length 1, on the CPU."""
-        tower = self.embedder.tower(kind)
-        if kind == "image" and isinstance(tower, ArrayTower):
-            raw = fit_images(raw, tower.shape)
         return self.embedder.embed(raw, kind=kind, batch_size=max(1, len(raw)))
 
-    def embed_image(self, path: str | Path) -> Float32[Tensor, "1 dim"]:
+    def embed_image(self, path: str | Path, ranges: Ranges | None = None) -> Float32[Tensor, "1 dim"]:
         """The embedding of an image file, read as the data are.
+
+        Args:
+            path: Of the file.
+            ranges: Which numbers are black and white, in images of more than bytes; by default as in training, else by this
+                file. See ``ranges_of``.
 
         Raises:
             ValueError: If it cannot be read, or the model reads no images.
         """
-        tower = self.embedder.tower("image")
-        assert isinstance(tower, ArrayTower)
-        channels, height, width = tower.shape
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no image {path}")
-        try:
-            pixels = decode_image(Path(path), (height, width), channels)
-        except BROKEN as error:
-            raise ValueError(unreadable(path, error)) from error
-        return self.embed("image", pixels[None])
+        tower = self.embedder.tower("image")
+        assert isinstance(tower, ArrayTower)
+        return self.embed("image", read_image(path, tower.shape, tower.ranges if ranges is None else ranges)[None])
 
 
 def open_run(path: str | Path, device: str | None = None, *, allow_code: bool = False) -> Run:
@@ -177,21 +197,3 @@ def read_config(path: Path) -> dict[str, Any]:
 def is_image(query: str) -> bool:
     """Whether a query is an image: a file that ends as images do."""
     return query.lower().endswith(SUFFIXES) and Path(query).expanduser().is_file()
-
-
-def fit_images(images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"], shape: tuple[int, ...]) -> Tensor:
-    """Images of other data at the channels and the size that a tower reads; as they are where they fit.
-
-    Grey is the luma of ITU-R BT.601, as Pillow's.
-    """
-    if tuple(images.shape[1:]) == tuple(shape):
-        return images
-    channels, height, width = shape
-    pixels = images.float()
-    if channels != pixels.shape[1]:
-        luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-        pixels = (pixels * luma).sum(1, keepdim=True) if pixels.shape[1] == 3 else pixels
-        pixels = pixels.expand(-1, channels, -1, -1)
-    if pixels.shape[2:] != (height, width):
-        pixels = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
-    return pixels.round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else pixels

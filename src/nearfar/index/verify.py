@@ -12,6 +12,7 @@ from typing import Any
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from nearfar.encoders.items import ranges_of
 from nearfar.evaluation.verification import calibrate
 from nearfar.index.config import VerifyConfig
 from nearfar.index.gallery import read_gallery
@@ -130,7 +131,8 @@ def verify(
 
 def pair_score(run: Run, first: str | Path, second: str | Path) -> float:
     """The cosine of two images' embeddings."""
-    a, b = (run.embed_image(path).numpy() for path in (first, second))
+    ranges = ranges_of([Path(first), Path(second)], run.embedder.tower("image"))
+    a, b = (run.embed_image(path, ranges).numpy() for path in (first, second))
     return float(rescore(a[0], b)[0])
 
 

@@ -151,6 +151,8 @@ class Session:
             return self._finish(self.first, self.seconds)
         for line in opening(self.trainer):
             self.progress.say(line)
+        for line in self.trainer.corpus.notes:
+            self.progress.say(f"note: {line}")
         for line in self.trainer.corpus.bad:
             self.progress.say(f"left out: {line}")
         if self.watched is not None:

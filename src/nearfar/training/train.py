@@ -13,6 +13,7 @@ from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Corpus, Stream
 from nearfar.data.open import open_corpus
 from nearfar.encoders.make import make_embedder
+from nearfar.encoders.precision import building, dtype_of
 from nearfar.names import given, passing_over, refuse_unused
 from nearfar.training.assemble import check_unused, resolve, used_columns
 from nearfar.training.config import TrainConfig
@@ -88,7 +89,8 @@ def train(
             refuse_unused(given(asked, "model", "dim", "pretrained"), "embedder= is the encoder")
     torch.manual_seed(settled.seed)
     embedder = _embedder(settled, corpus) if embedder is None else embedder
-    trainer = Trainer(settled, corpus, embedder, fabric)
+    with building(dtype_of(embedder)):  # what is trained beside it
+        trainer = Trainer(settled, corpus, embedder, fabric)
     model = _model_facts(trainer)
     if run is not None:
         _check_same(run, "model", model)
@@ -98,7 +100,11 @@ def train(
         if fabric.is_global_zero:
             new = Run.create(asked.out, corpus.name, asked.data)
             machine = describe_machine(fabric.device, settled.threads)
-            new.begin(settled, {"machine": machine, "ranks": fabric.world_size, "data": facts, "model": model})
+            notes = list(corpus.notes)
+            new.begin(
+                settled,
+                {"machine": machine, "ranks": fabric.world_size, "data": facts, "model": model, "notes": notes},
+            )
             path = str(new.path)
         run = Run(fabric.broadcast(path))
     with Session(run, trainer, asked.resume is not None, show) as session:
