@@ -59,13 +59,13 @@ def test_lists_help_and_mistakes(arguments, monkeypatch):
     assert code == (2 if "→ λ.npy" in arguments else 0)
     assert len(out + err) > 20
     assert "Traceback" not in err
-    assert code == 0 or "there is no file -> ?.npy" in err
+    assert code == 0 or r"there is no file -> \u03bb.npy" in err
 
 
 def test_names_that_are_no_text(tmp_path, monkeypatch):
     code, _, err = shown(monkeypatch, "utf-8", ["evaluate", "--embeddings", "a\udcff.npy"])
     assert code == 2
-    assert "there is no file a?.npy" in err
+    assert r"there is no file a\udcff.npy" in err
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
@@ -103,6 +103,17 @@ def test_figures_are_written_before_they_are_printed(pairs, monkeypatch):
         cli.main(pairs)
     monkeypatch.undo()
     assert json.loads(Path(pairs[-1]).read_text())["rows"] == 12
+
+
+def test_a_place_that_cannot_be_written_to(pairs, tmp_path, capsys):
+    """The figures are shown all the same; a folder that is missing is made."""
+    assert cli.main([*pairs[:-1], str(tmp_path / "new/folder/f.json")]) == 0
+    assert (tmp_path / "new/folder/f.json").is_file()
+    capsys.readouterr()
+    assert cli.main([*pairs[:-1], str(tmp_path / "z.npy/f.json")]) == 2
+    told = capsys.readouterr()
+    assert "recall@1" in told.out
+    assert "z.npy" in told.err
 
 
 def test_streams_are_as_they_were(capsys):

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 SPELLED = str.maketrans(
-    {"→": "->", "←": "<-", "≥": ">=", "≤": "<=", "−": "-", "–": "-", "…": "...", "·": "|", "×": "x"}
+    {"→": "->", "←": "<-", "≥": ">=", "≤": "<=", "−": "-", "–": "-", "…": "...", "·": "|", "×": "x", "±": "+-"}
 )
-"""How signs are written for a terminal that lacks one of them; what else it lacks is a question mark."""
+"""How signs are written for a terminal that lacks one of them; what else it lacks is written by its number, such as ``\\u732b``."""
 
 
 class Steady:
@@ -25,12 +25,14 @@ class Steady:
 
     def write(self, text: str) -> int:
         """Writes what the stream's encoding can show."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
         with self._reader():
             try:
+                text.encode(encoding)
+            except UnicodeEncodeError:
+                self._stream.write(text.translate(SPELLED).encode(encoding, "backslashreplace").decode(encoding))
+            else:
                 self._stream.write(text)
-            except UnicodeEncodeError as error:
-                shown = text.translate(SPELLED).encode(error.encoding, "replace").decode(error.encoding)
-                self._stream.write(shown)
         return len(text)
 
     def flush(self) -> None:
