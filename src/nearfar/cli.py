@@ -31,6 +31,7 @@ from nearfar.index.config import (
 )
 from nearfar.marks import Positional
 from nearfar.names import unknown
+from nearfar.terminal import steady
 from nearfar.training.config import TrainConfig
 
 Listed = Literal["all", "arms", "data", "losses", "methods", "networks", "views"]
@@ -73,7 +74,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command.
+    """Runs a command. Whatever the terminal can show, and whether or not somebody reads to the end, it is carried out.
 
     Args:
         arguments: As on the command line, without the program's name; by default those of the process.
@@ -81,7 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 2 after a mistake in what was asked; 130 after Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with steady():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"nearfar {__version__}")
         return 0
@@ -155,7 +160,7 @@ def report(config: ReportConfig) -> int:
         written.append((Path(config.picture), render_picture(result.to_dict())))
     for path, text in written:
         write_text(path, text)
-        print(path)
+    print(*(path for path, _ in written), sep="\n")
     return 0
 
 

@@ -33,6 +33,8 @@ def run(config: EvaluateConfig) -> int:
     else:
         found, told = _of_run(config)
         out = Path(config.out or Path(config.run).expanduser() / "evaluation.json")
+    if out is not None:  # before anything is printed, which may go wrong
+        write_json(out.expanduser(), found.to_dict() | told)
     for line in told.get("left_out", ()):
         print(f"left out: {shown(line)}", file=sys.stderr)
     print(found)
@@ -42,7 +44,6 @@ def run(config: EvaluateConfig) -> int:
     for finding in told["findings"]:
         print(f"warning: {finding}")
     if out is not None:
-        write_json(out.expanduser(), found.to_dict() | told)
         print(out)
     return 0
 
