@@ -13,7 +13,8 @@ class EvaluateConfig:
     """Measures how good embeddings are: those of a run's held-out rows, or those in a file."""
 
     run: Annotated[Positional[str | None], arg(metavar="[RUN]")] = None
-    """A training run, or a model folder (then with --data). The figures go to evaluation.json in it."""
+    """A training run, or a model folder (then with --data). The figures go to evaluation.json in it, those on other data to
+    evaluation-NAME.json, by the name of the data."""
     data: str | None = None
     """Other data to embed; by default those that the run was trained on."""
     skip_bad: bool = False
@@ -28,7 +29,7 @@ class EvaluateConfig:
     train: str | None = None
     """A file of embeddings, with classes, to learn the classifiers from."""
     out: Annotated[str | None, arg(aliases=("-o",))] = None
-    """Where to write the figures as JSON; by default evaluation.json in the run, for a file nowhere."""
+    """Where to write the figures as JSON; by default a file in the run, for a file of embeddings nowhere."""
     tasks: tuple[str, ...] = ()
     """Only these of knn, probe, retrieval, verification, clustering, zero-shot, similarity; by default what fits."""
     k: Annotated[int, arg(aliases=("-k",))] = 20

@@ -18,6 +18,7 @@ from nearfar.evaluation.config import EvaluateConfig
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.evaluation import Evaluation
 from nearfar.evaluation.zeroshot import prompt_prototypes
+from nearfar.index.evaluated import file_of, protocol_of, source_of
 from nearfar.index.held_out import CHUNK, HeldOut, embed_held_out
 from nearfar.index.items import shown
 from nearfar.index.run import Run, open_run
@@ -32,7 +33,8 @@ def run(config: EvaluateConfig) -> int:
         out = None if config.out is None else Path(config.out)
     else:
         found, told = _of_run(config)
-        out = Path(config.out or Path(config.run).expanduser() / "evaluation.json")
+        folder = Path(config.run).expanduser()
+        out = Path(config.out) if config.out else file_of(folder, told["data"], told["source"])
     if out is not None:  # before anything is printed, which may go wrong
         write_json(out.expanduser(), found.to_dict() | told)
     for line in told.get("left_out", ()):
@@ -63,7 +65,8 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
         if config.tasks:
             raise ValueError(why)
         found = Evaluation((), len(z), z.shape[1], config.metric, (f"{why} to measure more than geometry",))
-        return found, _geometry(z, None, None) | _facts(opened, held)
+        return found, _geometry(z, None, None) | _facts(opened, held, config)
+    prototypes = _prototypes(opened, held.corpus, config) if named and held.columns[0].kind == "image" else None
     found = evaluate(
         z,
         labels,
@@ -71,20 +74,29 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
         scores=held.similar,
         ids=held.ids if held.similar is None else None,
         train=train,
-        prototypes=_prototypes(opened, held.corpus, config) if named and held.columns[0].kind == "image" else None,
+        prototypes=prototypes,
         **_options(config),
     )
     if held.similar is not None and pairs is not None:
         alike = held.similar >= LIKENESS  # only those are said to lie near
         told = _geometry(z, labels, None)
         told["geometry"] |= {"alignment": alignment(z[alike], pairs[alike])} if bool(alike.any()) else {}
-        return found, told | _facts(opened, held)
-    return found, _geometry(z, labels, pairs) | _facts(opened, held)
+        return found, told | _facts(opened, held, config)
+    return found, _geometry(z, labels, pairs) | _facts(opened, held, config, train, prototypes)
 
 
-def _facts(opened: Run, held: HeldOut) -> dict[str, Any]:
+def _facts(
+    opened: Run,
+    held: HeldOut,
+    config: EvaluateConfig,
+    train: tuple[Tensor, Tensor] | None = None,
+    prototypes: Tensor | None = None,
+) -> dict[str, Any]:
+    taught, sentences = 0 if train is None else len(train[1]), () if prototypes is None else config.templates
     return {
         "data": held.corpus.name,
+        "source": source_of(opened.config.get("data"), config.data),
+        "protocol": protocol_of(held, config.metric, config.k, config.ks, taught, sentences),
         "part": "test" if held.tested else "train",
         "inputs": [column.name for column in held.columns],
         "model": opened.model,

@@ -8,8 +8,11 @@ from typing import Any, Literal
 
 from nearfar.data.corpus import Part
 from nearfar.evaluation.evaluation import Evaluation
+from nearfar.index.evaluated import protocol_of, read_figures
 from nearfar.index.held_out import HeldOut, embed_held_out
 from nearfar.index.measured import (
+    KS,
+    VOTERS,
     confusion,
     embedding_map,
     gallery,
@@ -20,6 +23,7 @@ from nearfar.index.measured import (
     verification,
 )
 from nearfar.index.run import open_run, read_config
+from nearfar.report import run_schema as page
 from nearfar.report.files import read_json
 from nearfar.report.run_schema import Events, RunFacts
 from nearfar.training.events import read_events
@@ -67,9 +71,10 @@ def run_facts(
     if rows:
         try:
             run = open_run(path, device, allow_code=allow_code)
-            if weights not in (None, run.weights) and "evaluation" in facts:
-                old = "The model has been trained on since: run nearfar evaluate again."
-                facts["evaluation"]["about"] = f"{facts['evaluation'].get('about', '')} {old}".strip()
+            for evaluation, made_with in weights:
+                if made_with not in (None, run.weights):
+                    old = "The model has been trained on since: run nearfar evaluate again."
+                    evaluation["about"] = f"{evaluation.get('about', '')} {old}".strip()
             held = embed_held_out(run, rows, seed=seed)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             told = f"Held-out rows could not be embedded for this page, so it has no pictures of them: {error}"
@@ -95,6 +100,8 @@ def _add(facts: RunFacts, held: HeldOut, map: Literal["pca", "umap"]) -> None:
         facts["evaluation"] = page_evaluation(
             found, f"Measured for this page on {len(held.rows):,} {which} rows.", sides
         )
+        facts["evaluation"]["data"] = corpus.name
+        facts["evaluation"]["protocol"] = protocol_of(held, "cosine", VOTERS, KS)
     steps = facts.get("events", {}).get("steps", [])
     temperature = steps[-1].get("temperature") if steps else None
     if len(held.rows) > 1:
@@ -144,15 +151,26 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def _evaluated(path: Path, facts: RunFacts) -> str | None:
-    """Adds what ``nearfar evaluate`` wrote; of which weights it is, if that is known."""
-    file = path / "evaluation.json"
-    if not file.is_file():
-        return None
-    told = read_json(file)
+def _evaluated(path: Path, facts: RunFacts) -> list[tuple[page.Evaluation, str | None]]:
+    """Adds what ``nearfar evaluate`` wrote; and of which weights each is, if that is known."""
+    mine, others = read_figures(path, facts["config"].get("data"))
+    made = [_figures(told) for told in ([] if mine is None else [mine]) + others]
+    if mine is not None:
+        facts["evaluation"] = made[0][0]
+    if others:
+        facts["others"] = [evaluation for evaluation, _ in made[-len(others) :]]
+    return made
+
+
+def _figures(told: dict[str, Any]) -> tuple[page.Evaluation, str | None]:
     try:
         found, inputs = Evaluation.from_dict(told), [str(name) for name in told.get("inputs", ())]
+        known = told.get("protocol", {name: told[name] for name in ("data", "metric") if name in told})
+        protocol = {str(name): str(value) for name, value in known.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is damaged ({error!r}): make it again with nearfar evaluate") from error
-    facts["evaluation"] = page_evaluation(found, "Measured by nearfar evaluate.", inputs if len(inputs) == 2 else [])
-    return told.get("weights")
+        raise ValueError(f"{told['file']} is damaged ({error!r}): make it again with nearfar evaluate") from error
+    evaluation = page_evaluation(found, "Measured by nearfar evaluate.", inputs if len(inputs) == 2 else [])
+    evaluation["data"], evaluation["protocol"] = str(told.get("data", "other data")), protocol
+    if told.get("source"):
+        evaluation["source"] = str(told["source"])
+    return evaluation, told.get("weights")

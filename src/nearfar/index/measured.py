@@ -27,6 +27,8 @@ QUERIES = 24
 """Queries shown; as many from each class as it comes out."""
 VOTERS = 20
 """Of the kNN classifier whose confusion is shown."""
+KS = (1, 5)
+"""Cut-offs of retrieval, where no evaluation of the run is there."""
 CLASSES = 60
 """A confusion of more of them can be read by nobody."""
 SIDE = 56
@@ -226,7 +228,7 @@ def measure(held: HeldOut) -> Evaluation | None:
         return None
     try:
         ids = held.ids if held.similar is None else None
-        return evaluate(held.embeddings[0], labels, pairs=pairs, scores=held.similar, ids=ids, ks=(1, 5))
+        return evaluate(held.embeddings[0], labels, pairs=pairs, scores=held.similar, ids=ids, k=VOTERS, ks=KS)
     except ValueError:  # too few rows
         return None
 
@@ -251,7 +253,7 @@ def page_evaluation(found: Evaluation, about: str, columns: Sequence[str] = ()) 
         if measure.name.lower() in ("eer", "frr", "far"):
             metric["better"] = "lower"
         metrics.append(metric)
-    return {"metrics": metrics, "rows": found.rows, "about": " ".join((about, *found.notes))}
+    return {"metrics": metrics, "rows": found.rows, "about": f"{about} {'; '.join(found.notes)}".strip()}
 
 
 def _finite(value: float | None) -> float | None:

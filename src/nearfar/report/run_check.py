@@ -41,6 +41,9 @@ def _check(run: RunFacts) -> None:
     for name in facts:
         if name not in known:
             raise ValueError(f"{who} has {name!r}, which no section shows: known are {', '.join(known)}")
+    for other in facts.get("others", ()):
+        if "data" not in other:
+            raise ValueError(f"{who}: others has figures without the name of their data: wanted data")
     classes = len(facts.get("class_names", ()))
     if found := facts.get("map"):
         _even(who, "map", {name: found[name] for name in ("x", "y", "items")})

@@ -79,13 +79,19 @@ class Metric(TypedDict, total=False):
 
 
 class Evaluation(TypedDict, total=False):
-    """Figures of the finished model on the held-out rows; the first metric is the one that the findings speak of."""
+    """Figures of the finished model on some rows; the first metric is the one that the findings speak of."""
 
     metrics: Required[Sequence[Metric]]
     rows: int
-    """Held-out rows measured."""
+    """How many were measured."""
     about: str
     """How: which rows, which settings."""
+    data: str
+    """Name of the data set."""
+    source: str
+    """Where other data are: of two data sets of one name, the page shows it."""
+    protocol: dict[str, str]
+    """What was done to which rows, a fact a name: runs are ranked where all that two of them say is the same."""
 
 
 class Item(TypedDict, total=False):
@@ -196,6 +202,9 @@ class RunFacts(TypedDict, total=False):
     """What was trained on, in a few facts: name, rows, classes, size, what was left out."""
     events: Events
     evaluation: Evaluation
+    """On the data that the run was trained on."""
+    others: Sequence[Evaluation]
+    """On other data, each with its ``data``."""
     class_names: Sequence[str]
     map: EmbeddingMap
     gallery: Sequence[Query]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from html import escape
 
 from nearfar.report.html import Section, folded, table
-from nearfar.report.run_schema import Metric, Value
+from nearfar.report.run_schema import Evaluation, Metric, Value
+from nearfar.report.sections.alike import alike, in_words, unlike
 from nearfar.report.sections.shown import Shown, is_fraction, number, span
 
 
@@ -48,13 +49,25 @@ def _headline(runs: Sequence[Shown]) -> list[str]:
         return []
     name = next((one.metrics[0]["name"] for one in runs if one.metrics), None)
     told = [
-        (one, metric)
+        (one, one.run["evaluation"], metric)
         for one in runs
         for metric in one.metrics
-        if metric["name"] == name and metric["value"] is not None
+        if "evaluation" in one.run and metric["name"] == name and metric["value"] is not None
     ]
     if len(told) < 2:
         return []
+    ranked, reasons = alike(told), unlike(told)
+    if len(ranked) < 2:
+        return [f"By {name}, the {len(told)} runs are not ranked: they differ in {in_words(reasons)}."]
+    found = _ranked(str(name), [(one, metric) for one, _, metric in ranked])
+    if not reasons:
+        return [found]
+    rest = [one.name for one, *_ in told if all(one is not other for other, *_ in ranked)]
+    return [f"{found} Not ranked with them: {in_words(rest)}, which differs in {in_words(reasons)}."]
+
+
+def _ranked(name: str, told: Sequence[tuple[Shown, Metric]]) -> str:
+    """Which of several like figures is best, and whether that is more than luck."""
     sign = -1 if told[0][1].get("better") == "lower" else 1
     (best, top), (second, next_) = sorted(told, key=lambda pair: -sign * (pair[1]["value"] or 0))[:2]
     fraction = is_fraction(top)
@@ -63,26 +76,31 @@ def _headline(runs: Sequence[Shown]) -> list[str]:
         f"{number(next_['value'], fraction=fraction)} of {second.name}"
     )
     if top["value"] == next_["value"]:
-        return [f"By {name}, {best.name} and {second.name} are equal: {number(top['value'], fraction=fraction)}."]
+        return f"By {name}, {best.name} and {second.name} are equal: {number(top['value'], fraction=fraction)}."
     if not span(top) or not span(next_):
-        return [f"{words}; without intervals, nobody knows whether that is more than luck."]
+        return f"{words}; without intervals, nobody knows whether that is more than luck."
     ends = [metric.get(end) or 0 for metric in (top, next_) for end in ("low", "high")]
     apart = ends[0] > ends[3] or ends[1] < ends[2]
-    return [f"{words}; their 95% intervals {'do not overlap' if apart else 'overlap, so the difference may be luck'}."]
+    return f"{words}; their 95% intervals {'do not overlap' if apart else 'overlap, so the difference may be luck'}."
 
 
 def _level(one: Shown) -> list[str]:
-    if not one.metrics:
-        return []
-    first, rows = one.metrics[0], one.run.get("evaluation", {"metrics": []}).get("rows")
+    """The first figure on the run's own data, then on others."""
+    own = [(one.run["evaluation"], "held-out rows")] if "evaluation" in one.run else []
+    others = [(found, f"rows of {data}") for data, found in one.others]
+    return [_said(one, found, where) for found, where in own + others if found["metrics"]]
+
+
+def _said(one: Shown, found: Evaluation, where: str) -> str:
+    first, rows = found["metrics"][0], found.get("rows")
     words = f"{one.name}: {first['name']} is {number(first['value'], fraction=is_fraction(first))}"
     if span(first):
         words += f" (95% interval {span(first)})"
     if rows:
-        words += f" on {rows:,} held-out rows"
+        words += f" on {rows:,} {where}"
     if first.get("chance") is not None:
         words += f"; chance is {number(first.get('chance'), fraction=is_fraction(first))}"
-    return [f"{words}."]
+    return f"{words}."
 
 
 def _moved(one: Shown) -> list[str]:

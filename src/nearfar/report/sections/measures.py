@@ -1,4 +1,4 @@
-"""Every figure of the finished models, run beside run."""
+"""Every figure of the finished models, run beside run, a table a data set."""
 
 from __future__ import annotations
 
@@ -6,50 +6,80 @@ from collections.abc import Sequence
 from html import escape
 
 from nearfar.report.html import Section, table
-from nearfar.report.run_schema import Metric
+from nearfar.report.run_schema import Evaluation, Metric
+from nearfar.report.sections.alike import Told, in_words, unlike
 from nearfar.report.sections.shown import Shown, is_fraction, number, span
+
+Measured = Sequence[tuple[Shown, Evaluation]]
 
 
 def measures(runs: Sequence[Shown]) -> Section | None:
-    """A row a metric: for one run with its interval and what it means, for several a column each, the best marked."""
-    told = [one for one in runs if one.metrics]
-    if not told:
-        return None
+    """The runs' own data first, then others, each under its name.
+
+    A row a metric: for one run with its interval and what it means, for several a column each, the best marked.
+    """
+    own = [(one, one.run["evaluation"]) for one in runs if one.metrics and "evaluation" in one.run]
+    others: dict[str, list[tuple[Shown, Evaluation]]] = {}
+    for one in runs:
+        for data, evaluation in one.others:
+            others.setdefault(data, []).append((one, evaluation))
+    body = _figures(own, "Figures on held-out rows") if own else ""
+    for data, told in sorted(others.items()):
+        body += f"<h3>On {escape(data)}</h3>" + _figures(told, f"Figures on {data}")
+    return Section("measures", "Evaluation", body) if body else None
+
+
+def _figures(told: Measured, caption: str) -> str:
+    why = ""
     if len(told) == 1:
-        head = ["metric", told[0].name, "95% interval", "chance"]
-        rows = [[m["name"], _value(m), span(m), _chance(m)] for m in told[0].metrics]
-        if any("about" in m for m in told[0].metrics):
+        (one, evaluation), *_ = told
+        head, metrics = ["metric", one.name, "95% interval", "chance"], evaluation["metrics"]
+        rows = [[m["name"], _value(m), span(m), _chance(m)] for m in metrics]
+        if any("about" in m for m in metrics):
             head.append("what it is")
-            rows = [[*row, m.get("about", "")] for row, m in zip(rows, told[0].metrics)]
+            rows = [[*row, m.get("about", "")] for row, m in zip(rows, metrics)]
     else:
-        names = dict.fromkeys(metric["name"] for one in told for metric in one.metrics)
-        head, rows = ["metric", *(one.name for one in told), "chance"], [_row(name, told) for name in names]
-    abouts = {one.name: about for one in told if (about := one.run.get("evaluation", {"metrics": []}).get("about"))}
+        names = dict.fromkeys(metric["name"] for _, evaluation in told for metric in evaluation["metrics"])
+        head, rows = ["metric", *(one.name for one, _ in told), "chance"], [_row(name, told) for name in names]
+        apart = dict.fromkeys(reason for name in names for reason in unlike(list(filter(None, _found(name, told)))))
+        why = "★ marks the best of a row, whether or not the difference is more than luck."
+        if apart:
+            why += f" No ★: not ranked, since the runs differ in {in_words(list(apart))}."
+    abouts = {one.name: about for one, evaluation in told if (about := evaluation.get("about"))}
     if len(set(abouts.values())) == 1:
         abouts = {"": next(iter(abouts.values()))}
-    notes = "".join(
-        f'<p class="soft">{escape(f"{name}: {about}" if name else about)}</p>' for name, about in abouts.items()
+    notes = [why, *(f"{name}: {about}" if name else about for name, about in abouts.items())]
+    return table(caption, head, rows, kind="words") + "".join(
+        f'<p class="soft">{escape(note)}</p>' for note in notes if note
     )
-    star = "★ marks the best of a row, whether or not the difference is more than luck."
-    note = f'<p class="soft">{star}</p>' if len(told) > 1 else ""
-    return Section("measures", "Evaluation", table("Figures on held-out rows", head, rows, kind="words") + note + notes)
 
 
-def _row(name: str, told: Sequence[Shown]) -> list[str]:
-    found = [next((metric for metric in one.metrics if metric["name"] == name), None) for one in told]
-    known = [metric["value"] for metric in found if metric is not None and metric["value"] is not None]
-    first = next(metric for metric in found if metric is not None)
-    lower = first.get("better") == "lower"
-    best = (min if lower else max)(known) if len(known) > 1 else None
+def _found(name: str, told: Measured) -> list[Told | None]:
+    """The figure of each run."""
+    return [
+        next(((one, evaluation, metric) for metric in evaluation["metrics"] if metric["name"] == name), None)
+        for one, evaluation in told
+    ]
+
+
+def _row(name: str, told: Measured) -> list[str]:
+    found = _found(name, told)
+    there = [figure for figure in found if figure is not None]
+    metrics = [metric for *_, metric in there]
+    known = [metric["value"] for metric in metrics if metric["value"] is not None]
+    lower, apart = metrics[0].get("better") == "lower", unlike(there)
+    best = (min if lower else max)(known) if len(known) > 1 and not apart else None
     cells = []
-    for metric in found:
-        if metric is None:
+    for figure in found:
+        if figure is None:
             cells.append("–")
             continue
+        metric = figure[-1]
+        small = [span(metric), f"chance {_chance(metric)}" if "chance" in apart and _chance(metric) else ""]
         star = "★ " if best is not None and metric["value"] == best else ""
-        cells.append(f"{star}{_value(metric)}" + (f"\n{span(metric)}" if span(metric) else ""))
-    note = first.get("about", "") or ("lower is better" if lower else "")
-    return [f"{name}\n{note}" if note else name, *cells, _chance(first)]
+        cells.append("\n".join(filter(None, [f"{star}{_value(metric)}", "; ".join(filter(None, small))])))
+    note = metrics[0].get("about", "") or ("lower is better" if lower else "")
+    return [f"{name}\n{note}" if note else name, *cells, "" if "chance" in apart else _chance(metrics[0])]
 
 
 def _value(metric: Metric) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nearfar.report.format import percent
 from nearfar.report.html import radios
 from nearfar.report.palette import Style, run_style
-from nearfar.report.run_schema import Look, Metric, RunFacts, Step, Value
+from nearfar.report.run_schema import Evaluation, Look, Metric, RunFacts, Step, Value
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Shown:
     name: str
     """As the run's, numbered where two runs have the same."""
     style: Style
+    others: Sequence[tuple[str, Evaluation]] = ()
+    """Its figures on other data, each with what those are called on the page."""
 
     @property
     def steps(self) -> Sequence[Step]:
@@ -56,10 +58,15 @@ def shown(runs: Sequence[RunFacts]) -> list[Shown]:
     """
     seen: Counter[str] = Counter()
     found = []
+    there = {(one.get("data", "other data"), one.get("source", "")) for run in runs for one in run.get("others", ())}
+    names = Counter(name for name, _ in there)
+    called = {place: f"{place[0]} ({place[1]})" if names[place[0]] > 1 and place[1] else place[0] for place in there}
     for k, run in enumerate(runs):
         seen[run["name"]] += 1
         again = seen[run["name"]]
-        found.append(Shown(run, f"r{k}", run["name"] if again == 1 else f"{run['name']} ({again})", run_style(k)))
+        name = run["name"] if again == 1 else f"{run['name']} ({again})"
+        others = [(called[one.get("data", "other data"), one.get("source", "")], one) for one in run.get("others", ())]
+        found.append(Shown(run, f"r{k}", name, run_style(k), others))
     return found
 
 
