@@ -68,6 +68,49 @@ def test_a_graph_takes_texts_through_the_tokenizer_beside_it(graphs, texts):
     )
 
 
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_axes_have_names_and_a_graph_says_what_it_takes(graphs, kind):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    model = onnx.load(str(graphs / f"{kind}.onnx"))
+    images = list(embedder("image").tower("image").shape)
+    wanted = [["batch", *images]] if kind == "image" else [["batch", "sequence"]] * 2
+
+    def axes(value):
+        return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+
+    about = json.loads((graphs / "onnx.json").read_text())["graphs"][kind]
+    assert [axes(given) for given in model.graph.input] == wanted == [given["shape"] for given in about["inputs"]]
+    assert [axes(given) for given in model.graph.output] == [["batch", 256]]
+    names = {
+        word for v in model.graph.value_info for axis in axes(v) for word in re.findall(r"[A-Za-z_]\w*", str(axis))
+    }
+    assert names <= {"batch", "sequence"}
+    [told] = [json.loads(entry.value) for entry in model.metadata_props if entry.key == "nearfar"]
+    assert told == about | {"dim": 256, "normalised": True}
+
+
+def test_images_read_as_the_graph_says_have_the_embeddings_of_their_files(graphs, tmp_path):
+    """By Pillow and onnxruntime alone: the filter, the sides, the background and the orientation are those that are told."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 90, 4), dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "a.png")
+    facts = json.loads((graphs / "onnx.json").read_text())["graphs"]["image"]["preprocess"]
+    assert facts["resize"] | {"as": ""} == {
+        "filter": "bilinear",
+        "antialias": True,
+        "keep_aspect_ratio": False,
+        "as": "",
+    }
+    image = Image.open(tmp_path / "a.png")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, facts["transparent"]), image).convert(facts["mode"])
+    image = image.resize((facts["width"], facts["height"]), Image.Resampling[facts["resize"]["filter"].upper()])
+    read = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    wanted = embedder("image", "text").embed([tmp_path / "a.png"], kind="image")
+    torch.testing.assert_close(outputs(graphs, "image", read), wanted, atol=1e-5, rtol=0)
+
+
 def test_the_folder_holds_whole_files_alone(graphs):
     assert {path.name for path in graphs.iterdir()} == {"image.onnx", "text.onnx", "onnx.json", "tokenizer.json"}
 

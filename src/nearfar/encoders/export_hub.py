@@ -8,6 +8,8 @@ from pathlib import Path
 
 from nearfar.data.labelled import require
 from nearfar.encoders.embedder import Embedder
+from nearfar.encoders.reading import image_words
+from nearfar.encoders.towers import ArrayTower
 from nearfar.report.files import write_text
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -63,6 +65,8 @@ def model_card(embedder: Embedder, repository: str) -> str:
     tags = {"text": "sentence-similarity", "image": "image-feature-extraction"}
     pipeline = tags.get(embedder.kinds[0], "feature-extraction")
     towers = "\n".join(f"| {kind} | {embedder.tower(kind).spec['name']} |" for kind in embedder.kinds)
+    image = embedder.towers["image"] if "image" in embedder.kinds else None
+    reading = f"\n{image_words(image.shape)}\n" if isinstance(image, ArrayTower) else ""
     return f"""---
 library_name: nearfar
 pipeline_tag: {pipeline}
@@ -76,7 +80,7 @@ An encoder trained with nearfar: embeddings of {embedder.dim} numbers, compared 
 | reads | network |
 |---|---|
 {towers}
-
+{reading}
 ```python
 import nearfar as nf
 from huggingface_hub import snapshot_download

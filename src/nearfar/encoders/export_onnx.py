@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from nearfar.data.labelled import require
 from nearfar.encoders.embedder import Embedder, evaluating
+from nearfar.encoders.reading import image_reading
 from nearfar.encoders.saved import TOKENIZER
 from nearfar.encoders.towers import ArrayTower, TextTower
 from nearfar.lengths import unit_rows
@@ -44,8 +47,10 @@ def export_onnx(
 ) -> dict[str, float]:
     """Writes ``KIND.onnx`` for each tower, ``onnx.json`` which says what they take, and the tokenizer.
 
-    A graph takes any number of rows. Images go in as bytes, ``uint8 (batch, c, h, w)``: standardisation is inside. Texts go
-    in as ``input_ids`` and ``attention_mask``, ``int64 (batch, tokens)``, from ``tokenizer.json``. Embeddings have length 1.
+    A graph takes any number of rows: its axes are called ``batch`` and, of texts, ``sequence``. Images go in as bytes,
+    ``uint8 (batch, c, h, w)``: standardisation is inside, and ``preprocess`` says how files become such pixels. Texts go in as
+    ``input_ids`` and ``attention_mask``, ``int64 (batch, sequence)``, from ``tokenizer.json``. Embeddings have length 1. What
+    ``onnx.json`` says of a graph is in the graph too, as its metadata ``nearfar``.
 
     Args:
         embedder: What to export.
@@ -81,7 +86,8 @@ def export_onnx(
 
 def _export(embedder: Embedder, kind: Kind, path: Path, tolerance: float, generator: torch.Generator) -> float:
     graph = Graph(embedder, kind).eval()
-    takes = _takes(embedder, kind)["inputs"]
+    about = _takes(embedder, kind)
+    takes = about["inputs"]
     names = [taken["name"] for taken in takes]
     shapes = (
         {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(takes[0]["shape"]) if isinstance(size, str)},
@@ -100,6 +106,7 @@ def _export(embedder: Embedder, kind: Kind, path: Path, tolerance: float, genera
                 external_data=False,
                 verbose=False,
             )
+        _label(beside, about, embedder.dim)
         worst = _difference(beside, graph, names, [_example(embedder, kind, rows, generator) for rows in (1, 5)])
         if not worst <= tolerance:
             raise ValueError(
@@ -119,7 +126,9 @@ def _takes(embedder: Embedder, kind: Kind) -> dict[str, Any]:
     tower = embedder.tower(kind)
     file = f"{kind}.onnx"
     if isinstance(tower, TextTower):
-        inputs = [{"name": n, "dtype": "int64", "shape": ["batch", "tokens"]} for n in ("input_ids", "attention_mask")]
+        inputs = [
+            {"name": n, "dtype": "int64", "shape": ["batch", "sequence"]} for n in ("input_ids", "attention_mask")
+        ]
         return {
             "file": file,
             "inputs": inputs,
@@ -129,7 +138,32 @@ def _takes(embedder: Embedder, kind: Kind) -> dict[str, Any]:
         }
     assert isinstance(tower, ArrayTower)
     dtype, name = ("uint8", "images") if kind == "image" else ("float32", "rows")
-    return {"file": file, "inputs": [{"name": name, "dtype": dtype, "shape": ["batch", *tower.shape]}]}
+    found: dict[str, Any] = {"file": file, "inputs": [{"name": name, "dtype": dtype, "shape": ["batch", *tower.shape]}]}
+    return found | ({"preprocess": image_reading(tower.shape)} if kind == "image" else {})
+
+
+def _label(path: Path, about: dict[str, Any], dim: int) -> None:
+    """Names the axes of a graph, which the exporter numbers, and writes into it what it takes."""
+    onnx = require("onnx", "an ONNX export", "export")
+    model = onnx.load(str(path))
+    sizes = [
+        (given.type.tensor_type.shape.dim, wanted["shape"]) for given, wanted in zip(model.graph.input, about["inputs"])
+    ]
+    sizes += [(given.type.tensor_type.shape.dim, ["batch", dim]) for given in model.graph.output]
+    renamed = {
+        axis.dim_param: name
+        for axes, names in sizes
+        for axis, name in zip(axes, names)
+        if axis.dim_param and isinstance(name, str)
+    }
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = re.sub(r"\w+", lambda found: renamed.get(found[0], found[0]), axis.dim_param)
+    onnx.helper.set_model_props(
+        model, {"nearfar": json.dumps(about | {"dim": dim, "normalised": True}, ensure_ascii=False)}
+    )
+    onnx.save(model, str(path))
 
 
 @contextmanager
