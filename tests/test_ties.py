@@ -117,6 +117,16 @@ def test_pairs_both_ways_and_what_is_evaluated():
         ones, torch.arange(8) // 4, k=3).notes)  # fmt: skip
 
 
+def test_cosines_that_are_all_the_same():
+    """A correlation with nothing is 0, and no error that would cost the other figures."""
+    ones, scores = torch.randn(5).expand(9, 5), torch.arange(9.0) / 9
+    found = nf.evaluate(ones, pairs=3 * ones, scores=scores)
+    assert (found["spearman"], found["pearson"]) == (0.0, 0.0)
+    assert "similarity: all cosines are the same, which says nothing of the scores" in found.notes
+    binary = nf.evaluate(ones, pairs=ones, scores=(scores > 0.5).float())
+    assert (binary["auc"], binary["average precision"]) == (0.5, pytest.approx(4 / 9))
+
+
 def test_prototypes_that_are_the_same():
     found = zero_shot(
         torch.ones(6, 2), torch.arange(6) % 3, torch.tensor([[1.0, 1.0], [2.0, 2.0], [1.0, 0.0]]), ks=(1, 2)

@@ -353,7 +353,10 @@ class _Work:
         if "similarity" in self.tasks and len(scores.unique()) < 2:
             self.notes.append("similarity: all scores are the same")
         elif "similarity" in self.tasks:
-            for name, value in sts(first, second, scores).items():
+            found = sts(first, second, scores)
+            if set(found.values()) == {0.0}:
+                self.note("all cosines are the same, which says nothing of the scores", task="similarity")
+            for name, value in found.items():
                 self.add("similarity", name, value, 0.0, correlation_interval(value, len(scores)))
 
 

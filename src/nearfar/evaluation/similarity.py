@@ -57,7 +57,7 @@ def spearman(first: Float[Tensor, "n"], second: Float[Tensor, "n"]) -> float:
 
 
 def sts(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"], scores: Float[Tensor, "n"]) -> dict[str, float]:
-    """Spearman's and Pearson's correlation of cosines with judgements.
+    """Spearman's and Pearson's correlation of cosines with judgements; 0 where all cosines are the same.
 
     Args:
         first: ``(n, d)``.
@@ -78,6 +78,8 @@ def sts(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"], scores: Float
             f"pairs are {tuple(first.shape)} and {tuple(second.shape)}, scores {tuple(scores.shape)}: one score a row was wanted"
         )
     cosines = settled((unit_rows(first.double()) * unit_rows(second.double())).sum(1))
+    if bool((cosines == cosines[0]).all()) and len(scores.unique()) > 1:
+        return {"spearman": 0.0, "pearson": 0.0}  # the mean over the orders of what ties
     return {"spearman": spearman(cosines, scores.double()), "pearson": pearson(cosines, scores.double())}
 
 

@@ -35,8 +35,7 @@ def run(config: EvaluateConfig) -> int:
         found, told = _of_run(config)
         folder = Path(config.run).expanduser()
         out = Path(config.out) if config.out else file_of(folder, told["data"], told["source"])
-    if out is not None:  # before anything is printed, which may go wrong
-        write_json(out.expanduser(), found.to_dict() | told)
+    failed = None if out is None else _write(out.expanduser(), found.to_dict() | told)
     for line in told.get("left_out", ()):
         print(f"left out: {shown(line)}", file=sys.stderr)
     print(found)
@@ -45,9 +44,21 @@ def run(config: EvaluateConfig) -> int:
     print("geometry: " + ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in told["geometry"].items()))
     for finding in told["findings"]:
         print(f"warning: {finding}")
+    if failed is not None:  # what was found has been printed
+        raise failed
     if out is not None:
         print(out)
     return 0
+
+
+def _write(out: Path, figures: dict[str, Any]) -> OSError | None:
+    """Writes the figures, before anything is printed; what hindered it is returned, so that they can be printed all the same."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, figures)
+    except OSError as error:
+        return error
+    return None
 
 
 def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
