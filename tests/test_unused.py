@@ -239,7 +239,7 @@ def test_a_column_that_the_method_does_not_read_is_refused(files, tmp_path):
 
 def test_an_encoder_of_one_s_own_has_its_model_and_its_width(tmp_path):
     embedder = train(tmp_path).embedder()
-    for option, value in (("dim", 3), ("model", "mlp"), ("pretrained", True)):
+    for option, value in (("dim", 3), ("model", "mlp")):
         with pytest.raises(ValueError, match=f"{option} is .* embedder= is the encoder"):
             train(tmp_path / "again", embedder=embedder, **{option: value})
 

@@ -63,7 +63,7 @@ def _gain_table(result: Comparison) -> Any:
     rival = result.rivals[result.headline]
     table = Table(
         title=f"How many times sooner to {percent(target.accuracy)}, with 95% intervals",
-        caption=f"than the baseline; own, the contrast's: than the best arm without it, here {rival}",
+        caption=f"than the baseline; own: than the best arm without contrast, here {rival}",
         title_justify="left",
         caption_justify="left",
     )

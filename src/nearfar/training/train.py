@@ -86,7 +86,7 @@ def train(
         assert settled.method is not None
         check_unused(asked, settled.method, corpus)
         if embedder is not None:
-            refuse_unused(given(asked, "model", "dim", "pretrained"), "embedder= is the encoder")
+            refuse_unused(given(asked, "model", "dim"), "embedder= is the encoder")
     torch.manual_seed(settled.seed)
     embedder = _embedder(settled, corpus) if embedder is None else embedder
     with building(dtype_of(embedder)):  # what is trained beside it
