@@ -36,7 +36,9 @@ from nearfar.types import Similarity
 Distance = Literal["euclidean", "sqeuclidean", "cosine"]
 
 
-@unless(lambda anchor, positive=None, negative=None, **_: negative is not None and not are_labels(negative), TRACED_AT_COST)
+@unless(
+    lambda anchor, positive=None, negative=None, **_: negative is not None and not are_labels(negative), TRACED_AT_COST
+)
 @takes(
     margin=Number(0.0, open_low=False, per_row=True),
     mining=one_of("all", "hard", "semihard"),
