@@ -50,7 +50,7 @@ def _value(outcome: Callable[P, Outcome], *args: P.args, **kwargs: P.kwargs) -> 
 
 def _island(args: Sequence[Any], kwargs: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
     """Autocast off, from the reading of the arguments to the mean: no product of a loss is rounded."""
-    like = next((z for z in (*args, *kwargs.values()) if isinstance(z, Tensor)), None)
+    like = next((z for z in (*args, *kwargs.values()) if isinstance(z, Tensor) and z.device.type != "meta"), None)
     return contextlib.nullcontext() if like is None else full_precision(like)
 
 
