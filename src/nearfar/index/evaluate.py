@@ -36,14 +36,9 @@ def run(config: EvaluateConfig) -> int:
         found, told = _of_run(config)
         folder = Path(config.run).expanduser()
         out = Path(config.out) if config.out else file_of(folder, told["data"], told["source"])
-<<<<<<< ours
-    if out is not None:  # before anything is printed, which may go wrong
-        write_json(out.expanduser(), found.to_dict() | told)
+    failed = None if out is None else _write(out.expanduser(), found.to_dict() | told)
     for line in told.get("reading", ()):
         print(f"note: {shown(line)}", file=sys.stderr)
-=======
-    failed = None if out is None else _write(out.expanduser(), found.to_dict() | told)
->>>>>>> theirs
     for line in told.get("left_out", ()):
         print(f"left out: {shown(line)}", file=sys.stderr)
     print(found)
