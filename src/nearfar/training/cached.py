@@ -234,7 +234,7 @@ def _with_features(criterion: Joint, encode: Encode, last_side: int) -> tuple[Ca
 
     def both(model: Any, rows: Any) -> Any:
         outputs = encode(model, rows)
-        return outputs, criterion._features(None, None, learning=False)
+        return outputs, criterion._features(None, outputs, learning=False).features
 
     def joint(seen: Any, **keywords: Any) -> Tensor:
         return criterion(seen[0], features=seen[1], **keywords)
