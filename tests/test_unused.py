@@ -38,7 +38,7 @@ def files(tmp_path_factory) -> Path:
         for name in ("a", "b"):
             (folder / where / name).mkdir(parents=True)
             for i in range(3):
-                Image.new("L", (4, 4), 40 * i).save(folder / where / name / f"{i}.png")
+                Image.new("L", (4, 4), 40 * i + 7 * (name == "b")).save(folder / where / name / f"{i}.png")
     return folder
 
 

@@ -18,6 +18,7 @@ from nearfar.data.form import Form, find_form
 from nearfar.data.labelled import TEST_FRACTION, LabelledData, class_ids, require, stratified_split
 from nearfar.data.pixels import BROKEN, SUFFIXES, decode_image, image_header, unreadable
 from nearfar.data.records import records
+from nearfar.names import refuse_unused
 
 
 def read_image_folder(
@@ -53,6 +54,11 @@ def read_image_folder(
     if listed is not None:
         walk.files(folder)
     else:
+        refuse_unused(
+            {"label": label},
+            f"no table beside the images has such a column: the sub-folders of {folder} are its classes",
+            "leave it out, or pass a table",
+        )
         train, test = split_folders(folder, walk)
         listed = images_by_class(train, walk)
         tested = [] if test is None else images_by_class(test, walk, known={name for _, name in listed})

@@ -57,7 +57,6 @@ def run(config: EvaluateConfig) -> int:
 def _write(out: Path, figures: dict[str, Any]) -> OSError | None:
     """Writes the figures, before anything is printed; what hindered it is returned, so that they can be printed all the same."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, figures)
     except OSError as error:
         return error
