@@ -90,8 +90,13 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x, y), (g,) = ctx.saved_tensors, gradients
-        dx = product(g, y.mT) if ctx.needs_input_grad[0] else None
-        return dx, product(g.mT, x.mT) if ctx.needs_input_grad[1] else None
+        dx = _laid_out_as(x, g, y) if ctx.needs_input_grad[0] else None
+        return dx, _laid_out_as(y, g.mT, x) if ctx.needs_input_grad[1] else None
+
+
+def _laid_out_as(like: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``a·b``, in rows or in columns as its like: whatever it flows to then reads it in order."""
+    return product(a, b.mT) if like.is_contiguous() else product(b.mT, a).mT
 
 
 def all_scores(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], similarity: Similarity) -> Float[Tensor, "n m"]:

@@ -23,6 +23,10 @@ from nearfar.scores.softmax import in_range, within_range
 _FEW = 256 * 256  # up to here a second matrix costs less than more operations do
 
 
+_ALONE = 128
+"""Rows up to which a positive's part of the gradient may be one entry of its row: among so few it takes no digits of the others."""
+
+
 class Ask(NamedTuple):
     """What is fixed about one mean."""
 
@@ -131,29 +135,33 @@ def _against_others(
 
     Nothing is subtracted from 1, in the value or in the gradient: as the others die away both keep all their digits.
     """
-    near = [positives.near(scores, dim) for dim in dims]
-    value, slope, pulls = scores.new_zeros((), dtype=torch.float64), None, []
-    others = (
-        positives.others(exp_(scores), 0.0) if large else positives.others(scores, torch.finfo(scores.dtype).min / 2)
-    )
-    factors = []
-    for share, dim, own in zip(shares, dims, near):
-        if large:
-            part, gap = others, -own
-        else:
-            high = others.amax(dim, keepdim=True)
-            part, gap = exp_(others - high), high.squeeze(dim) - own
-        total = part.sum(dim)
-        gap += total.log()
-        value += _weighted(share, softplus(gap))
-        pulls.append(gap.sigmoid_().mul_(share))
-        factor = (pulls[-1] / total.masked_fill_(total == 0, 1.0)).unsqueeze(dim)
-        if large:
-            factors.append(factor)
-        else:
-            slope = part.mul_(factor) if slope is None else slope.add_(part.mul_(factor))
-    if slope is None:
+    values, pulls, factors, slope = [], [], [], None
+    if large:  # exponentiated as they are, in no second matrix
+        near = [positives.near(scores, dim) for dim in dims]
+        others = positives.others(exp_(scores))
+        for share, dim, own in zip(shares, dims, near):
+            total = others.sum(dim)
+            gap = total.log().sub_(own)
+            values.append(_weighted(share, softplus(gap)))
+            pulls.append(gap.sigmoid_().mul_(share))
+            factors.append((pulls[-1] / total.masked_fill_(total == 0, 1.0)).unsqueeze(dim))
         slope = others.mul_(factors[0] if len(factors) == 1 else factors[0] + factors[1])
+    else:
+        scores = positives.without_ignored(scores, torch.finfo(scores.dtype).min / 2)
+        for share, dim in zip(shares, dims):
+            logs = scores.log_softmax(dim)
+            near = positives.near(logs, dim)
+            part = positives.others(exp_(logs))
+            wrong = part.sum(
+                dim
+            )  # what is left for the positive is 1 less that, which is known best where this is small
+            losses = torch.where(wrong < 0.5, torch.log1p(-wrong), near).neg_()
+            values.append(_weighted(share, losses))
+            pulls.append(wrong.mul_(share))
+            part.mul_(share.unsqueeze(dim) if isinstance(share, Tensor) else share)
+            slope = part if slope is None else slope.add_(part)
+    assert slope is not None
+    value = values[0] if len(values) == 1 else values[0] + values[1]
     return value, slope, [positives.spread(pull, dim) for pull, dim in zip(pulls, dims)]
 
 
@@ -251,10 +259,9 @@ class _Mask:
         """The score of each query's one positive; 0 where it has none."""
         return (self.target * scores).sum(dim)
 
-    def others(self, values: Tensor, value: float) -> Tensor:
-        """The same where neither positives nor what is ignored counts."""
-        values = values.add_(self.target, alpha=value) if value else values.mul_(1 - self.target)
-        return self.without_ignored(values, value)
+    def others(self, exponentials: Tensor) -> Tensor:
+        """The same, 0 where neither positives nor what is ignored counts."""
+        return self.without_ignored(exponentials.mul_(1 - self.target), 0.0)
 
     def spread(self, pull: Share, dim: int) -> Share:
         """What each query has for a positive, at the places of its positives."""
@@ -314,11 +321,11 @@ class _Diagonals:
         lines = [scores.diagonal(offset) for offset in (self.offsets if dim == 0 else self.offsets[::-1])]
         return lines[0].clone() if len(lines) == 1 else torch.cat(lines)
 
-    def others(self, values: Tensor, value: float) -> Tensor:
-        """The same where neither positives nor what is ignored counts."""
+    def others(self, exponentials: Tensor) -> Tensor:
+        """The same, 0 where neither positives nor what is ignored counts."""
         for offset in self.offsets:
-            values.diagonal(offset).fill_(value)
-        return self.without_ignored(values, value)
+            exponentials.diagonal(offset).fill_(0.0)
+        return self.without_ignored(exponentials, 0.0)
 
     def spread(self, pull: Share, dim: int) -> Share:
         """What each query has for a positive."""
@@ -334,6 +341,11 @@ class _Diagonals:
 
     def subtract(self, slope: Tensor, each: list[tuple[Share, int]], own: bool) -> Less | None:
         """The positives' part of the gradient, apart: summed with many small numbers, one large one takes their digits."""
+        if self.rows <= _ALONE:
+            for share, dim in each:
+                for offset in self.offsets:
+                    slope.diagonal(offset).sub_(self._along(share, offset, dim))
+            return None
 
         def shares(offset: int) -> Share:
             parts = [self._along(share, offset, dim) for share, dim in each]
