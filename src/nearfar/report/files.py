@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -19,7 +20,8 @@ def write_text(path: Path, text: str) -> None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be, it is not
+            beside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
