@@ -142,6 +142,8 @@ class Corpus:
     """What was found unreadable while opening, and left out."""
     similar: str | None = None
     """The column that says how alike the two sides of a row are."""
+    notes: tuple[str, ...] = ()
+    """What else there is to know of how the data were read."""
 
     def column(self, kind: Kind) -> Column:
         """The first column of a kind."""

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from nearfar.data.bad import name_fault, printable
+from nearfar.data.classes import class_name
 from nearfar.data.labelled import TEST_FRACTION, LabelledData, class_ids, split_data
 from nearfar.data.pixels import (
     BROKEN,
@@ -79,12 +81,13 @@ def images_by_class(folder: Path, known: set[str] | None = None) -> list[tuple[P
     """Every image file below a class folder, with the class; ``known``: the only classes there may be."""
     listed = []
     for group in subfolders(folder):
-        if known is not None and group.name not in known:
+        name = class_name(group.name)
+        if known is not None and name not in known:
             raise ValueError(f"{group} is a class without training images: add some, or take it out of the test folder")
         files = sorted(path for path in group.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         if not files:
             raise ValueError(f"{group} holds no image: a class folder wants files ending in {', '.join(SUFFIXES)}")
-        listed += [(path, group.name) for path in files]
+        listed += [(path, name) for path in files]
     if not listed:
         raise ValueError(f"{folder} has no sub-folders: images are wanted as {folder.name}/<class>/<image>.png")
     return listed
@@ -97,6 +100,8 @@ def _read_images(
     headers, bad = {}, []
     for i, path in enumerate(paths):  # headers alone tell the size and the mode; nothing is decoded yet
         try:
+            if fault := name_fault(path):
+                raise ValueError(fault)
             headers[i] = image_header(path)
         except BROKEN as error:
             bad.append(_bad(path, error, skip_bad))
@@ -118,7 +123,7 @@ def _read_images(
 
 def _bad(path: Path, error: Exception, skip_bad: bool) -> str:
     """What is wrong with an image, to list; raised unless bad images are skipped."""
-    message = unreadable(path, error)
+    message = unreadable(printable(path), error)
     if not skip_bad:
         raise ValueError(
             f"{message}: mend or remove it, or leave such files out with skip_bad=True (--skip-bad)"

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from nearfar.data.classes import class_name
+
 # A third: the accuracy of a small set (digits: about 600 test rows) is then known to about one point.
 TEST_FRACTION = 1 / 3
 
@@ -28,6 +30,7 @@ class LabelledData:
         class_names: The name of each class, as text.
         name: What the data are called in reports.
         bad: What could not be read and was left out, one line each: path, line and reason.
+        notes: What else there is to know of how the data were read.
 
     Example:
         >>> from nearfar.data.sources import load_data
@@ -43,6 +46,7 @@ class LabelledData:
     class_names: tuple[str, ...]
     name: str
     bad: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -56,12 +60,13 @@ class LabelledData:
 
 
 def class_ids(labels: Sequence[str]) -> tuple[Int64[Tensor, "n"], tuple[str, ...]]:
-    """Numbers text labels in the order of their names; names that are all numbers are ordered as numbers.
+    """Numbers text labels in the order of their names, in one spelling; names that are all numbers are ordered as numbers.
 
     Example:
         >>> class_ids(["10", "9", "10"])
         (tensor([1, 0, 1]), ('9', '10'))
     """
+    labels = [class_name(label) for label in labels]
     names = sorted(set(labels))
     with contextlib.suppress(ValueError):
         names.sort(key=float)

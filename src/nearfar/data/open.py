@@ -13,15 +13,19 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from nearfar.data import sheets
-from nearfar.data.columns import Chosen, choose_columns, what_it_holds
+from nearfar.data.bad import check_name, refuse, shown
+from nearfar.data.classes import class_notes
+from nearfar.data.columns import Chosen, Holds, choose_columns, unread_note, what_it_holds
 from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Corpus, Part, TensorPart
-from nearfar.data.meanings import number_of, read_groups, read_labels, read_numbers
+from nearfar.data.lists import negative_lists, spread
+from nearfar.data.meanings import number_of, read_groups, read_labels, read_numbers, wrong_cells
 from nearfar.data.parts import Field, TablePart, image_source, make_fields
 from nearfar.data.pixels import BROKEN, SUFFIXES, common_size, image_header, is_grey, size_pair, unreadable
+from nearfar.data.rows import from_records
 from nearfar.data.same import Same, same_values
 from nearfar.data.sheets import Sheet
-from nearfar.data.similar import LIKENESS, find_similar
+from nearfar.data.similar import LIKENESS, Similar, find_similar
 from nearfar.data.sources import SOURCES, Found
 from nearfar.data.splits import split_rows, tied_rows
 
@@ -53,6 +57,7 @@ def open_corpus(config: DataConfig) -> Corpus:
     if config.data in SOURCES:
         found = SOURCES[config.data].rows(None if config.root is None else Path(config.root).expanduser())
         return _from_memory(found, config)
+    check_name(Path(config.data))
     if config.streaming:
         from nearfar.data.streams import open_stream
 
@@ -71,12 +76,14 @@ def open_sheet(config: DataConfig) -> Sheet:
         return _open_folder(path, config)
     suffix = path.suffix.lower()
     if suffix == ".tar":
-        return sheets.from_shards(sheets.expand_shards(given), re.sub(r"\W*[{*].*", "", path.stem) or path.stem)
+        return sheets.from_shards(
+            sheets.expand_shards(given), re.sub(r"\W*[{*].*", "", path.stem) or path.stem, config.skip_bad
+        )
     if path.exists():
         if suffix in sheets.PARQUET_SUFFIXES:
-            return sheets.from_parquet([path], path.stem)
+            return sheets.from_parquet([path], path.stem, config.skip_bad)
         if suffix in sheets.TABLE_SUFFIXES:
-            return sheets.from_records([path], path.stem, config.skip_bad)
+            return from_records([path], path.stem)
         wanted = ", ".join((*sheets.TABLE_SUFFIXES, ".tar"))
         raise ValueError(f"{path} ends in {path.suffix!r}: wanted a folder, or a file ending in {wanted}")
     if is_hub_name(given):
@@ -108,18 +115,18 @@ def _open_folder(folder: Path, config: DataConfig) -> Sheet:
     if table is not None:
         path = folder / table
         if path.suffix in sheets.PARQUET_SUFFIXES:
-            return sheets.from_parquet([path], folder.name)
-        return sheets.from_records([path], folder.name, config.skip_bad)
+            return sheets.from_parquet([path], folder.name, config.skip_bad)
+        return from_records([path], folder.name)
     suffixes = {Path(name).suffix.lower() for name in inside}
     if not suffixes & set(SUFFIXES):
         shards = sorted(folder.glob("*.tar"))
         if shards:
-            return sheets.from_shards(shards, folder.name)
+            return sheets.from_shards(shards, folder.name, config.skip_bad)
         paths, split = sheets.files_of(folder)
         if paths and all(path.suffix.lower() not in sheets.PARQUET_SUFFIXES for path in paths):
-            return sheets.from_records(paths, folder.name, config.skip_bad, split)
+            return from_records(paths, folder.name, split)
         if paths and "README.md" not in inside:
-            return sheets.from_parquet(paths, folder.name, split)
+            return sheets.from_parquet(paths, folder.name, config.skip_bad, split)
         if paths or any(folder.glob("data/*.parquet")) or any(folder.glob("*/*.parquet")):
             return sheets.from_hub(str(folder))
     return sheets.from_images(folder, folder.name)
@@ -169,28 +176,32 @@ def take(part: TensorPart, rows: Int64[Tensor, "m"]) -> TensorPart:
 
 
 def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
+    sample = sheet.table[:: max(1, len(sheet.table) // SAMPLE)]
+    holds: dict[str, Holds] = {
+        name: what_it_holds(cells) for name, cells in sample.items() if not name.startswith("__")
+    }
+    chosen = choose_columns(holds, config, sheet.name)
+    for name in chosen.listed:
+        sheet = spread(sheet, name)
     table, count = sheet.table, len(sheet.table)
-    sample = table[:SAMPLE]
-    shown = [name for name in sample if not name.startswith("__")]
-    chosen = choose_columns({name: what_it_holds(sample[name]) for name in shown}, config, sheet.name)
     numbers, good = read_numbers(sheet, chosen.numbers)
     told = {name: sheet.cells(name) for name in (chosen.similar, chosen.label) if name is not None}
-    judged = find_similar(chosen, told, sheet.class_names, config, sheet.name)
+    judged, notes = find_similar(chosen, told, sheet.class_names, config, sheet.name)
     similar = None if judged is None else judged.read(told[judged.column])
     if judged is not None and judged.column == chosen.label and config.label is None:
         chosen = replace(chosen, label=None)
-    unjudged = "" if judged is None else f"column {judged.column!r} does not say how alike the sides are"
-    bad, size, channels = _check(sheet, chosen, config, good, similar, unjudged)
+    negatives = {name: sheet.cells(name) for name in chosen.negatives if holds[name] != "image"}
+    chosen, lists, shortest = negative_lists(chosen, negatives)
+    bad, size, channels = _check(sheet, chosen, config, good, similar, judged)
+    judged = None if judged is None or judged.all_alike else judged
     rows = good.nonzero().squeeze(1)
     if not len(rows):
         raise ValueError(f"{sheet.name}: none of {count} rows can be read; the first: {bad[0]}")
     labels, names = read_labels(sheet, chosen.label, rows, given=config.label is not None)
     groups = read_groups(sheet, chosen.id, rows, given=config.id is not None)
-    similar = None if similar is None else similar[rows]
+    similar = None if similar is None or judged is None else similar[rows]
     alike = None if similar is None else (similar >= LIKENESS).long()
-    inputs = () if chosen.numbers else chosen.inputs
-    cells = {column.name: sheet.cells(column.name) for column in inputs if isinstance(sample[column.name][0], list)}
-    fields = make_fields(inputs, cells, sheet.base, size, channels)
+    fields = make_fields(() if chosen.numbers else chosen.inputs, lists, sheet.base, size, channels)
     same = _same(sheet, fields, rows)
     # a text that is a negative on both sides of the split gives nothing away
     values = [same[c.name] for c in (field.column for field in fields) if c.role != "negative" and c.name in same]
@@ -211,14 +222,23 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
         channels = part(torch.arange(1)).fetch([0]).columns[first.name].shape[1]  # type: ignore[union-attr]
     columns = chosen.inputs if numbers is not None else tuple(field.column for field in fields)
     column = None if judged is None else judged.column
-    return Corpus(sheet.name, columns, part(train), part(test), names, size, channels, (*sheet.bad, *bad), column)
+    classes = () if labels is None else class_notes([names[i] if i >= 0 else "" for i in labels.tolist()])
+    if chosen.label is not None and labels is None:
+        count = len({*told[chosen.label]})
+        classes = (
+            f"column {chosen.label!r} does not name classes ({count:,} values in {len(rows):,} rows): it is not read",
+        )
+    if rest := len(rows) - len(train) - len(test):
+        classes = (*classes, f"{rest:,} rows are of other parts than train and test: they are not read")
+    notes = (*sheet.notes, *shortest, *notes, *classes, *unread_note(chosen))
+    return Corpus(sheet.name, columns, part(train), part(test), names, size, channels, bad, column, notes)
 
 
 def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> Same:
     """Texts, and images that are paths; bytes are not read for this."""
     values = {}
     for field in fields:
-        if field.column.kind == "text" or isinstance(sheet.table[0][field.source], str):
+        if field.column.kind == "text" or isinstance(sheet.table[int(rows[0])][field.source], str):
             cells, item = sheet.cells(field.source), field.item
             values[field.column.name] = [str(cells[row] if item is None else cells[row][item]) for row in rows.tolist()]
     return same_values(values)
@@ -230,43 +250,50 @@ def _check(
     config: DataConfig,
     good: Bool[Tensor, "n"],
     similar: Float32[Tensor, "n"] | None,
-    unjudged: str,
-) -> tuple[list[str], tuple[int, int] | None, int | None]:
-    """What is wrong with rows, which ``good`` then leaves out; and the size and the channels of the images."""
-    bad: list[str] = []
+    judged: Similar | None,
+) -> tuple[tuple[str, ...], tuple[int, int] | None, int | None]:
+    """What is wrong with rows, which ``good`` then leaves out; and the size and the channels of the images.
+
+    Raises:
+        ValueError: If bad rows are not skipped; the message names them.
+    """
+    bad: list[str] = [*sheet.bad]
+    unknown: list[str] = []
 
     def report(row: int, message: str) -> None:
         bad.append(message)
         good[row] = False
-        if not config.skip_bad:
-            raise ValueError(f"{message}: mend it, or leave such rows out with skip_bad=True (--skip-bad)")
 
     for row in (~good).nonzero().flatten().tolist():
         cells = sheet.table[row]
         wrong = next(name for name in chosen.numbers if not abs(number_of(cells[name])) < float("inf"))
-        report(row, f"{sheet.where(row)}: column {wrong!r} holds {cells[wrong]!r}, wanted a finite number")
-    for row in () if similar is None else (good & similar.isnan()).nonzero().flatten().tolist():
-        report(row, f"{sheet.where(row)}: {unjudged}")
+        report(row, f"{sheet.where(row)}: column {wrong!r} holds {shown(cells[wrong])}, wanted a finite number")
+    if judged is not None and similar is not None:
+        cells, rows = sheet.cells(judged.column), (good & similar.isnan()).nonzero().flatten().tolist()
+        (unknown if judged.words else bad).extend(f"{sheet.where(row)}: {judged.unjudged(cells[row])}" for row in rows)
+        good[rows] = False
     headers = []
     for column in () if chosen.numbers else chosen.inputs:
-        cells = sheet.cells(column.name) if column.kind != "image" else None
-        for row, cell in enumerate(cells or ()):
-            if (cell is None or (isinstance(cell, str) and not cell.strip())) and good[row]:
-                report(row, f"{sheet.where(row)}: column {column.name!r} is empty")
+        for row, wrong in wrong_cells(sheet.cells(column.name), column.kind) if column.kind != "image" else ():
+            if good[row]:
+                report(row, f"{sheet.where(row)}: column {column.name!r} {wrong}")
         if column.kind == "image":
             step = max(1, len(good) // MOST_HEADERS)
             for row in range(0, len(good), step):
                 try:
-                    headers.append(image_header(image_source(sheet.table[row][column.name] or "", sheet.base)))
+                    headers.append(image_header(image_source(sheet.table[row][column.name], sheet.base)))
                 except BROKEN as error:
                     where = sheet.where(row)
                     named = where if where in str(error) else f"{where}: column {column.name!r}"
                     if good[row]:
                         report(row, unreadable(named, error))
+    if not config.skip_bad:
+        refuse(bad)
+    left_out = (*bad, *unknown)
     if not headers:
-        return bad, None, None
+        return left_out, None, None
     size = common_size([(h, w) for h, w, _ in headers]) if config.size is None else size_pair(config.size)
-    return bad, size, 1 if all(is_grey(mode) for _, _, mode in headers) else 3
+    return left_out, size, 1 if all(is_grey(mode) for _, _, mode in headers) else 3
 
 
 def _split(

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from nearfar.data.bad import check_name
 from nearfar.data.corpus import Column, TensorPart
 from nearfar.data.images import read_image_folder
 from nearfar.data.labelled import TEST_FRACTION, LabelledData, require, split_data
@@ -103,6 +104,7 @@ def load_data(
                 f"{name} holds texts, which are trained on as pairs (nf.train): a comparison wants numbers or images with classes"
             )
         return load(None if root is None else Path(root).expanduser())
+    check_name(Path(name))
     path, split = Path(name).expanduser(), {"test_fraction": test_fraction, "seed": seed}
     if path.is_dir():
         return read_image_folder(path, size=size, skip_bad=skip_bad, **split)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nearfar
+from nearfar.data.bad import left_out
 from nearfar.data.corpus import Column, Corpus, Part, RawBatch
 from nearfar.data.parts import TablePart, image_source
 from nearfar.index.config import EmbedConfig, IndexConfig
@@ -161,8 +162,8 @@ def progress(source: Source, batches: Iterable[pa.RecordBatch] | None = None) ->
 
 def tell_bad(source: Source) -> None:
     """Names on stderr what was left out."""
-    for line in (*source.corpus.bad, *source.bad):
-        print(f"left out: {shown(line)}", file=sys.stderr)
+    for line in left_out((*source.corpus.bad, *source.bad)):
+        print(shown(line), file=sys.stderr)
 
 
 def _names(part: Part, column: Column, rows: list[int]) -> list[str]:

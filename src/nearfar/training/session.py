@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nearfar.data.bad import left_out
 from nearfar.data.corpus import Corpus, Stream, similar_of
 from nearfar.data.similar import LIKENESS, is_binary
 from nearfar.methods.table import METHODS
@@ -151,8 +152,10 @@ class Session:
             return self._finish(self.first, self.seconds)
         for line in opening(self.trainer):
             self.progress.say(line)
-        for line in self.trainer.corpus.bad:
-            self.progress.say(f"left out: {line}")
+        for line in self.trainer.corpus.notes:
+            self.progress.say(f"note: {line}")
+        for line in left_out(self.trainer.corpus.bad):
+            self.progress.say(line)
         if self.watched is not None:
             part, _ = self.watched
             why = looked_at(self.trainer.method.setting.columns, part.labels, similar_of(part))[1]
