@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nearfar.data.classes import known_rows
 from nearfar.data.views import VIEWS, make_view
 from nearfar.encoders.backbones import small_cnn
 from nearfar.losses.softmax import NTXentLoss, SupConLoss
@@ -106,7 +107,8 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
         Args:
             X: Rows ``(n, d)``, or images ``(n, h, w)`` or ``(n, c, h, w)``.
-            y: Classes ``(n,)`` of any type; without them every row is its own class.
+            y: Classes ``(n,)`` of any type; a missing one (None, NaN, ``pandas.NA``) is unknown: its row is no other's positive or
+                negative. Without y every row is its own class.
 
         Returns:
             Itself.
@@ -217,8 +219,9 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if y is None:
             self.classes_ = None
             return shaped, None
+        known, places = known_rows(y)
         labels: Any = check_array(
-            y,
+            known,
             ensure_2d=False,
             dtype=None,  # pyright: ignore[reportArgumentType]
             ensure_all_finite=True,
@@ -227,9 +230,10 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         )
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
-        if labels.ndim != 1 or len(labels) != len(rows):
+        given = len(labels) if known is y else len(y)
+        if labels.ndim != 1 or given != len(rows):
             raise ValueError(
-                f"y has shape {labels.shape}, but there are {len(rows)} rows in X: one class a row was wanted"
+                f"y has shape {(given, *labels.shape[1:])}, but there are {len(rows)} rows in X: one class a row was wanted"
             )
         check_classification_targets(labels)
         self.classes_, ids = np.unique(labels, return_inverse=True)
@@ -238,7 +242,9 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 f"y has {len(self.classes_)} classes for {len(ids)} rows: two classes, and two rows of one of them, were wanted; "
                 "leave y out to learn from the rows alone"
             )
-        return shaped, torch.from_numpy(ids.astype(np.int64))
+        classes = torch.full((len(rows),), -1)
+        classes[places if known is not y else slice(None)] = torch.from_numpy(ids.astype(np.int64))
+        return shaped, classes
 
     def _read(self, X: Any, *, reset: bool) -> np.ndarray:
         """Flat finite rows; what shape images have is kept."""

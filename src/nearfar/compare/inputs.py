@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nearfar.compare.config import CompareConfig
+from nearfar.compare.unlabelled import labelled_rows
 from nearfar.data.labelled import LabelledData, split_data, stratified_split
 from nearfar.data.sources import load_data
 
@@ -46,6 +47,7 @@ class Task:
     class_names: tuple[str, ...]
     name: str
     bad: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -80,6 +82,7 @@ def make_task(data: Any, config: CompareConfig) -> Task:
         ValueError: If the data cannot be used; the message says what was found, what was wanted and the remedy.
         TypeError: If it is none of these.
     """
+    data, unlabelled = labelled_rows(data)
     labelled = _labelled(data, config)
     _check(labelled)
     classes = labelled.num_classes
@@ -97,7 +100,8 @@ def make_task(data: Any, config: CompareConfig) -> Task:
         test=Rows(labelled.test_inputs, labelled.test_labels),
         class_names=labelled.class_names,
         name=labelled.name,
-        bad=labelled.bad,
+        bad=(*labelled.bad, *unlabelled),
+        notes=labelled.notes,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,9 +12,10 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from nearfar.data.classes import Classes
 from nearfar.data.drawing import ByClass, at_least, class_ids_of, generator_of
 
-Labels = Sequence[int] | Tensor | np.ndarray
+Labels = Classes
 
 
 @runtime_checkable

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
+
+from nearfar.data.classes import Classes, ids_with_unknown
 
 
 def generator_of(*entropy: int) -> torch.Generator:
@@ -23,13 +24,14 @@ def generator_of(*entropy: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def class_ids_of(labels: Sequence[int] | Tensor | np.ndarray) -> Int64[Tensor, "n"]:
-    """Labels as integers ``(n,)``.
+def class_ids_of(labels: Classes) -> Int64[Tensor, "n"]:
+    """Labels as integers ``(n,)``; a missing one, as data frames have it, is −1: unknown.
 
     Raises:
         TypeError: If they are not integers.
         ValueError: If they are not one a row, or there are none.
     """
+    labels = ids_with_unknown(labels)
     array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     if array.dtype.kind not in "iufb":
         raise TypeError(f"labels are {array.dtype}, such as {array.flat[0]!r}: wanted integer class ids")
@@ -58,7 +60,7 @@ class ByClass:
         unknown: How many rows were left out.
     """
 
-    def __init__(self, labels: Sequence[int] | Tensor | np.ndarray) -> None:
+    def __init__(self, labels: Classes) -> None:
         ids = class_ids_of(labels)
         self.unknown = int((ids < 0).sum())
         if self.unknown == len(ids):

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from nearfar.data.classes import Classes, number_classes
 from nearfar.evaluation.clustering import clustering
 from nearfar.evaluation.evaluation import Evaluation, Measure
-from nearfar.evaluation.inputs import Classes, as_ids, as_rows, as_tensors, number_classes
+from nearfar.evaluation.inputs import as_ids, as_rows, as_tensors
 from nearfar.evaluation.intervals import bootstrap_interval, share_interval
 from nearfar.evaluation.knn import knn_predict
 from nearfar.evaluation.neighbours import Metric
