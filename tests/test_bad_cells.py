@@ -90,6 +90,14 @@ class TestNumbers:
         answers = table(tmp_path / "a.csv", "question,answer", *(f"what is {i}?,{i}" for i in range(6)))
         assert [column.role for column in open_corpus(DataConfig(answers)).columns] == ["anchor", "positive"]
 
+    def test_true_and_false_are_numbers(self, tmp_path):
+        """As data frames write them, and as Parquet holds them."""
+        path = table(tmp_path / "t.csv", "x,flag,label", *(f"{i},{i % 3 == 0},{'ab'[i % 2]}" for i in range(12)))
+        corpus = open_corpus(DataConfig(path))
+        held = torch.cat([part.fetch(range(len(part))).columns["vector"] for part in (corpus.train, corpus.test)])
+        assert sorted(held.tolist()) == [[i, float(i % 3 == 0)] for i in range(12)]
+        assert load_data(path).train_inputs.shape[1] == 2
+
     def test_lists_of_another_length_or_kind(self, tmp_path):
         rows = [{"embedding": [1.0, 2, i], "label": "ab"[i % 2]} for i in range(12)]
         for odd in ([1.0, 2.0], [1.0, "x", 3.0], "none", {"a": 1}, []):

@@ -113,6 +113,13 @@ def test_a_pair_without_a_gold_label_is_left_out_and_counted(tmp_path, odd, opti
     assert {*batch.bad} <= {line.replace(f"{path}:5", f"{path}:5") for line in corpus.bad}
 
 
+def test_snli_as_it_comes(tmp_path):
+    """Its labels are called gold_label."""
+    corpus = open_corpus(DataConfig(pairs(tmp_path / "t.csv", [*WORDS, "-"] * 3, "sentence1,sentence2,gold_label")))
+    assert (corpus.similar, corpus.class_names, len(corpus.bad)) == ("gold_label", (), 3)
+    assert sorted(grades(corpus).values()) == [0.0] * 6 + [1.0] * 3
+
+
 def test_most_of_a_column_says_what_it_is(tmp_path):
     header = "sentence1,sentence2,label"
     corpus = open_corpus(DataConfig(pairs(tmp_path / "t.csv", ["sport", "art", "true"] * 4, header)))

@@ -36,9 +36,10 @@ USUAL: dict[str, tuple[str, ...]] = {
         "text2", "hypothesis", "sent2", "positive_image", "paraphrase", "image2", "positive_passages", "positive_ctxs",
     ),
     "negative": ("negative", "neg", "negatives", "hard_negative", "hard_negatives", "hard_neg", "negative_image"),
-    "label": ("label", "labels", "target", "class", "y", "cls", "category"),
+    "label": ("label", "labels", "target", "class", "y", "cls", "category", "gold_label"),
     "similar": (
-        "similar", "is_similar", "is_duplicate", "duplicate", "similarity", "similarity_score", "relatedness_score", "score",
+        "similar", "is_similar", "is_duplicate", "duplicate", "similarity", "similarity_score", "relatedness_score",
+        "relatedness", "score",
     ),
     "id": ("id", "group", "identity", "person", "subject", "person_id", "group_id", "identity_id"),
     "split": ("split", "subset", "partition"),

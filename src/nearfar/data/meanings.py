@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nearfar.data.classes import are_classes, label_names
 from nearfar.data.labelled import class_ids
+from nearfar.data.records import to_number
 from nearfar.data.sheets import Sheet
 from nearfar.types import Kind
 
@@ -27,6 +28,9 @@ def read_numbers(sheet: Sheet, names: Sequence[str]) -> tuple[Float64[Tensor, "n
 
 def number_of(cell: Any) -> float:
     """A cell as a number; NaN if it is none."""
+    if isinstance(cell, str):
+        number = to_number(cell)
+        return float("nan") if number is None else number
     try:
         return float(cell)
     except (TypeError, ValueError):

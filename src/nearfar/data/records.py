@@ -128,12 +128,15 @@ def no_name_twice(path: Path, header: Sequence[str]) -> None:
         raise ValueError(f"{path} has two columns called {twice!r}: rename one")
 
 
+FLAGS = {"true": 1.0, "false": 0.0}
+
+
 def to_number(cell: str) -> float | None:
-    """A cell as a finite number; None if it is none."""
+    """A cell as a finite number, true and false as 1 and 0; None if it is none."""
     try:
         value = float(cell)
     except ValueError:
-        return None
+        return FLAGS.get(cell.strip().lower())
     return value if math.isfinite(value) else None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from nearfar.data.bad import refuse, shown
-from nearfar.data.classes import are_classes, class_notes, label_names
-from nearfar.data.columns import what_it_holds
+from nearfar.data.classes import are_classes, class_notes, is_missing_word, label_names
 from nearfar.data.labelled import TEST_FRACTION, LabelledData, class_ids, require, stratified_split
 from nearfar.data.meanings import number_of
 from nearfar.data.records import no_name_twice, read_csv
@@ -69,32 +70,48 @@ def read_table(
 
 @dataclass(frozen=True)
 class _Table:
-    """What a file holds, column by column."""
+    """What a file holds."""
 
     names: list[str]
     """Of the features."""
-    features: list[list[Any]]
+    features: Float64[Tensor, "n d"]
+    odd: dict[tuple[int, int], Any]
+    """The cells that are no finite numbers, by row and feature."""
     label: str
     labels: list[Any]
-    where: list[str]
-    """What to call each row."""
+    where: Callable[[int], str]
+    """What to call a row."""
     bad: list[str]
     """Records that could not be read at all."""
+
+    @property
+    def texts(self) -> list[str]:
+        """The features that are no numbers in most rows; missing cells say nothing."""
+        left, numbers = (Counter({i: len(self.labels) for i in range(len(self.names))}) for _ in range(2))
+        for (_, at), cell in self.odd.items():
+            numbers[at] -= 1
+            left[at] -= is_missing_word(cell)
+        return [name for i, name in enumerate(self.names) if self.labels and 2 * numbers[i] <= left[i]]
 
 
 def _read_csv(path: Path, label: str | None) -> _Table:
     header, lines = read_csv(path)
     at = _label_position(path, header, label)
-    rows, where, bad = [], [], []
+    rows: list[list[float]] = []
+    odd: dict[tuple[int, int], Any] = {}
+    labels, numbers, bad = [], [], []
     for line, cells in lines:
         if isinstance(cells, str):
             bad.append(f"{path}:{line}: {cells}")
-        else:
-            rows.append(cells)
-            where.append(f"{path}:{line}:")
-    columns = [[row[i] for row in rows] for i in range(len(header))]
-    labels = columns.pop(at)
-    return _Table(header[:at] + header[at + 1 :], columns, header[at], labels, where, bad)
+            continue
+        labels.append(cells.pop(at))
+        row = [number_of(cell) for cell in cells]
+        odd |= {(len(rows), i): cell for i, (cell, number) in enumerate(zip(cells, row)) if not math.isfinite(number)}
+        rows.append(row)
+        numbers.append(line)
+    names = header[:at] + header[at + 1 :]
+    features = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(names))
+    return _Table(names, features, odd, header[at], labels, lambda row: f"{path}:{numbers[row]}:", bad)
 
 
 def _read_parquet(path: Path, label: str | None) -> _Table:
@@ -105,11 +122,14 @@ def _read_parquet(path: Path, label: str | None) -> _Table:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
     header = list(table.column_names)
     at = _label_position(path, header, label)
-    columns = [table.column(i).to_pylist() for i in range(len(header))]
-    labels = columns.pop(at)
-    columns = [[math.nan if cell is None else cell for cell in cells] for cells in columns]
-    where = [f"{path}: row {row + 1}" for row in range(len(table))]
-    return _Table(header[:at] + header[at + 1 :], columns, header[at], labels, where, [])
+    names = [name for i, name in enumerate(header) if i != at]
+    columns = [table.column(i).to_pylist() for i in range(len(header)) if i != at]
+    features = torch.tensor([[number_of(cell) for cell in cells] for cells in columns], dtype=torch.float64)
+    features = features.reshape(len(names), len(table)).T
+    missing = [(row, i) for row, i in (~features.isfinite()).nonzero().tolist()]
+    odd = {(row, i): math.nan if columns[i][row] is None else columns[i][row] for row, i in missing}
+    labels = table.column(at).to_pylist()
+    return _Table(names, features, odd, header[at], labels, lambda row: f"{path}: row {row + 1}", [])
 
 
 def _rows(path: Path, table: _Table, skip_bad: bool) -> tuple[Float64[Tensor, "n d"], list[str], list[str]]:
@@ -118,29 +138,23 @@ def _rows(path: Path, table: _Table, skip_bad: bool) -> tuple[Float64[Tensor, "n
     Raises:
         ValueError: For columns that are no numbers, and for bad rows unless they are skipped.
     """
-    kinds = [what_it_holds(cells) for cells in table.features]
-    text = [name for name, kind in zip(table.names, kinds) if kind != "number"]
-    if text and table.where:
+    if texts := table.texts:
         raise ValueError(
-            f"{path}: column {text[0]!r} holds no numbers ({len(text)} such: {', '.join(text)}): "
+            f"{path}: column {texts[0]!r} holds no numbers ({len(texts)} such: {', '.join(texts)}): "
             "features must be numeric, so encode it or take it out"
         )
-    features = torch.tensor([[number_of(cell) for cell in cells] for cells in table.features], dtype=torch.float64)
-    features = features.reshape(len(table.names), len(table.labels)).T
-    labels, finite = label_names(table.labels), features.isfinite()
-    bad, kept = [*table.bad], []
-    for row, (name, good) in enumerate(zip(labels, finite.all(1).tolist())):
-        if not name:
-            bad.append(f"{table.where[row]} has no label in column {table.label!r}")
-        elif not good:
-            at = int(finite[row].int().argmin())
-            held = f"column {table.names[at]!r} holds {shown(table.features[at][row])}, wanted a finite number"
-            bad.append(f"{table.where[row].rstrip(':')}: {held}")
-        else:
-            kept.append(row)
+    labels = label_names(table.labels)
+    wrong = {
+        row: f"{table.where(row)} has no label in column {table.label!r}" for row, name in enumerate(labels) if not name
+    }
+    for (row, at), cell in table.odd.items():
+        held = f"column {table.names[at]!r} holds {shown(cell)}, wanted a finite number"
+        wrong.setdefault(row, f"{table.where(row).rstrip(':')}: {held}")
+    bad = [*table.bad, *(wrong[row] for row in sorted(wrong))]
     if not skip_bad:
         refuse(bad)
-    return features[kept], [labels[row] for row in kept], bad
+    kept = [row for row in range(len(labels)) if row not in wrong]
+    return table.features[kept], [labels[row] for row in kept], bad
 
 
 def _label_position(path: Path, header: list[str], label: str | None) -> int:
