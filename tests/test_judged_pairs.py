@@ -11,6 +11,7 @@ from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Corpus
 from nearfar.data.loading import Loader
 from nearfar.data.open import open_corpus
+from nearfar.evaluation.config import EvaluateConfig
 from tables import table
 
 WORDS = ["entailment", "neutral", "contradiction"]
@@ -144,3 +145,12 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main(["train", "--data", path, "--scale", "0", "40", *options]) == 0
     assert "by score graded, " in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "run")]) == 0  # the run knows its scale
+    other = pairs(tmp_path / "o.csv", [0, 12, 21, 33] * 6)
+    asked = ["evaluate", str(tmp_path / "run"), "--data", other, "--out", str(tmp_path / "found.json")]
+    assert main(asked) == 0  # also for other pairs
+    assert main([*asked, "--scale", "0", "20"]) == 2
+    assert "from 0 to 20: it holds '21'" in capsys.readouterr().err
+    embed = ["embed", str(tmp_path / "run"), other, "--out", str(tmp_path / "z.parquet")]
+    assert main([*embed, "--similar", "none"]) == 0
+    with pytest.raises(ValueError, match="a run knows its own"):
+        EvaluateConfig(run="run", scale=(0, 20))

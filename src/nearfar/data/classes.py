@@ -63,6 +63,8 @@ def class_name(value: Any) -> str:
             return ""
         if isinstance(value, float | np.floating) and float(value).is_integer():
             value = int(value)
+        if isinstance(value, bytes):
+            value = value.decode(errors="replace")
     return unicodedata.normalize("NFC", str(value)).strip()
 
 

@@ -106,7 +106,7 @@ def open_source(run: Run, config: EmbedConfig | IndexConfig) -> Source:
     """
     corpus = run.open_data(
         config.data, root=config.root, image=config.image, text=config.text, positive=config.positive, label=config.label,
-        id=config.id, skip_bad=config.skip_bad or None, streaming=False,
+        id=config.id, similar=config.similar, scale=config.scale, skip_bad=config.skip_bad or None, streaming=False,
     )  # fmt: skip
     parts = []
     for name, part in (("train", corpus.train), ("test", corpus.test)):

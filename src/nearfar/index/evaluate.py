@@ -51,7 +51,10 @@ def run(config: EvaluateConfig) -> int:
 def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
     assert config.run is not None
     opened = open_run(config.run, config.device, allow_code=config.allow_code)
-    held = embed_held_out(opened, config.rows, data=config.data, seed=config.seed, skip_bad=config.skip_bad)
+    held = embed_held_out(
+        opened, config.rows, data=config.data, seed=config.seed, skip_bad=config.skip_bad or None, similar=config.similar,
+        scale=config.scale,
+    )  # fmt: skip
     z, pairs = held.embeddings[0], held.embeddings[1] if len(held.columns) > 1 else None
     labels = held.labels if held.known else held.groups if pairs is None else None
     named = held.known and held.labels is not None
