@@ -86,10 +86,7 @@ def test_classes_of_both_parts_are_numbered_together():
     ("labels", "message"),
     [
         (torch.where(PLAIN == 2, -1, PLAIN), "training labels run from -1 to 1: a negative one is an unknown class"),
-        ([*NAMES[:-1], None], "1 training rows have no label, the first is row 59"),
-        (np.array([*NAMES[:-1], float("nan")], dtype=object), "have no label, the first is row 59: leave them out"),
         ([*NAMES[:-1], 3.5], "wanted whole class ids, such as labels.long.., or names"),
-        (pd.Series([*NAMES[:-1], pd.NA]), "1 training rows have no label, the first is row 59"),
         (PLAIN > 1, r"labels are torch\.bool: wanted whole class ids"),
         (PLAIN.double(), "labels are torch.float64: wanted whole class ids"),
         (nn.functional.one_hot(PLAIN), r"labels \(60, 3\): wanted one class a row"),
@@ -98,6 +95,28 @@ def test_classes_of_both_parts_are_numbered_together():
 def test_labels_that_are_no_classes_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         make_task((INPUTS, labels), CONFIG)
+
+
+class Partly(Named):
+    """Of its last row nobody knows the class."""
+
+    def __getitem__(self, i):
+        return INPUTS[i], (None if i == 59 else NAMES[i])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (INPUTS, [*NAMES[:-1], None]),
+        (INPUTS, np.array([*NAMES[:-1], float("nan")], dtype=object)),
+        (INPUTS, pd.Series([*NAMES[:-1], pd.NA])),
+        Partly(),
+    ],
+)
+def test_rows_without_a_name_are_left_out_and_told(data):
+    task = make_task(data, CONFIG)
+    assert task.bad == ("row 59 has no label",)
+    assert task.fingerprint() == make_task((INPUTS[:-1], NAMES[:-1]), CONFIG).fingerprint()
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,24 @@ def test_bytes_in_a_table_are_compared_too(tmp_path):
     assert "4 of 12 images are duplicates" in corpus.notes[0]
 
 
+@pytest.mark.parametrize("stored", ["bytes", "paths"])
+def test_an_image_with_several_texts_is_no_copy_of_itself(stored, tmp_path):
+    files = [noise(tmp_path / f"{i}.png", i % 29) for i in range(30)]
+    cells = [path.read_bytes() if stored == "bytes" else str(path) for path in files]
+    captions = [[f"first of {i}", f"second of {i}"] for i in range(30)]
+    datasets.Dataset.from_dict({"image": cells, "caption": captions}).to_parquet(tmp_path / "t.parquet")
+    corpus = open_corpus(DataConfig(str(tmp_path / "t.parquet")))
+    assert (
+        corpus.notes[1]
+        == "1 of 30 images is a duplicate of others, byte for byte: copies stay on one side of the split"
+    )
+    texts = [part.fetch(range(len(part))).columns["caption"] for part in (corpus.train, corpus.test)]
+    fit, held = ({text.split()[-1] for text in found} for found in texts)
+    assert not held & fit
+    assert ("0" in held) == ("29" in held)
+    assert sum(map(len, texts)) == 60
+
+
 def test_without_copies_a_split_is_what_it_was(tmp_path):
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     plain = stratified_split(labels, 0.5, 3)

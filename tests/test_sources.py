@@ -297,7 +297,7 @@ def test_a_table_that_cannot_be_used_says_why(tmp_path, text, label, reason):
 def test_a_table_in_another_encoding_is_named(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes("a,y\n1,Zürich\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"t\.csv is not UTF-8"):
+    with pytest.raises(ValueError, match=r"t\.csv:2: is not UTF-8: byte 7 of the file is 0xfc"):
         load_data(path)
 
 

@@ -34,11 +34,11 @@ def files(tmp_path_factory) -> Path:
     (folder / "texts.csv").write_text("text,kind\n" + "".join(f"word {i % 7} of {i},c{i % 3}\n" for i in range(30)))
     (folder / "numbers.csv").write_text("a,b,kind\n" + "".join(f"{i},{i * i % 7},c{i % 3}\n" for i in range(30)))
     (folder / "pairs.csv").write_text("question,answer\n" + "".join(f"what is {i},it is {i}\n" for i in range(30)))
-    for where in ("pictures", "parted/train", "parted/test"):
-        for name in ("a", "b"):
-            (folder / where / name).mkdir(parents=True)
-            for i in range(3):
-                Image.new("L", (4, 4), 40 * i + 7 * (name == "b")).save(folder / where / name / f"{i}.png")
+    places = [folder / where / name for where in ("pictures", "parted/train", "parted/test") for name in ("a", "b")]
+    for at, place in enumerate(places):
+        place.mkdir(parents=True)
+        for i in range(3):
+            Image.new("L", (4, 4), 10 * (3 * at + i)).save(place / f"{i}.png")  # no two alike
     return folder
 
 

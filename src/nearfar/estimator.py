@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nearfar.data.classes import known_rows
 from nearfar.data.layout import image_layout
 from nearfar.data.other_views import corrupted
 from nearfar.data.views import VIEWS, make_view
@@ -114,8 +115,8 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
         Args:
             X: Rows ``(n, d)``, or images ``(n, h, w)``, ``(n, c, h, w)`` or ``(n, h, w, c)``.
-            y: Classes ``(n,)`` of any type; without them every row is its own class. A negative number is an unknown class, as in
-                scikit-learn's ``LabelPropagation``.
+            y: Classes ``(n,)`` of any type; without them every row is its own class. A negative number, as in scikit-learn's
+                ``LabelPropagation``, and a missing one (None, NaN, ``pandas.NA``) are an unknown class.
 
         Returns:
             Itself.
@@ -237,8 +238,9 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if y is None:
             self.classes_ = None
             return shaped, None
+        known, places = known_rows(y)
         labels: Any = check_array(
-            y,
+            known,
             ensure_2d=False,
             dtype=None,  # pyright: ignore[reportArgumentType]
             ensure_all_finite=True,
@@ -247,9 +249,10 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         )
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
-        if labels.ndim != 1 or len(labels) != len(rows):
+        given = len(labels) if known is y else len(y)
+        if labels.ndim != 1 or given != len(rows):
             raise ValueError(
-                f"y has shape {labels.shape}, but there are {len(rows)} rows in X: one class a row was wanted"
+                f"y has shape {(given, *labels.shape[1:])}, but there are {len(rows)} rows in X: one class a row was wanted"
             )
         check_classification_targets(labels)
         found, ids = np.unique(labels, return_inverse=True)
@@ -262,7 +265,9 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 f"y has {len(self.classes_)} classes for {count} rows{left}: two classes, and two rows of one of them, were "
                 "wanted; leave y out to learn from the rows alone"
             )
-        return shaped, ids
+        classes = torch.full((len(rows),), -1)
+        classes[places if known is not y else slice(None)] = ids
+        return shaped, classes
 
     def _read(self, X: Any, *, reset: bool) -> np.ndarray:
         """Flat finite rows; those of images with their channels first. What shape images have is kept."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from nearfar.compare.config import CompareConfig
 from nearfar.compare.convergence import prepare
 from nearfar.compare.study import Interrupted
+from nearfar.data.bad import left_out
 from nearfar.training.environment import usable_cores
 
 
@@ -19,8 +20,8 @@ def run(config: CompareConfig) -> int:
     console = Console()
     for line in study.trainer.task.notes:
         print(f"note: {line}", file=sys.stderr)
-    for line in study.trainer.task.bad:
-        print(f"left out: {line}", file=sys.stderr)
+    for line in left_out(study.trainer.task.bad):
+        print(line, file=sys.stderr)
     console.print(study.outline(), highlight=False)
     try:
         result = study.run(folder)

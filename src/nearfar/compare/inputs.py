@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nearfar.compare.config import CompareConfig
+from nearfar.compare.unlabelled import labelled_rows
 from nearfar.data.labelled import LabelledData, class_ids, split_data, stratified_split
 from nearfar.data.sources import load_data
 from nearfar.names import given, refuse_unused
@@ -89,7 +90,8 @@ def make_task(data: Any, config: CompareConfig) -> Task:
     Args:
         data: A name or a path for ``load_data``; a ``LabelledData``; ``(inputs, labels)``; ``(train inputs, train
             labels, test inputs, test labels)``; a map-style dataset of ``(input, label)``; or a pair of those, to train
-            and to test on. Tensors and whatever ``torch.as_tensor`` takes; labels are any whole numbers, or names.
+            and to test on. Tensors and whatever ``torch.as_tensor`` takes; labels are any whole numbers, or names. Rows whose
+            label is missing (None, NaN, ``pandas.NA``) are left out, and told.
         config: Gives the label's column, the seed and the size of the validation part.
 
     Raises:
@@ -150,15 +152,16 @@ def _stack(dataset: Dataset[Any]) -> tuple[Tensor, list[Any]]:
 
 
 def _without_split(inputs: Any, labels: Any, config: CompareConfig) -> LabelledData:
-    rows = _inputs(inputs)
+    rows, labels, bad = labelled_rows(_inputs(inputs), labels)
     (ids,), names = _numbered((rows, labels, "training"))
-    return split_data(rows, ids, names, IN_MEMORY, seed=config.seed)
+    return split_data(rows, ids, names, IN_MEMORY, bad=bad, seed=config.seed)
 
 
 def _with_split(train: Any, train_labels: Any, test: Any, test_labels: Any) -> LabelledData:
-    rows, others = _inputs(train), _inputs(test)
-    (ids, other_ids), names = _numbered((rows, train_labels, "training"), (others, test_labels, "test"))
-    return LabelledData(rows, ids, others, other_ids, names, IN_MEMORY)
+    rows, labels, bad = labelled_rows(_inputs(train), train_labels, "training ")
+    others, other_labels, other_bad = labelled_rows(_inputs(test), test_labels, "test ")
+    (ids, other_ids), names = _numbered((rows, labels, "training"), (others, other_labels, "test"))
+    return LabelledData(rows, ids, others, other_ids, names, IN_MEMORY, (*bad, *other_bad))
 
 
 def _inputs(inputs: Any) -> Tensor:
@@ -174,7 +177,7 @@ def _numbered(*parts: tuple[Tensor, Any, str]) -> tuple[list[Tensor], tuple[str,
 
 def _class_texts(inputs: Tensor, labels: Any, part: str) -> list[str]:
     """Labels, whole numbers or names, as texts."""
-    named = isinstance(labels, list) and any(isinstance(y, str) for y in labels)  # None and NaN are not to be texts
+    named = isinstance(labels, list) and any(isinstance(y, str) for y in labels)  # numbers are not to be texts
     array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels, object if named else None)
     array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.ndim != 1 or len(inputs) != len(array):
@@ -182,9 +185,6 @@ def _class_texts(inputs: Tensor, labels: Any, part: str) -> list[str]:
             f"inputs are {tuple(inputs.shape)} and labels {tuple(array.shape)}: wanted one class a row, (n,)"
         )
     values = array.tolist()
-    missing = [i for i, y in enumerate(values) if _missing(y)]
-    if array.dtype.kind == "O" and missing:
-        raise ValueError(f"{len(missing)} {part} rows have no label, the first is row {missing[0]}: leave them out")
     numbers = all(isinstance(y, int | np.integer) and not isinstance(y, bool) for y in values)
     if not numbers and not all(isinstance(y, str) for y in values):
         raise ValueError(
@@ -196,13 +196,6 @@ def _class_texts(inputs: Tensor, labels: Any, part: str) -> list[str]:
             "trained or tested on, so leave those rows out"
         )
     return [str(y) for y in values]
-
-
-def _missing(label: Any) -> bool:
-    try:
-        return label is None or bool(label != label)  # NaN
-    except TypeError:  # pandas' NA, which is not even that
-        return True
 
 
 def _check(data: LabelledData) -> None:

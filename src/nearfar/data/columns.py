@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from numbers import Number
 from pathlib import PurePath
 from typing import Any, Literal
 
+from nearfar.data.classes import is_missing_word
 from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Column
 from nearfar.data.pixels import SUFFIXES
@@ -28,18 +32,22 @@ USUAL: dict[str, tuple[str, ...]] = {
     ),
     "text": ("text", "caption", "sentence", "title", "description", "txt", "name"),
     "positive": (
-        "positive", "pos", "answer", "passage", "document", "question2", "sentence2", "sentence_2", "sentence_b", "text2",
-        "hypothesis", "sent2", "positive_image", "paraphrase", "image2",
+        "positive", "positives", "pos", "answer", "passage", "document", "question2", "sentence2", "sentence_2", "sentence_b",
+        "text2", "hypothesis", "sent2", "positive_image", "paraphrase", "image2", "positive_passages", "positive_ctxs",
     ),
     "negative": ("negative", "neg", "negatives", "hard_negative", "hard_negatives", "hard_neg", "negative_image"),
-    "label": ("label", "labels", "target", "class", "y", "cls", "category"),
+    "label": ("label", "labels", "target", "class", "y", "cls", "category", "gold_label"),
     "similar": (
-        "similar", "is_similar", "is_duplicate", "duplicate", "similarity", "similarity_score", "relatedness_score", "score",
+        "similar", "is_similar", "is_duplicate", "duplicate", "similarity", "similarity_score", "relatedness_score",
+        "relatedness", "score",
     ),
     "id": ("id", "group", "identity", "person", "subject", "person_id", "group_id", "identity_id"),
     "split": ("split", "subset", "partition"),
 }  # fmt: skip
 """Role to the column names that are taken for it, the first found; case and what precedes a dot do not matter."""
+
+NO_COLUMN = "none"
+"""What to call the column of judgements where there is none, whatever the columns' names."""
 
 
 @dataclass(frozen=True)
@@ -57,31 +65,56 @@ class Chosen:
     """What says how alike the sides of a pair are, by its name."""
     judged: bool = False
     """Whether the label may say it: a row is a pair by the names of its columns, and names no negative."""
+    listed: tuple[str, ...] = ()
+    """The inputs, no negatives, whose cells are lists of texts, of which each makes a row."""
+    unread: tuple[str, ...] = ()
+    """The columns that are nothing."""
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """The columns of negatives."""
+        return tuple(column.name for column in self.inputs if column.role == "negative")
 
 
 def what_it_holds(values: Sequence[Any]) -> Holds:
-    """What the cells of a column are, by a sample of them.
+    """What the cells of a column are: what most of them are, by a sample; the others are bad cells, if it is no text.
 
     Example:
-        >>> what_it_holds(["1.5", None, "2"]), what_it_holds(["a.png"]), what_it_holds(["a b"]), what_it_holds([[1, 2]])
+        >>> what_it_holds(["1.5", None, "NA", "2"]), what_it_holds(["a.png"]), what_it_holds(["a b"]), what_it_holds([[1, 2]])
         ('number', 'image', 'text', 'vector')
+        >>> what_it_holds(["0.png", "1.png", "see below"]), what_it_holds(["12", "12 a", "flat 3"])
+        ('image', 'text')
     """
-    known = [value for value in values if value is not None]
-    if not known:
-        return "text"
-    first = known[0]
-    if isinstance(first, (list, tuple)):
-        inner = next((item for value in known for item in value), 0.0)
-        return "texts" if isinstance(inner, str) else "series" if isinstance(inner, (list, tuple)) else "vector"
-    if isinstance(first, dict):
-        return "image" if first.keys() & {"bytes", "path"} else "other"
-    if isinstance(first, bytes):
-        return "image"
-    if not isinstance(first, str):
-        return "number"
-    if all(PurePath(value.strip()).suffix.lower() in SUFFIXES for value in known):
-        return "image"
-    return "number" if all(to_number(value) is not None for value in known) else "text"
+    counts: Counter[Holds] = Counter()
+    for value in values:
+        kind = None if is_missing_word(value) else _holds(value)
+        if kind is not None:
+            counts[kind] += 1
+    for kind, count in counts.items():
+        if 2 * count > counts.total():
+            return kind
+    return "texts" if not counts and any(isinstance(value, (list, tuple)) for value in values) else "text"
+
+
+def _holds(cell: Any) -> Holds | None:
+    """What a cell is; None: an empty list, which says nothing."""
+    if isinstance(cell, (list, tuple)):
+        inner = next((item for item in cell if item is not None), None)
+        found: dict[type, Holds | None] = {
+            str: "texts",
+            list: "series",
+            tuple: "series",
+            dict: "other",
+            type(None): None,
+        }
+        return found.get(type(inner), "vector")
+    if isinstance(cell, dict):
+        return "image" if cell.keys() & {"bytes", "path"} else "other"
+    if isinstance(cell, str):
+        if PurePath(cell.strip()).suffix.lower() in SUFFIXES:
+            return "image"
+        return "text" if to_number(cell) is None else "number"
+    return "image" if isinstance(cell, bytes) else "number" if isinstance(cell, (Number, Decimal)) else "other"
 
 
 def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -> Chosen:
@@ -99,6 +132,8 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
         >>> choose_columns({"question": "text", "answer": "text", "id": "number"}, DataConfig(), "faq.csv").inputs
         (Column(name='question', kind='text', role='anchor'), Column(name='answer', kind='text', role='positive'))
     """
+    unjudged = config.similar == NO_COLUMN and NO_COLUMN not in holds
+    config = replace(config, similar=None) if unjudged else config
     named = (config.image, config.text, config.positive, *config.negative, config.similar)
     for given in (*named, config.label, config.id):
         if given is not None and given not in holds:
@@ -122,20 +157,31 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
     _check_kinds(config, holds, where)
     split = take(usual("split", "text"))
     image = take(config.image or usual("image", "image"))
-    text = take(config.text or usual("anchor", "text") or usual("text", "text", "number"))
-    positive = take(config.positive or usual("positive", "text", "image"))
+    captions: tuple[Holds, ...] = ("text", "texts", "number") if image else ("text", "number")
+    text = take(config.text or usual("anchor", "text") or usual("text", *captions))
+    positive = take(config.positive or usual("positive", "text", "texts", "image"))
     if positive is None and text is not None and image is None and _folded(text) in USUAL["anchor"]:
-        positive = take(usual("text", "text"))
+        positive = take(usual("positive", "number") or usual("text", "text"))
+        if positive is None and (other := usual("positive")) is not None:
+            raise ValueError(
+                f"{where}: column {other!r} would be what belongs to {text!r} by its name, and holds no texts: write a text, or a "
+                "list of texts, in each row, or name another column with positive= (--positive)"
+            )
     negatives = list(config.negative)
     if not negatives and (text or image):
-        base = USUAL["negative"]
-        negatives = [name for name in free if _folded(name).rstrip("0123456789_- ") in base and free[name] != "number"]
+        base, readable = USUAL["negative"], ("text", "texts", "image")
+        negatives = [name for name in free if _folded(name).rstrip("0123456789_- ") in base and free[name] in readable]
     images = [name for name, kind in free.items() if kind == "image"]
     if image is None and text is None and len(images) == 1:
         image = take(images[0])
     texts = [name for name, kind in free.items() if kind == "text"]
     measured = sum(kind == "number" for kind in free.values()) > 1  # a lone word beside numbers, as a flower's name
     if image is None and text is None and len(texts) == 1 and not measured:
+        if _folded(texts[0]) in USUAL["image"]:
+            raise ValueError(
+                f"{where}: column {texts[0]!r} is called as images are, and most of its cells end in no name of an image format "
+                f"({', '.join(SUFFIXES)}): mend them, or name the column with text= (--text) if it holds texts"
+            )
         text = take(texts[0])
     listed = next((name for name, kind in free.items() if kind in ("vector", "series") and name not in negatives), None)
     inputs: list[Column] = []
@@ -158,10 +204,18 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
             f"{where}: column {config.similar!r} says how alike two sides are, and a row has one: name the other with positive= "
             "(--positive)"
         )
-    pair = len(inputs) > 1 and not negatives
+    pair = len(inputs) > 1 and not negatives and not unjudged
     similar = config.similar or (usual("similar", "text", "number") if pair else None)
     inputs += [Column(name, _kind(holds[name]), "negative") for name in negatives]
-    return Chosen(tuple(inputs), numbers, label, identity, split, similar, pair and positive is not None)
+    lists = tuple(column.name for column in inputs if column.role != "negative" and holds.get(column.name) == "texts")
+    used = {column.name for column in inputs} | {*numbers, label, identity, split, similar}
+    unread = tuple(name for name in holds if name not in used)
+    return Chosen(tuple(inputs), numbers, label, identity, split, similar, pair and positive is not None, lists, unread)
+
+
+def unread_note(chosen: Chosen) -> tuple[str, ...]:
+    """Says which columns are not read, if any."""
+    return (f"not read: {', '.join(chosen.unread)}",) if chosen.unread else ()
 
 
 def _check_kinds(config: DataConfig, holds: Mapping[str, Holds], where: str) -> None:

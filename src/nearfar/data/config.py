@@ -28,8 +28,11 @@ class DataConfig:
     negative: tuple[str, ...] = ()
     """The columns of what does not belong to it; by default those with usual names."""
     similar: str | None = None
-    """The column that says how alike the two sides of a row are: 0 or 1, or grades from 0 to 1 or to 5; by default the one
-    with a usual name, such as is_duplicate or score, or a label of 0 and 1."""
+    """The column that says how alike the two sides of a row are: 0 or 1, words, or grades; by default the one with a usual
+    name, such as is_duplicate or score, or a label of 0 and 1; none: no column does."""
+    scale: tuple[int | float, int | float] | None = None
+    """The grade of two sides that are not alike at all, and of two that are the same, such as 0 10; by default the usual scale
+    that holds all grades: 0 to 1, -1 to 1, 1 to 5, 0 to 5, 0 to 10 or 0 to 100."""
     label: str | None = None
     """The column of classes; by default the one with a usual name. An empty cell is an unknown class."""
     id: str | None = None
@@ -54,6 +57,12 @@ class DataConfig:
             raise ValueError(f"test_fraction is {self.test_fraction}: pass a number between 0 and 1, both excluded")
         if self.split_seed < 0:
             raise ValueError(f"split_seed is {self.split_seed}: wanted 0 or more")
+        if self.scale is not None and (
+            len(self.scale) != 2 or not 0 < abs(self.scale[1] - self.scale[0]) < float("inf")
+        ):
+            raise ValueError(
+                f"scale is {self.scale}: pass the grade of what is not alike and another of what is, such as 0 10"
+            )
         sides = (self.size,) if isinstance(self.size, int) else self.size or ()
         if any(side < 1 for side in sides):
             raise ValueError(f"size is {self.size}: pass a height and a width of at least one pixel")

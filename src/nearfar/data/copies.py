@@ -32,22 +32,18 @@ def same_files(paths: Sequence[Path | str]) -> Int64[Tensor, "n"] | None:
         >>> same_files(paths)
         tensor([0, 1, 0])
     """
-    rows = defaultdict(list)
-    for row, path in enumerate(paths):
-        rows[path].append(row)
-    groups = _alike(rows, (_size, _head, _whole))
-    return _numbers(len(paths), [[row for path in group for row in rows[path]] for group in groups])
+    return _copies(paths, (_size, _head, _whole))
 
 
 def same_cells(
-    table: Any, column: str, rows: Sequence[int], base: Path | None
+    table: Any, rows: Sequence[int], column: str, base: Path | None
 ) -> tuple[list[str], Int64[Tensor, "n"] | None]:
     """What to call the image of each row, one name for images that hold the same bytes; and their numbers, as of ``same_files``.
 
     Args:
         table: A ``datasets.Dataset``.
+        rows: Which rows; a row that comes more than once is no copy of itself.
         column: Of images: paths, or bytes. Only bytes of which others have as many are read.
-        rows: Which rows.
         base: What paths are relative to.
     """
     if isinstance(table[rows[0]][column], str):
@@ -57,12 +53,12 @@ def same_cells(
     else:
         names, sizes = [f"the image of row {row}" for row in rows], _lengths(table, column)
 
-        def digest(at: int) -> bytes | None:
-            cell = table[rows[at]][column]
+        def digest(row: int) -> bytes | None:
+            cell = table[row][column]
             held = cell.get("bytes") if isinstance(cell, dict) else cell
             return _digest(held) if isinstance(held, bytes) else None
 
-        copies = _numbers(len(rows), _alike(range(len(rows)), (lambda at: sizes[rows[at]], digest)))
+        copies = _copies(rows, (sizes.__getitem__, digest))
     return names if copies is None else [names[first] for first in copies.tolist()], copies
 
 
@@ -94,13 +90,17 @@ def _alike(items: Iterable[Hashable], keys: Sequence[Callable[[Any], Hashable | 
     return groups
 
 
-def _numbers(count: int, groups: list[list[int]]) -> Int64[Tensor, "n"] | None:
-    if not groups:
-        return None
-    numbers = torch.arange(count)
+def _copies(items: Sequence[Hashable], keys: Sequence[Callable[[Any], Hashable | None]]) -> Int64[Tensor, "n"] | None:
+    """For each item the place of the first that is like it in every key; None: no two items that differ are alike."""
+    places = defaultdict(list)
+    for place, item in enumerate(items):
+        places[item].append(place)
+    groups = _alike(places, keys)
+    numbers = torch.arange(len(items))
     for group in groups:
-        numbers[group] = min(group)
-    return numbers
+        alike = [place for item in group for place in places[item]]
+        numbers[alike] = min(alike)
+    return numbers if groups else None
 
 
 def _size(path: Path | str) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,10 +13,11 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from nearfar.data.classes import Classes
 from nearfar.data.drawing import ByClass, class_ids_of, generator_of
 from nearfar.given import at_least
 
-Labels = Sequence[int] | Tensor | np.ndarray
+Labels = Classes
 
 
 @runtime_checkable

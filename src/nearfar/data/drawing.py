@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from nearfar.data.classes import Classes, ids_with_unknown
 from nearfar.given import at_least, ids_of, is_integer
 
 
@@ -25,14 +25,14 @@ def generator_of(*entropy: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def class_ids_of(labels: Sequence[int] | Tensor | np.ndarray) -> Int64[Tensor, "n"]:
-    """Labels as integers ``(n,)``; a column ``(n, 1)`` will do.
+def class_ids_of(labels: Classes) -> Int64[Tensor, "n"]:
+    """Labels as integers ``(n,)``; a column ``(n, 1)`` will do. A missing one, as data frames have it, is −1: unknown.
 
     Raises:
         TypeError: If they are not integers.
         ValueError: If they are not one a row, or there are none.
     """
-    ids = ids_of("labels", labels, torch.device("cpu"))
+    ids = ids_of("labels", ids_with_unknown(labels), torch.device("cpu"))
     if not is_integer(ids):
         raise TypeError(f"labels are {ids.dtype}: wanted integer class ids, labels.long() if they hold whole numbers")
     if ids.ndim != 1 or not len(ids):
@@ -57,7 +57,7 @@ class ByClass:
         unknown: How many rows were left out.
     """
 
-    def __init__(self, labels: Sequence[int] | Tensor | np.ndarray) -> None:
+    def __init__(self, labels: Classes) -> None:
         ids = class_ids_of(labels)
         self.unknown = int((ids < 0).sum())
         if self.unknown == len(ids):

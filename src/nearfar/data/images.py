@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from nearfar.data.bad import name_fault, printable
+from nearfar.data.classes import class_name, label_names
 from nearfar.data.columns import USUAL
 from nearfar.data.copies import copies_told, one_side, same_files
 from nearfar.data.depth import Range
@@ -54,11 +56,8 @@ def read_image_folder(
     if listed is not None:
         walk.files(folder)
     else:
-        refuse_unused(
-            {"label": label},
-            f"no table beside the images has such a column: the sub-folders of {folder} are its classes",
-            "leave it out, or pass a table",
-        )
+        why = f"the sub-folders of {folder} are its classes"
+        refuse_unused({"label": label}, why, "leave it out, or pass a table as data=")
         train, test = split_folders(folder, walk)
         listed = images_by_class(train, walk)
         tested = [] if test is None else images_by_class(test, walk, known={name for _, name in listed})
@@ -96,9 +95,9 @@ def images_by_table(
 
     None in place of the first where no table says it.
     """
-    listed: list[tuple[Path, str]] = []
-    parts: list[str] = []
+    found: list[tuple[str, str, Path | None, Any]] = []
     bad: list[str] = []
+    image = column = None
     tables, names = metadata_tables(folder)
     for table, part in zip(tables, names or [""] * len(tables)):
         for where, row in _rows(table):
@@ -109,13 +108,18 @@ def images_by_table(
             column = label if label is not None else column
             if image is None or column is None or (label is not None and label not in row):
                 return None, [], []
-            if (name := row[column]) is None or not str(name).strip():
-                bad.append(_bad(where, f"has no label in column {column!r}", skip_bad))
-            elif row[image] is None:
-                bad.append(_bad(where, f"has no image in column {image!r}", skip_bad))
-            else:
-                listed.append((table.parent / Path(str(row[image]).strip()).expanduser(), str(name).strip()))
-                parts.append(part)
+            cell = str(row[image] or "").strip()
+            found.append((where, part, table.parent / Path(cell).expanduser() if cell else None, row[column]))
+    listed: list[tuple[Path, str]] = []
+    parts: list[str] = []
+    for (where, part, path, _), name in zip(found, label_names([cell for *_, cell in found])):
+        if not name:
+            bad.append(_bad(where, f"has no label in column {column!r}", skip_bad))
+        elif path is None:
+            bad.append(_bad(where, f"has no image in column {image!r}", skip_bad))
+        else:
+            listed.append((path, name))
+            parts.append(part)
     parts = parts if names else parts_of([path for path, _ in listed], folder) or ["train"] * len(parts)
     train, test = ([row for row, part in zip(listed, parts) if (part == "train") is wanted] for wanted in (True, False))
     return train or None, test, bad
@@ -147,12 +151,13 @@ def images_by_class(folder: Path, walk: Walk, known: set[str] | None = None) -> 
     """Every image file below a class folder, with the class; ``known``: the only classes there may be."""
     listed = []
     for group in walk.folders(folder):
-        if known is not None and group.name not in known:
+        name = class_name(group.name)
+        if known is not None and name not in known:
             raise ValueError(f"{group} is a class without training images: add some, or take it out of the test folder")
         files = walk.files(group)
         if not files:
             raise ValueError(f"{group} holds no image: a class folder wants files ending in {', '.join(SUFFIXES)}")
-        listed += [(path, group.name) for path in files]
+        listed += [(path, name) for path in files]
     if not listed:
         raise ValueError(f"{folder} has no sub-folders: images are wanted as {folder.name}/<class>/<image>.png")
     return listed
@@ -165,6 +170,8 @@ def _read_images(
     headers, bad = {}, []
     for i, path in enumerate(paths):  # headers alone tell the size and the mode; nothing is decoded yet
         try:
+            if fault := name_fault(path):
+                raise ValueError(fault)
             headers[i] = image_header(path)
         except BROKEN as error:
             bad.append(_bad(path, error, skip_bad))
@@ -187,7 +194,8 @@ def _read_images(
 
 def _bad(where: Path | str, error: Exception | str, skip_bad: bool) -> str:
     """What is wrong with an image or a row, to list; raised unless such are skipped."""
-    message = f"{where}: {error}" if isinstance(error, str) else unreadable(where, error)
+    place = printable(Path(where))
+    message = f"{place}: {error}" if isinstance(error, str) else unreadable(place, error)
     if not skip_bad:
         raise ValueError(f"{message}: mend or remove it, or leave such out with skip_bad=True (--skip-bad)")
     return message

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from nearfar.data.classes import class_name
+
 # A third: the accuracy of a small set (digits: about 600 test rows) is then known to about one point.
 TEST_FRACTION = 1 / 3
 
@@ -60,12 +62,13 @@ class LabelledData:
 
 
 def class_ids(labels: Sequence[str]) -> tuple[Int64[Tensor, "n"], tuple[str, ...]]:
-    """Numbers text labels in the order of their names; names that are all numbers are ordered as numbers.
+    """Numbers text labels in the order of their names, in one spelling; names that are all numbers are ordered as numbers.
 
     Example:
         >>> class_ids(["10", "9", "10"])
         (tensor([1, 0, 1]), ('9', '10'))
     """
+    labels = [class_name(label) for label in labels]
     names = sorted(set(labels))
     with contextlib.suppress(ValueError):
         names.sort(key=float)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from nearfar.data.classes import are_classes, label_names
 from nearfar.data.labelled import class_ids
+from nearfar.data.records import to_number
 from nearfar.data.sheets import Sheet
+from nearfar.types import Kind
 
 
 def read_numbers(sheet: Sheet, names: Sequence[str]) -> tuple[Float64[Tensor, "n d"] | None, Bool[Tensor, "n"]]:
@@ -24,10 +28,30 @@ def read_numbers(sheet: Sheet, names: Sequence[str]) -> tuple[Float64[Tensor, "n
 
 def number_of(cell: Any) -> float:
     """A cell as a number; NaN if it is none."""
+    if isinstance(cell, str):
+        number = to_number(cell)
+        return float("nan") if number is None else number
     try:
         return float(cell)
     except (TypeError, ValueError):
         return float("nan")
+
+
+def wrong_cells(cells: Sequence[Any], kind: Kind) -> Iterator[tuple[int, str]]:
+    """Cells of an input that hold nothing, or of vectors and series other numbers of numbers than most; and what is wrong."""
+    shapes = [_shape(cell) if kind in ("vector", "series") else () for cell in cells]
+    most = Counter(shapes).most_common(1)[0][0] if shapes else ()
+    for row, (cell, shape) in enumerate(zip(cells, shapes)):
+        if cell is None or (isinstance(cell, str | list) and not (cell.strip() if isinstance(cell, str) else cell)):
+            yield row, "is empty"
+        elif shape != most:
+            held, wanted = (" × ".join(map(str, each)) or "one" for each in (shape, most))
+            yield row, f"holds {held} numbers, where most rows hold {wanted}"
+
+
+def _shape(cell: Any) -> tuple[int, ...]:
+    """How many numbers a cell holds, along each side."""
+    return (len(cell), *_shape(cell[0])) if isinstance(cell, list) and cell else ()
 
 
 def read_labels(
@@ -40,10 +64,10 @@ def read_labels(
     values = [cells[row] for row in rows.tolist()]
     if column in sheet.class_names:
         return torch.tensor([-1 if value is None else value for value in values]), sheet.class_names[column]
-    texts = ["" if value is None or value != value else str(value).strip() for value in values]
+    texts = label_names(values)
     known = [i for i, text in enumerate(texts) if text]
     ids, names = class_ids([texts[i] for i in known])
-    if not given and (len(names) < 2 or len(names) > max(2, len(known) // 2) or _fractions(names)):
+    if not given and (not are_classes([texts[i] for i in known]) or _fractions(names)):
         return None, ()
     labels = torch.full((len(rows),), -1)
     labels[known] = ids
@@ -51,11 +75,9 @@ def read_labels(
 
 
 def _fractions(names: Sequence[str]) -> bool:
-    """Whether these are measurements rather than names."""
-    return any(
-        not name.lstrip("+-").isdigit() and not torch.tensor(number_of(name)).isnan() and number_of(name) % 1 != 0
-        for name in names
-    )
+    """Whether most of these are measurements rather than names."""
+    numbers = [number_of(name) for name in names]
+    return 2 * sum(number == number and number % 1 != 0 for number in numbers) > len(names)
 
 
 def read_groups(
@@ -65,9 +87,9 @@ def read_groups(
     if column is None:
         return None
     numbers: dict[Any, int] = {}
-    cells = sheet.cells(column)
+    names = label_names(sheet.cells(column))
     ids = []
     for row in rows.tolist():
-        key = str(cells[row]).strip() if cells[row] is not None else ("", row)  # without an id: a row of its own
+        key = names[row] or ("", row)  # without an id: a row of its own
         ids.append(numbers.setdefault(key, len(numbers)))
     return torch.tensor(ids) if given or len(numbers) < len(ids) else None

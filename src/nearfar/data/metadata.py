@@ -11,6 +11,7 @@ from nearfar.data import sheets
 from nearfar.data.columns import what_it_holds
 from nearfar.data.folders import Walk, parts_of
 from nearfar.data.labelled import require
+from nearfar.data.rows import from_records
 from nearfar.data.sheets import Sheet
 
 # Cells that tell whether a column holds paths of images.
@@ -24,17 +25,18 @@ def from_metadata(folder: Path, tables: Sequence[Path], parts: Sequence[str], sk
         folder: Of them all; image paths are made relative to it.
         tables: As ``metadata_tables`` found them.
         parts: The part that each is of, if they know.
-        skip_bad: Leave out records that cannot be read, and list them.
+        skip_bad: Leave out tables that cannot be read, and list them.
 
     Raises:
-        ValueError: If a table cannot be read; the message names file and line.
+        ValueError: If a table cannot be read; the message names it.
     """
     if tables[0].suffix.lower() in sheets.PARQUET_SUFFIXES:
-        sheet = sheets.from_parquet(tables, folder.name, parts)
-        lengths = [require("pyarrow.parquet", "reading tables").ParquetFile(path).metadata.num_rows for path in tables]
-        owners = [path.parent for path, length in zip(tables, lengths) for _ in range(length)]
+        sheet = sheets.from_parquet(tables, folder.name, skip_bad, parts)
+        read = [path for path in tables if not any(line.startswith(f"{path} ") for line in sheet.bad)]
+        lengths = [require("pyarrow.parquet", "reading tables").read_metadata(path).num_rows for path in read]
+        owners = [path.parent for path, length in zip(read, lengths) for _ in range(length)]
     else:
-        sheet = sheets.from_records(tables, folder.name, skip_bad, parts)
+        sheet = from_records(tables, folder.name, parts)
         owners = [Path(sheet.where(row).rpartition(":")[0]).parent for row in range(len(sheet.table))]
     arrow = require("pyarrow", "reading tables", "train")
     held: Any = sheet.table.data.table
@@ -43,9 +45,8 @@ def from_metadata(folder: Path, tables: Sequence[Path], parts: Sequence[str], sk
         cells = sheet.cells(name)
         if what_it_holds(cells[:SAMPLE]) != "image" or not all(isinstance(cell, str | None) for cell in cells):
             continue
-        paths = [
-            cell if cell is None else owner / Path(str(cell).strip()).expanduser() for owner, cell in zip(owners, cells)
-        ]
+        named_cells = zip(owners, (str(cell or "").strip() for cell in cells))
+        paths = [owner / Path(cell).expanduser() if cell else None for owner, cell in named_cells]
         held = held.set_column(at, name, arrow.array([p if p is None else str(p) for p in paths], arrow.string()))
         named |= {path for path in paths if path is not None}
         if not parts and sheet.split is None:

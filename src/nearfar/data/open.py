@@ -13,19 +13,24 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from nearfar.data import sheets
-from nearfar.data.columns import Chosen, choose_columns, what_it_holds
+from nearfar.data.bad import check_name, refuse, shown
+from nearfar.data.classes import class_notes
+from nearfar.data.columns import Chosen, Holds, choose_columns, unread_note, what_it_holds
 from nearfar.data.config import DataConfig
 from nearfar.data.copies import copies_told, one_side, same_cells
 from nearfar.data.corpus import Corpus, Part, TensorPart
 from nearfar.data.depth import Ranges
 from nearfar.data.folders import TEST_NAMES, metadata_tables, visible
 from nearfar.data.form import Form, find_form, size_pair
-from nearfar.data.meanings import number_of, read_groups, read_labels, read_numbers
+from nearfar.data.labelled import first_rows
+from nearfar.data.lists import negative_lists, spread, unspread
+from nearfar.data.meanings import number_of, read_groups, read_labels, read_numbers, wrong_cells
 from nearfar.data.parts import Field, TablePart, image_source, make_fields
 from nearfar.data.pixels import BROKEN, SUFFIXES, image_header, unreadable
+from nearfar.data.rows import from_records
 from nearfar.data.same import Same, same_values
 from nearfar.data.sheets import Sheet
-from nearfar.data.similar import LIKENESS, find_similar
+from nearfar.data.similar import LIKENESS, Similar, find_similar
 from nearfar.data.sources import SOURCES, Found, find_root
 from nearfar.data.splits import split_rows, tied_rows
 from nearfar.names import given, refuse_unused
@@ -58,11 +63,12 @@ def open_corpus(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
         ('image', 1198, 599, (8, 8), 1)
     """
     if config.data in SOURCES:
-        asked = given(config, "image", "text", "positive", "negative", "similar", "label", "id")
+        asked = given(config, "image", "text", "positive", "negative", "similar", "scale", "label", "id")
         refuse_unused(asked, f"the columns of {config.data} are known", "leave it out, or pass a table as data=")
         refuse_unused(given(config, "streaming"), f"{config.data} is held in memory")
         return _from_memory(SOURCES[config.data].rows(find_root(config.data, config.root)), config)
     refuse_unused(given(config, "root"), f"{config.data} is no data set by name, whose files would be there")
+    check_name(Path(config.data))
     if config.streaming:
         refuse_unused(
             given(config, "test_fraction", "split_seed"), "of a stream, only a test part of its own is held out"
@@ -84,12 +90,14 @@ def open_sheet(config: DataConfig) -> Sheet:
         return _open_folder(path, config)
     suffix = path.suffix.lower()
     if suffix == ".tar":
-        return sheets.from_shards(sheets.expand_shards(given), re.sub(r"\W*[{*].*", "", path.stem) or path.stem)
+        return sheets.from_shards(
+            sheets.expand_shards(given), re.sub(r"\W*[{*].*", "", path.stem) or path.stem, config.skip_bad
+        )
     if path.exists():
         if suffix in sheets.PARQUET_SUFFIXES:
-            return sheets.from_parquet([path], path.stem)
+            return sheets.from_parquet([path], path.stem, config.skip_bad)
         if suffix in sheets.TABLE_SUFFIXES:
-            return sheets.from_records([path], path.stem, config.skip_bad)
+            return from_records([path], path.stem)
         wanted = ", ".join((*sheets.TABLE_SUFFIXES, ".tar"))
         raise ValueError(f"{path} ends in {path.suffix!r}: wanted a folder, or a file ending in {wanted}")
     if is_hub_name(given):
@@ -126,12 +134,12 @@ def _open_folder(folder: Path, config: DataConfig) -> Sheet:
     if not suffixes & set(SUFFIXES):
         shards = sheets.shards_of(folder)
         if shards:
-            return sheets.from_shards(shards, folder.name)
+            return sheets.from_shards(shards, folder.name, config.skip_bad)
         paths, split = sheets.files_of(folder)
         if paths and all(path.suffix.lower() not in sheets.PARQUET_SUFFIXES for path in paths):
-            return sheets.from_records(paths, folder.name, config.skip_bad, split)
+            return from_records(paths, folder.name, split)
         if paths and "README.md" not in inside:
-            return sheets.from_parquet(paths, folder.name, split)
+            return sheets.from_parquet(paths, folder.name, config.skip_bad, split)
         if paths or any(folder.glob("data/*.parquet")) or any(folder.glob("*/*.parquet")):
             return sheets.from_hub(str(folder))
     return sheets.from_images(folder, folder.name)
@@ -185,28 +193,32 @@ def take(part: TensorPart, rows: Int64[Tensor, "m"]) -> TensorPart:
 
 
 def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corpus:
+    sample = sheet.table[:: max(1, len(sheet.table) // SAMPLE)]
+    holds: dict[str, Holds] = {
+        name: what_it_holds(cells) for name, cells in sample.items() if not name.startswith("__")
+    }
+    chosen = choose_columns(holds, config, sheet.name)
+    for name in chosen.listed:
+        sheet = spread(sheet, name)
     table, count = sheet.table, len(sheet.table)
-    sample = table[:SAMPLE]
-    shown = [name for name in sample if not name.startswith("__")]
-    chosen = choose_columns({name: what_it_holds(sample[name]) for name in shown}, config, sheet.name)
     numbers, good = read_numbers(sheet, chosen.numbers)
     told = {name: sheet.cells(name) for name in (chosen.similar, chosen.label) if name is not None}
-    judged = find_similar(chosen, told, sheet.class_names, config, sheet.name)
+    judged, notes = find_similar(chosen, told, sheet.class_names, config, sheet.name)
     similar = None if judged is None else judged.read(told[judged.column])
     if judged is not None and judged.column == chosen.label and config.label is None:
         chosen = replace(chosen, label=None)
-    unjudged = "" if judged is None else f"column {judged.column!r} does not say how alike the sides are"
-    bad, form = _check(sheet, chosen, config, good, similar, unjudged, ranges)
+    negatives = {name: sheet.cells(name) for name in chosen.negatives if holds[name] != "image"}
+    chosen, lists, shortest = negative_lists(chosen, negatives)
+    bad, form = _check(sheet, chosen, config, good, similar, judged, ranges)
+    judged = None if judged is None or judged.all_alike else judged
     rows = good.nonzero().squeeze(1)
     if not len(rows):
         raise ValueError(f"{sheet.name}: none of {count} rows can be read; the first: {bad[0]}")
     labels, names = read_labels(sheet, chosen.label, rows, given=config.label is not None)
     groups = read_groups(sheet, chosen.id, rows, given=config.id is not None)
-    similar = None if similar is None else similar[rows]
+    similar = None if similar is None or judged is None else similar[rows]
     alike = None if similar is None else (similar >= LIKENESS).long()
-    inputs = () if chosen.numbers else chosen.inputs
-    cells = {column.name: sheet.cells(column.name) for column in inputs if isinstance(sample[column.name][0], list)}
-    fields = make_fields(inputs, cells, sheet.base, form)
+    fields = make_fields(() if chosen.numbers else chosen.inputs, lists, sheet.base, form)
     same, copies = _same(sheet, fields, rows)
     # a text that is a negative on both sides of the split gives nothing away
     values = [same[c.name] for c in (field.column for field in fields) if c.role != "negative" and c.name in same]
@@ -227,10 +239,20 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
         channels = part(torch.arange(1)).fetch([0]).columns[first.name].shape[1]  # type: ignore[union-attr]
     columns = chosen.inputs if numbers is not None else tuple(field.column for field in fields)
     column = None if judged is None else judged.column
-    notes = (*sheet.notes, *form.notes, *copies_told(copies, moved))
+    classes = () if labels is None else class_notes([names[i] if i >= 0 else "" for i in labels.tolist()])
+    if chosen.label is not None and labels is None:
+        count = len({*told[chosen.label]})
+        classes = (
+            f"column {chosen.label!r} does not name classes ({count:,} values in {len(rows):,} rows): it is not read",
+        )
+    if rest := len(rows) - len(train) - len(test):
+        classes = (*classes, f"{rest:,} rows are of other parts than train and test: they are not read")
+    once = first_rows(torch.tensor(unspread(table, rows.tolist())[1]))[0]  # an image with several texts is one
+    of_images = (*form.notes, *copies_told(None if copies is None else copies[once], moved))
+    notes = (*sheet.notes, *of_images, *shortest, *notes, *classes, *unread_note(chosen))
     return Corpus(
-        sheet.name, columns, part(train), part(test), names, form.size, channels, (*sheet.bad, *bad), column, notes, form.ranges
-    )  # fmt: skip
+        sheet.name, columns, part(train), part(test), names, form.size, channels, bad, column, notes, form.ranges
+    )
 
 
 def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> tuple[Same, Int64[Tensor, "m"] | None]:
@@ -243,7 +265,7 @@ def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> tu
             cells = sheet.cells(field.source)
             values[name] = [str(cells[row] if item is None else cells[row][item]) for row in rows.tolist()]
         elif field.column.kind == "image":
-            values[name], copies = same_cells(sheet.table, field.source, rows.tolist(), field.base)
+            values[name], copies = same_cells(*unspread(sheet.table, rows.tolist()), field.source, field.base)
             pictures.append(copies)
     return same_values(values), next(iter(pictures), None)
 
@@ -254,35 +276,39 @@ def _check(
     config: DataConfig,
     good: Bool[Tensor, "n"],
     similar: Float32[Tensor, "n"] | None,
-    unjudged: str,
+    judged: Similar | None,
     ranges: Ranges | None,
-) -> tuple[list[str], Form]:
-    """What is wrong with rows, which ``good`` then leaves out; and how images are read."""
-    bad: list[str] = []
+) -> tuple[tuple[str, ...], Form]:
+    """What is wrong with rows, which ``good`` then leaves out; and how images are read.
+
+    Raises:
+        ValueError: If bad rows are not skipped; the message names them.
+    """
+    bad: list[str] = [*sheet.bad]
+    unknown: list[str] = []
 
     def report(row: int, message: str) -> None:
         bad.append(message)
         good[row] = False
-        if not config.skip_bad:
-            raise ValueError(f"{message}: mend it, or leave such rows out with skip_bad=True (--skip-bad)")
 
     for row in (~good).nonzero().flatten().tolist():
         cells = sheet.table[row]
         wrong = next(name for name in chosen.numbers if not abs(number_of(cells[name])) < float("inf"))
-        report(row, f"{sheet.where(row)}: column {wrong!r} holds {cells[wrong]!r}, wanted a finite number")
-    for row in () if similar is None else (good & similar.isnan()).nonzero().flatten().tolist():
-        report(row, f"{sheet.where(row)}: {unjudged}")
+        report(row, f"{sheet.where(row)}: column {wrong!r} holds {shown(cells[wrong])}, wanted a finite number")
+    if judged is not None and similar is not None:
+        cells, rows = sheet.cells(judged.column), (good & similar.isnan()).nonzero().flatten().tolist()
+        (unknown if judged.words else bad).extend(f"{sheet.where(row)}: {judged.unjudged(cells[row])}" for row in rows)
+        good[rows] = False
     headers, sources = [], []
     for column in () if chosen.numbers else chosen.inputs:
-        cells = sheet.cells(column.name) if column.kind != "image" else None
-        for row, cell in enumerate(cells or ()):
-            if (cell is None or (isinstance(cell, str) and not cell.strip())) and good[row]:
-                report(row, f"{sheet.where(row)}: column {column.name!r} is empty")
+        for row, wrong in wrong_cells(sheet.cells(column.name), column.kind) if column.kind != "image" else ():
+            if good[row]:
+                report(row, f"{sheet.where(row)}: column {column.name!r} {wrong}")
         if column.kind == "image":
             step = max(1, len(good) // MOST_HEADERS)
             for row in range(0, len(good), step):
                 try:
-                    source = image_source(sheet.table[row][column.name] or "", sheet.base)
+                    source = image_source(sheet.table[row][column.name], sheet.base)
                     headers.append(image_header(source))
                     sources.append(source)
                 except BROKEN as error:
@@ -290,9 +316,11 @@ def _check(
                     named = where if where in str(error) else f"{where}: column {column.name!r}"
                     if good[row]:
                         report(row, unreadable(named, error))
+    if not config.skip_bad:
+        refuse(bad)
     if all(column.kind != "image" for column in chosen.inputs):
         refuse_unused(given(config, "size"), f"{sheet.name} holds no images")
-    return bad, find_form(sources, headers, config.size, config.pixel_range, ranges)
+    return (*bad, *unknown), find_form(sources, headers, config.size, config.pixel_range, ranges)
 
 
 def _split(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from nearfar.data.bad import shown
 from nearfar.data.corpus import Column, Raw, RawBatch
 from nearfar.data.depth import Range
 from nearfar.data.form import Form
@@ -52,8 +54,13 @@ class Field:
         if self.column.kind == "image":
             return decode_image(image_source(cell, self.base), self.size, self.channels, self.ranges)
         if self.column.kind == "text":
+            if isinstance(cell, list | dict):
+                raise ValueError(f"holds {shown(cell)}, wanted a text")
             return str(cell)
-        numbers = torch.tensor(cell, dtype=torch.float32)
+        try:
+            numbers = torch.tensor(cell, dtype=torch.float32)
+        except TypeError as error:
+            raise ValueError(f"holds {shown(cell)}, wanted numbers") from error
         if not bool(numbers.isfinite().all()):
             raise ValueError("holds NaN or infinity, wanted finite numbers")
         return numbers.unsqueeze(0) if self.column.kind == "series" and numbers.ndim == 1 else numbers
@@ -65,14 +72,16 @@ def make_fields(
     base: Path | None,
     images: Form,
 ) -> tuple[Field, ...]:
-    """How columns are read. A column of lists of texts becomes as many columns as every one of its ``lists`` has items."""
+    """How columns are read. A column of lists of texts becomes as many columns as its shortest list has
+    items, empty ones left aside.
+    """
     fields = []
     form: dict[str, Any] = {
         "base": base, "size": images.size or (1, 1), "channels": images.channels or 3, "ranges": images.ranges,
     }  # fmt: skip
     for column in columns:
         if column.kind == "text" and column.name in lists:
-            for item in range(min(len(cell or ()) for cell in lists[column.name])):
+            for item in range(min((len(cell) for cell in lists[column.name] if cell), default=0)):
                 single = replace(column, name=f"{column.name} {item + 1}")
                 fields.append(Field(single, column.name, item=item, **form))
         else:
@@ -88,9 +97,9 @@ def image_source(cell: Any, base: Path | None) -> Path | bytes:
         if cell.get("bytes") is not None:
             return cell["bytes"]
         cell = cell.get("path")
-        if not cell:
-            raise ValueError("is empty")
-    path = Path(str(cell).strip()).expanduser()
+    if cell is None or not str(cell).strip():
+        raise ValueError("is empty")
+    path = Path(os.path.expanduser(str(cell).strip()))
     return path if base is None or path.is_absolute() else base / path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,13 +21,13 @@ def hashed(cell: Any) -> int:
 
 
 def same_value(cell: Any) -> int:
-    """The number of a value. Texts are equal but for case and white space; the path of an image stands for it.
+    """The number of a value. Texts are equal but for case, white space and how accents are written; a path stands for its image.
 
     Example:
         >>> same_value("Just  so.") == same_value(" just so."), same_value("Just so") == same_value("just so.")
         (True, False)
     """
-    return hashed(" ".join(str(cell).split()).casefold())
+    return hashed(" ".join(unicodedata.normalize("NFC", str(cell)).split()).casefold())
 
 
 def same_values(columns: Mapping[str, Sequence[Any]]) -> dict[str, Int64[Tensor, "n"]]:

@@ -6,18 +6,18 @@ same. Under ``torch.distributed`` each rank takes its own part of one plan, of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from nearfar.data.classes import Classes
 from nearfar.data.drawing import ByClass, draw, generator_of, ranks
 from nearfar.given import at_least
 
-Labels = Sequence[int] | Tensor | np.ndarray
+Labels = Classes
 
 
 class _Epochs:

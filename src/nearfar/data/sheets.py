@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nearfar.data.archives import hidden_notes, load_shards
+from nearfar.data.bad import name_fault, printable, refuse
 from nearfar.data.folders import TEST_FOLDERS, TEST_NAMES, Walk, by_part, is_hidden, is_part, visible
 from nearfar.data.images import split_folders
 from nearfar.data.labelled import require
 from nearfar.data.pixels import SUFFIXES
-from nearfar.data.records import CSV_SUFFIXES, JSON_SUFFIXES, records
+from nearfar.data.records import CSV_SUFFIXES, JSON_SUFFIXES
+from nearfar.data.whole import whole_files
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES)
@@ -46,20 +47,6 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Rows of files, one after another, called by file and line."""
-
-    paths: tuple[Path, ...]
-    starts: tuple[int, ...]
-    lines: tuple[Sequence[int], ...]
-
-    def __call__(self, row: int) -> str:
-        """Where a row is."""
-        at = bisect_right(self.starts, row) - 1
-        return f"{self.paths[at]}:{self.lines[at][row - self.starts[at]]}"
-
-
-@dataclass(frozen=True)
 class Cells:
     """Rows called by what some of their cells hold."""
 
@@ -76,70 +63,47 @@ def library(why: str = "reading data to train on") -> Any:
     return require("datasets", why, "train")
 
 
-def from_records(paths: Sequence[Path], name: str, skip_bad: bool, split: Sequence[str] = ()) -> Sheet:
-    """Reads CSV, TSV and JSONL files.
-
-    Args:
-        paths: The files, of one kind of rows.
-        name: What to call the data.
-        skip_bad: Leave out records that cannot be read, and list them.
-        split: The part that each file is.
-
-    Raises:
-        ValueError: If a file or a record cannot be read; the message names file and line.
-    """
-    rows: list[dict[str, Any]] = []
-    lines: list[list[int]] = []
-    starts, parts, bad = [], [], []
-    for i, path in enumerate(paths):
-        starts.append(len(rows))
-        lines.append([])
-        for line, record in records(path):
-            if isinstance(record, str):
-                bad.append(f"{path}:{line}: {record}")
-                if not skip_bad:
-                    raise ValueError(f"{bad[-1]}: mend it, or leave such records out with skip_bad=True (--skip-bad)")
-            else:
-                lines[-1].append(line)
-                rows.append(record)
-        parts += [split[i] if split else ""] * (len(rows) - starts[-1])
-    if not rows:
-        raise ValueError(f"{paths[0]} holds no row that can be read" + (f"; the first: {bad[0]}" if bad else ""))
-    where = Lines(tuple(paths), tuple(starts), tuple(lines))
-    return Sheet(name, _table(rows, where), where, paths[0].parent, parts if split else None, tuple(bad))
-
-
-def _table(rows: list[dict[str, Any]], where: Callable[[int], str]) -> Any:
-    arrow = require("pyarrow", "reading tables", "train")
-    columns = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
-        try:
-            columns[name] = arrow.array(values)
-        except arrow.ArrowException as error:
-            first = next(type(value) for value in values if value is not None)
-            at = next((i for i, value in enumerate(values) if value is not None and type(value) is not first), 0)
-            raise ValueError(
-                f"{where(at)}: column {name!r} holds {values[at]!r}, where the first row that has it holds a "
-                f"{first.__name__}: a column wants values of one kind ({error})"
-            ) from error
-    return library().Dataset(arrow.table(columns))
-
-
-def from_parquet(paths: Sequence[Path], name: str, split: Sequence[str] = ()) -> Sheet:
+def from_parquet(paths: Sequence[Path], name: str, skip_bad: bool, split: Sequence[str] = ()) -> Sheet:
     """Reads Parquet files, which are kept in memory-mapped form in the cache of ``datasets``."""
-    parts = {}
-    for i, path in enumerate(paths):
-        parts.setdefault(split[i] if split else "train", []).append(str(path))
-    return _from_parts(load("parquet", data_files=parts), name, paths[0].parent, bool(split))
+    found, bad = _load_files("parquet", dict(zip(paths, split or ["train"] * len(paths))), skip_bad)
+    return replace(_from_parts(found, name, paths[0].parent, bool(split)), bad=bad)
 
 
-def from_shards(paths: Sequence[Path], name: str) -> Sheet:
+def from_shards(paths: Sequence[Path], name: str, skip_bad: bool) -> Sheet:
     """Reads WebDataset shards: tar files in which files of one name make a row, their endings its columns."""
-    sheet = _from_parts(load("webdataset", data_files={"train": [str(path) for path in paths]}), name, None, False)
+    found, bad = _load_files("webdataset", dict.fromkeys(paths, "train"), skip_bad)
+    sheet = _from_parts(found, name, None, False)
     keys = sheet.table.select_columns(["__url__", "__key__"])
-    where = Cells(keys, "{__url__}: {__key__}")
-    return Sheet(name, sheet.table, where, class_names=sheet.class_names, notes=hidden_notes(paths))
+    return replace(sheet, where=Cells(keys, "{__url__}: {__key__}"), bad=bad, notes=hidden_notes(paths))
+
+
+def _load_files(kind: str, part_of: Mapping[Path, str], skip_bad: bool) -> tuple[Any, tuple[str, ...]]:
+    """What files hold, by part, and what is wrong with those that cannot be read."""
+    good, bad = whole_files([*part_of], skip_bad)
+
+    def loaded(files: Sequence[Path]) -> Any:
+        parts: dict[str, list[str]] = {}
+        for file in files:
+            parts.setdefault(part_of[file], []).append(str(file))
+        return load(kind, data_files=parts)
+
+    try:
+        return loaded(good), bad
+    except ValueError:
+        faults = {}
+        for file in good if len(good) > 1 else ():  # which of them is it?
+            try:
+                loaded([file])
+            except ValueError as error:
+                faults[file] = str(error)
+        if not faults:
+            raise
+        if not skip_bad:
+            refuse([*faults.values()], "files")
+        good = [file for file in good if file not in faults]
+        if not good:
+            raise
+        return loaded(good), (*bad, *faults.values())
 
 
 def from_hub(name: str) -> Sheet:
@@ -157,7 +121,7 @@ def from_hub(name: str) -> Sheet:
 def load(*arguments: Any, **options: Any) -> Any:
     """``datasets.load_dataset``, quietly; what goes wrong there is a ``ValueError`` that says where."""
     datasets = library()
-    shown = datasets.are_progress_bars_disabled()
+    bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         if arguments == ("webdataset",):
@@ -166,10 +130,10 @@ def load(*arguments: Any, **options: Any) -> Any:
     except Exception as error:  # of a dozen kinds, by what is below
         cause = error.__cause__ or error
         files = [file for part in options.get("data_files", {}).values() for file in part]
-        what = f"{files[0]}{' …' if len(files) > 1 else ''}" if files else arguments[0]
+        what = files[0] if len(files) == 1 else f"one of {len(files)} files ({files[0]} …)" if files else arguments[0]
         raise ValueError(f"{what} cannot be read ({type(cause).__name__}: {cause})") from error
     finally:
-        if not shown:
+        if bars:
             datasets.enable_progress_bars()
 
 
@@ -228,12 +192,17 @@ def from_images(folder: Path, name: str) -> Sheet:
     """Lists the images of a folder: ``folder/class/*.png``, with ``train`` and ``test`` above the classes or not, or flat."""
     walk = Walk()
     train, test = _parts(folder, walk)
-    paths, labels, split = [], [], []
+    paths, labels, split, bad = [], [], [], []
     for part, place in (("train", train), ("test", test)):
         for path, label in _listed(place, walk) if place else ():
+            if fault := name_fault(path):
+                bad.append(f"{printable(path)}: {fault}")
+                continue
             paths.append(str(path))
             labels.append(label)
             split.append(part)
+    if bad and not paths:
+        raise ValueError(f"none of {len(bad)} images can be read; the first: {bad[0]}")
     if not paths:
         raise ValueError(
             f"{folder} holds no image: files ending in {', '.join(SUFFIXES)} are wanted in it, or in a sub-folder a class"
@@ -242,8 +211,8 @@ def from_images(folder: Path, name: str) -> Sheet:
     if any(label is not None for label in labels):
         columns["label"] = labels
     table = library().Dataset.from_dict(columns)
-    where = Cells(table.select_columns(["image"]), "{image}")
-    return Sheet(name, table, where, None, split if test else None, notes=(*_unread(train, test), *walk.notes()))
+    where, notes = Cells(table.select_columns(["image"]), "{image}"), (*_unread(train, test), *walk.notes())
+    return Sheet(name, table, where, None, split if test else None, tuple(bad), notes=notes)
 
 
 def _unread(train: Path, test: Path | None) -> tuple[str, ...]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from nearfar.data.columns import Chosen
+from nearfar.data.bad import shown
+from nearfar.data.classes import is_missing_word
+from nearfar.data.columns import NO_COLUMN, Chosen
 from nearfar.data.config import DataConfig
 
 WORDS = {
@@ -19,8 +23,12 @@ WORDS = {
     **dict.fromkeys(("not_equivalent", "no_match", "false", "no"), 0.0),
 }
 """What is similar (1) and what is not, in words; case does not matter."""
-SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0))
+SCALES = ((0.0, 1.0), (1.0, 5.0), (0.0, 5.0), (0.0, 10.0), (0.0, 100.0))
 """Lowest and highest grade of the usual scales: the first that holds all values is taken."""
+SURE = 5.0
+"""Whole numbers above it may count something, unless the highest is that of a usual scale."""
+SIGNED = (-1.0, 1.0)
+"""The scale of cosines."""
 LIKENESS = 0.5
 """From here on, of 0 to 1, two sides count as similar where a method or a measure knows only yes and no."""
 
@@ -36,15 +44,25 @@ class Similar:
 
     column: str
     scale: tuple[float, float] = (0.0, 1.0)
+    """The grade of sides that are not alike at all, and of sides that are as alike as can be."""
     names: tuple[str, ...] = ()
     """Of a column that holds numbers of classes."""
+    words: bool = False
+    """Whether it judges in words. Then a row without a known one has no judgement, which is no fault (SNLI's "-")."""
+    all_alike: bool = False
+    """Whether it judges all the same: then it tells only which rows have no judgement."""
 
     def read(self, cells: Sequence[Any]) -> Float32[Tensor, "n"]:
         """0 (not alike) to 1 (alike); NaN: not known."""
         low, high = self.scale
         values = torch.tensor([_value(_named(cell, self.names)) for cell in cells], dtype=torch.float64)
-        inside = (values >= low) & (values <= high)
+        inside = (values >= min(low, high)) & (values <= max(low, high))
         return torch.where(inside, (values - low) / (high - low), float("nan")).float()
+
+    def unjudged(self, cell: Any) -> str:
+        """What is said of a row whose cell is not known."""
+        wanted = "" if self.words else f" by a number from {min(self.scale):g} to {max(self.scale):g}"
+        return f"column {self.column!r} does not say how alike the sides are{wanted}: it holds {shown(cell)}"
 
 
 def find_similar(
@@ -53,10 +71,10 @@ def find_similar(
     names: Mapping[str, tuple[str, ...]],
     config: DataConfig,
     where: str,
-) -> Similar | None:
-    """The column of judgements, and how it is read; None: every row's sides belong together.
+) -> tuple[Similar | None, tuple[str, ...]]:
+    """The column of judgements, and how it is read; None: every row's sides belong together. And what to say of that.
 
-    A column called ``label`` is one if the row is a pair by its columns' names, and its values are 0 and 1, a word for
+    A column called ``label`` is one if the row is a pair by its columns' names, and most of its values are 0 and 1, words for
     similar or dissimilar, or fractions: these are no classes.
 
     Args:
@@ -69,52 +87,79 @@ def find_similar(
     Raises:
         ValueError: If the column says something else, or that no row's sides are similar.
     """
-    name = chosen.similar
-    if name is None and chosen.judged and config.label is None:
-        name = chosen.label
+    name = chosen.similar or (chosen.label if chosen.judged else None)
     if name is None or not any(column.role == "positive" for column in chosen.inputs):
-        return None
+        return None, ()
     cells = [_named(cell, names.get(name, ())) for cell in columns[name]]
     values = torch.tensor([_value(cell) for cell in cells], dtype=torch.float64)
-    scale = _scale(values)
+    words = 2 * sum(map(_is_word, cells)) > int((~values.isnan()).sum())
+    given = None if config.scale is None else (float(config.scale[0]), float(config.scale[1]))
+    scale = SCALES[0] if words else given or _scale(values)
     if chosen.similar is None:
-        unread = any(cell is not None and value.isnan() for cell, value in zip(cells, values))
-        kind = "classes" if unread else _kind(values, scale)
-        if kind == "numbers" and chosen.inputs[-1].name.rpartition(".")[2].lower() == "hypothesis":
+        unread = [cell for cell, lost in zip(cells, values.isnan().tolist()) if lost and not is_missing_word(cell)]
+        most_read = len(unread) < int((~values.isnan()).sum())
+        kind = "classes" if not most_read else "judgements" if words else _kind(values, scale)
+        hypothesis = chosen.inputs[-1].name.rpartition(".")[2].lower() == "hypothesis"
+        if kind == "numbers" and hypothesis and config.label is None:
             raise ValueError(
                 f"{where}: column {name!r} holds numbers, and nothing says which is entailment: write words (entailment, "
                 "neutral, contradiction), or keep the rows that are entailed and leave the column out"
             )
-        if kind != "judgements":
-            return None
+        if config.label is not None or kind != "judgements":
+            classes = (
+                f"column {name!r} is read as classes, and the sides of every row as belonging together; if it says how "
+            )
+            return None, (f"{classes}alike they are, pass similar={name!r} (--similar {name})",)
     if scale is None:
-        if config.similar is None and name.rpartition(".")[2].lower() == "score":
-            return None  # counts of votes, say
+        known = values[~values.isnan()]
+        span = f" ({known.min():g} to {known.max():g})" if len(known) else ""
+        votes = name.rpartition(".")[2].lower() == "score" and (not len(known) or float(known.max()) > SCALES[-1][1])
+        if config.similar is None and votes:
+            return None, (
+                f"column {name!r}{span} is on no usual scale of judgements: it is passed over, and the sides of every row are "
+                f"taken to belong together; if it judges them, pass similar={name!r} and scale= (--similar {name} --scale LOWEST "
+                "HIGHEST)",
+            )
+        usual = ", ".join(f"{low:g} to {high:g}" for low, high in (*SCALES, SIGNED))
         raise ValueError(
-            f"{where}: column {name!r} holds {columns[name][0]!r}, wanted how alike the two sides of a row are: 0 or 1, grades "
-            f"from 0 to 1 or from 0 to 5, or words such as {', '.join([*WORDS][:2])}; name another column with similar= "
-            "(--similar)"
+            f"{where}: column {name!r} holds {shown(columns[name][0])}, wanted how alike the two sides of a row are: 0 or 1, "
+            f"grades on a usual scale ({usual}), or words such as {', '.join([*WORDS][:2])}; of other grades{span} say which is "
+            "given to sides that are not alike and which to sides that are, scale= (--scale LOWEST HIGHEST); or name another "
+            f"column, or {NO_COLUMN!r}, with similar= (--similar)"
         )
-    found = Similar(name, scale, names.get(name, ()))
-    alike = found.read(columns[name]) >= LIKENESS
-    if not bool(alike.any()):
+    found = Similar(name, scale, names.get(name, ()), words)
+    grades = found.read(columns[name])
+    known = grades[~grades.isnan()]
+    if not bool((known >= LIKENESS).any()):
         raise ValueError(
             f"{where}: by column {name!r} no row's sides are similar ({LIKENESS * (scale[1] - scale[0]) + scale[0]:g} or more), "
-            "so nothing belongs together: 1 or the highest grade means similar"
+            "so nothing belongs together: 1 or the highest grade means similar; say which with scale= (--scale LOWEST HIGHEST)"
         )
-    everyone = bool(alike[~values.isnan()].all())
-    return None if everyone and _of_two(values, scale) else found
+    if bool((known == 1).all()):
+        unknown = len(known) < len(grades)
+        return replace(found, all_alike=True) if unknown else None, (
+            f"column {name!r} says of every row{' that it judges' * unknown} that its sides are similar, and is passed over",
+        )
+    if words or config.scale is not None or _of_two(values, scale):
+        return found, ()
+    graded = f"column {name!r} is read as grades from {scale[0]:g} (not alike) to {scale[1]:g} (alike)"
+    return found, (f"{graded}; pass scale= (--scale LOWEST HIGHEST) for others, similar={NO_COLUMN!r} if it is none",)
 
 
 def _scale(values: Float64[Tensor, "n"]) -> tuple[float, float] | None:
     """The usual scale that the values lie on."""
     known = values[~values.isnan()]
+    below = known[known < 0]
+    if bool((known > 1).any()) and bool((below == -1).all()):
+        known = known[known >= 0]  # −1 among grades says that there is none
+    elif len(below):
+        of_sides = bool((known.abs() == 1).all())
+        graded = bool((known.abs() <= 1).all()) and bool((known % 1 != 0).any())
+        return SIGNED if of_sides or graded else None  # −1, 0 and 1 may be classes
     for low, high in SCALES if len(known) else ():
         if bool(((known >= low) & (known <= high)).all()):
-            ends = low >= 0 or bool(
-                (known.abs() == 1).all()
-            )  # from -1 on, the ends alone: what lies between may be a class
-            return (low, high) if ends else None
+            counts = high > SURE and bool((known % 1 == 0).all()) and float(known.max()) < high
+            return None if counts else (low, high)
     return None
 
 
@@ -135,6 +180,16 @@ def _kind(
     return "numbers" if len(known) else "classes"
 
 
+def _is_word(cell: Any) -> bool:
+    """Whether a cell judges in words."""
+    return isinstance(cell, str) and _in_words(cell) is not None
+
+
+@lru_cache(4096)
+def _in_words(cell: str) -> float | None:
+    return WORDS.get(cell.strip().lower().replace(" ", "_").replace("-", "_"))
+
+
 def _named(cell: Any, names: tuple[str, ...]) -> Any:
     """The name of a class in place of its number; None: it has none."""
     if not names or not isinstance(cell, int):
@@ -144,9 +199,9 @@ def _named(cell: Any, names: tuple[str, ...]) -> Any:
 
 def _value(cell: Any) -> float:
     """A judgement as a number; NaN: not known."""
-    if isinstance(cell, str):
-        cell = WORDS.get(cell.strip().lower().replace(" ", "_").replace("-", "_"), cell)
+    word = _in_words(cell) if isinstance(cell, str) else None
     try:
-        return float("nan") if cell is None else float(cell)
+        value = float("nan") if cell is None else float(cell if word is None else word)
     except (TypeError, ValueError):
         return float("nan")
+    return value if math.isfinite(value) else float("nan")

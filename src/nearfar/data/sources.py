@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from nearfar.data.bad import check_name
 from nearfar.data.corpus import Column, TensorPart
 from nearfar.data.images import read_image_folder
 from nearfar.data.labelled import TEST_FRACTION, LabelledData, require, split_data
@@ -116,6 +117,7 @@ def load_data(
         refuse_unused({"label": label}, f"the classes of {name} are known", "leave it out, or pass a table as data=")
         refuse_unused(own, f"{name} comes with its size and its split")
         return load(find_root(name, root))
+    check_name(Path(name))
     path, split = Path(name).expanduser(), {"test_fraction": test_fraction, "seed": seed}
     if path.exists():
         refuse_unused({"root": root}, f"{name} is a path, and not a data set by name")

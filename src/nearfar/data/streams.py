@@ -13,27 +13,27 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from nearfar.data import sheets
-from nearfar.data.columns import choose_columns, what_it_holds
+from nearfar.data.bad import refuse
+from nearfar.data.classes import class_name, label_names
+from nearfar.data.columns import Holds, choose_columns, unread_note, what_it_holds
 from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Column, Corpus, RawBatch
 from nearfar.data.depth import Ranges
-from nearfar.data.folders import TEST_NAMES
 from nearfar.data.form import Form, find_form
 from nearfar.data.labelled import class_ids
+from nearfar.data.lists import negative_lists, spread_note, spread_row
 from nearfar.data.parts import Field, TablePart, decode, image_source, make_fields
 from nearfar.data.pixels import BROKEN, image_header
-from nearfar.data.records import records
 from nearfar.data.same import hashed, same_value, same_values
 from nearfar.data.similar import Similar, find_similar
 from nearfar.data.splits import MOST_TEST_ROWS
+from nearfar.data.streamed import BAD, WHERE, flat_rows, open_iterables
 from nearfar.names import given, refuse_unused
 
 # Rows among which the next is drawn. Images wait in it as they are stored.
 SHUFFLED = 2_000
 # First rows, which tell the columns, the classes and the size of images.
 SAMPLE = 1_000
-# Cells that say where a record is, and what is wrong with it.
-WHERE, BAD = "__where__", "__bad__"
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class RowStream:
         skip_bad: Leave out what cannot be decoded, and list it in ``RawBatch.bad``.
         similar: How the column is read that says how alike the two sides of a row are.
         same: Inputs with values that come more than once: column name to the column of the table.
+        listed: Columns of lists of texts, each of which makes a row.
     """
 
     table: Any
@@ -63,6 +64,7 @@ class RowStream:
     skip_bad: bool = False
     similar: Similar | None = None
     same: Mapping[str, str] = field(default_factory=dict)
+    listed: tuple[str, ...] = ()
 
     def batches(
         self, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, start: int = 0
@@ -76,9 +78,9 @@ class RowStream:
                 row = next(rows)
                 if BAD in row:
                     bad.append(row[BAD])
-                elif wrong := self._unjudged(row):
                     if not self.skip_bad:
-                        raise ValueError(f"{wrong}: mend it, or leave it out with skip_bad=True (--skip-bad)")
+                        refuse(bad)
+                elif wrong := self.unjudged(row):
                     bad.append(wrong)
                 else:
                     batch.append(row)
@@ -93,17 +95,24 @@ class RowStream:
         for epoch in count():
             shuffled.set_epoch(epoch)
             empty = True
-            for row in shuffled:
+            for row in flat_rows(shuffled, self.name, self.listed):
                 empty = empty and BAD in row
-                yield sheets.flat(row)
+                yield row
             if empty:
                 raise ValueError(f"{self.name} holds no row that can be read")
 
-    def _unjudged(self, row: dict[str, Any]) -> str:
-        """What is wrong with a row of which nobody says how alike its sides are."""
+    def unjudged(self, row: dict[str, Any]) -> str:
+        """What is wrong with a row of which nobody says how alike its sides are; empty: nothing.
+
+        Raises:
+            ValueError: If that is a fault, and bad rows are not skipped.
+        """
         if self.similar is None or not bool(self.similar.read([row.get(self.similar.column)]).isnan()):
             return ""
-        return f"{where(row, self.name)}: column {self.similar.column!r} does not say how alike the sides are"
+        wrong = f"{where(row, self.name)}: {self.similar.unjudged(row.get(self.similar.column))}"
+        if not self.similar.words and not self.skip_bad:
+            refuse([wrong])
+        return wrong
 
     def _decoded(self, rows: list[dict[str, Any]], first: int) -> RawBatch:
         def name(at: int) -> str:
@@ -116,9 +125,10 @@ class RowStream:
         if self.label is not None:
             labels = torch.tensor([class_of(rows[i].get(self.label), self.classes) for i in kept], dtype=torch.int64)
         if self.id is not None:
-            ids = [-1 if rows[i].get(self.id) is None else hashed(rows[i][self.id]) for i in kept]
-            groups = torch.tensor(ids, dtype=torch.int64)
-        similar = None if self.similar is None else self.similar.read([rows[i].get(self.similar.column) for i in kept])
+            groups = _groups([rows[i] for i in kept], self.id)
+        similar = None
+        if self.similar is not None and not self.similar.all_alike:
+            similar = self.similar.read([rows[i].get(self.similar.column) for i in kept])
         same = {
             name: torch.tensor([same_value(rows[i].get(source)) for i in kept], dtype=torch.int64)
             for name, source in self.same.items()
@@ -128,7 +138,7 @@ class RowStream:
 
 def class_of(cell: Any, classes: dict[Any, int]) -> int:
     """The class id of a cell; −1 if its name is not known."""
-    return classes.get("" if cell is None else str(cell).strip(), -1)
+    return classes.get(class_name(cell), -1)
 
 
 def where(row: dict[str, Any], otherwise: str) -> str:
@@ -136,53 +146,6 @@ def where(row: dict[str, Any], otherwise: str) -> str:
     if WHERE in row:
         return row[WHERE]
     return f"{row['__url__']}: {row['__key__']}" if "__url__" in row else otherwise
-
-
-def _records(paths: list[str], skip_bad: bool) -> Iterator[dict[str, Any]]:
-    for path in paths:
-        for line, record in records(Path(path)):
-            if not isinstance(record, str):
-                yield {**record, WHERE: f"{path}:{line}"}
-            elif skip_bad:
-                yield {BAD: f"{path}:{line}: {record}"}
-            else:
-                raise ValueError(f"{path}:{line}: {record}: mend it, or leave it out with skip_bad=True (--skip-bad)")
-
-
-def _open(config: DataConfig) -> tuple[Any, Any, Path | None, str]:
-    """The iterable to train on, that to test on, what paths are relative to, and the name."""
-    from nearfar.data.open import is_hub_name, unknown_data
-
-    path = Path(config.data).expanduser()
-    if path.suffix.lower() == ".tar" or (path.is_dir() and sheets.shards_of(path)):
-        shards = sheets.shards_of(path) if path.is_dir() else sheets.expand_shards(config.data)
-        files = [str(shard) for shard in shards]
-        return sheets.load("webdataset", data_files={"train": files}, streaming=True)["train"], None, None, path.stem
-    if path.exists():
-        files, split = sheets.files_of(path) if path.is_dir() else ([path], [])
-        if not files or any(file.suffix.lower() not in sheets.TABLE_SUFFIXES for file in files):
-            raise ValueError(f"{path} cannot be streamed: wanted tables, tar shards or a Hub name; leave streaming out")
-        parts = {
-            part: [str(f) for f, p in zip(files, split or ["train"] * len(files)) if (p == "train") is part]
-            for part in (True, False)
-        }
-        if files[0].suffix.lower() in sheets.PARQUET_SUFFIXES:
-            named = {name: parts[part] for name, part in (("train", True), ("test", False)) if parts[part]}
-            found = sheets.load("parquet", data_files=named, streaming=True)
-            return found["train"], found.get("test"), files[0].parent, path.stem
-        made = sheets.library().IterableDataset.from_generator
-        both = [
-            made(_records, gen_kwargs={"paths": parts[part], "skip_bad": config.skip_bad}) if parts[part] else None
-            for part in (True, False)
-        ]
-        return both[0], both[1], files[0].parent, path.stem
-    if not is_hub_name(config.data):
-        raise ValueError(unknown_data(config.data))
-    name, _, configuration = config.data.partition(":")
-    found = sheets.load(name, *([configuration] if configuration else []), streaming=True)
-    train = "train" if "train" in found else next(iter(found))
-    test = next((part for part in TEST_NAMES if part in found and part != train), None)
-    return found[train], found[test] if test else None, None, config.data
 
 
 def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
@@ -194,34 +157,40 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
     Raises:
         ValueError: If the data cannot be used; the message says what of them, and the remedy.
     """
-    train, test, base, name = _open(config)
+    train, test, base, name, lost_files = open_iterables(config)
     train, test = sheets.undecoded(train), None if test is None else sheets.undecoded(test)
-    sample, bad = _good(train, SAMPLE)
+    sample, bad = _good(flat_rows(train, name, ()), SAMPLE, config.skip_bad)
     if not sample:
         raise ValueError(f"{name} holds no row that can be read" + (f"; the first: {bad[0]}" if bad else ""))
-    names = [column for column in sample[0] if not column.startswith("__")]
-    chosen = choose_columns({n: what_it_holds([row.get(n) for row in sample]) for n in names}, config, name)
+    names = [n for n in dict.fromkeys(n for row in sample for n in row) if not n.startswith("__")]
+    holds: dict[str, Holds] = {n: what_it_holds([row.get(n) for row in sample]) for n in names}
+    chosen = choose_columns(holds, config, name)
+    sample = [part for row in sample for part in spread_row(row, chosen.listed)]
     if chosen.numbers:
         raise ValueError(
             f"{name}: numeric columns are scaled by means over all rows, which a stream does not know: leave streaming out"
         )
     form = _look(sample, chosen.inputs, config, base, ranges)
-    lists = {name: [row.get(name) for row in sample] for name in names if isinstance(sample[0][name], list)}
+    negatives = {n: [row.get(n) for row in sample] for n in chosen.negatives if holds[n] != "image"}
+    chosen, lists, shortest = negative_lists(chosen, negatives)
     fields = make_fields(chosen.inputs, lists, base, form)
     columns = tuple(field.column for field in fields)
     told = {n: [row.get(n) for row in sample] for n in (chosen.similar, chosen.label) if n is not None}
-    judged = find_similar(chosen, told, sheets.names_of_classes(train.features), config, name)
+    judged, notes = find_similar(chosen, told, sheets.names_of_classes(train.features), config, name)
     if judged is not None and judged.column == chosen.label and config.label is None:
         chosen = replace(chosen, label=None)
     same = _same(sample, fields)
     classes, class_names = _classes(train, sample, chosen.label)
+    stream = RowStream(
+        train, fields, name, chosen.label, chosen.id, classes, config.skip_bad, judged, same, chosen.listed
+    )
+    judged = None if judged is None or judged.all_alike else judged
     held = None
     if test is not None:
-        rows, lost = _good(test, MOST_TEST_ROWS)
-        bad += lost
-        if judged is not None:
-            known = (~judged.read([row.get(judged.column) for row in rows]).isnan()).tolist()
-            rows = [row for row, keep in zip(rows, known) if keep]
+        rows, lost = _good(flat_rows(test, name, chosen.listed), MOST_TEST_ROWS, config.skip_bad)
+        wrong = [stream.unjudged(row) for row in rows]
+        bad += lost + [line for line in wrong if line]
+        rows = [row for row, line in zip(rows, wrong) if not line]
         table = sheets.library().Dataset.from_list(rows)
         labels = torch.tensor([class_of(row.get(chosen.label), classes) for row in rows]) if chosen.label else None
         groups = _groups(rows, chosen.id)
@@ -230,10 +199,20 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
             None if judged is None else judged.read([row.get(judged.column) for row in rows]),
             same_values({n: [str(row.get(source)) for row in rows] for n, source in same.items()}),
         )  # fmt: skip
-    stream = RowStream(train, fields, name, chosen.label, chosen.id, classes, config.skip_bad, judged, same)
     column = None if judged is None else judged.column
+    notes = (*form.notes, *map(spread_note, chosen.listed), *shortest, *notes, *unread_note(chosen))
     return Corpus(
-        name, columns, stream, held, class_names, form.size, form.channels, tuple(bad), column, form.notes, form.ranges
+        name,
+        columns,
+        stream,
+        held,
+        class_names,
+        form.size,
+        form.channels,
+        (*lost_files, *bad),
+        column,
+        notes,
+        form.ranges,
     )
 
 
@@ -245,18 +224,21 @@ def _same(sample: Sequence[dict[str, Any]], fields: Sequence[Field]) -> dict[str
     return {f.column.name: f.source for f in plain if f.column.name in found}
 
 
-def _good(table: Any, most: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """The first rows, and what is wrong with those among them that cannot be read."""
-    first = [sheets.flat(row) for row in islice(table, most)]
-    return [row for row in first if BAD not in row], [row[BAD] for row in first if BAD in row]
+def _good(rows: Iterator[dict[str, Any]], most: int, skip_bad: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """The first rows, and what is wrong with those among them that cannot be read, if they are skipped."""
+    first = [*islice(rows, most)]
+    bad = [row[BAD] for row in first if BAD in row]
+    if not skip_bad:
+        refuse(bad)
+    return [row for row in first if BAD not in row], bad
 
 
 def _groups(rows: Sequence[dict[str, Any]], column: str | None) -> Int64[Tensor, "n"] | None:
-    return (
-        None
-        if column is None
-        else torch.tensor([-1 if row.get(column) is None else hashed(row[column]) for row in rows])
-    )
+    """A number for the id of each row; negative: it has none."""
+    if column is None:
+        return None
+    names = [class_name(row.get(column)) for row in rows]
+    return torch.tensor([hashed(name) if name else -1 for name in names], dtype=torch.int64)
 
 
 def _classes(table: Any, sample: list[dict[str, Any]], column: str | None) -> tuple[dict[Any, int], tuple[str, ...]]:
@@ -266,7 +248,7 @@ def _classes(table: Any, sample: list[dict[str, Any]], column: str | None) -> tu
     known = sheets.names_of_classes(table.features).get(column)
     if known is not None:
         return {str(i): i for i in range(len(known))}, known
-    texts = [str(row[column]).strip() for row in sample if row.get(column) is not None]
+    texts = [name for name in label_names([row.get(column) for row in sample]) if name]
     names = class_ids(texts)[1] if texts else ()
     return {name: i for i, name in enumerate(names)}, names
 
@@ -283,7 +265,7 @@ def _look(
     for column in columns:
         for row in sample if column.kind == "image" else ():
             try:
-                source = image_source(row.get(column.name) or "", base)
+                source = image_source(row.get(column.name), base)
                 headers.append(image_header(source))
                 sources.append(source)
             except BROKEN:

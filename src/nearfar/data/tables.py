@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from nearfar.data.bad import refuse, shown
+from nearfar.data.classes import are_classes, class_notes, is_missing_word, label_names
 from nearfar.data.labelled import TEST_FRACTION, LabelledData, class_ids, require, stratified_split
-from nearfar.data.records import csv_header, csv_lines, no_name_twice, to_number
+from nearfar.data.meanings import number_of
+from nearfar.data.records import no_name_twice, read_csv
 
 LABEL_COLUMNS = ("label", "target", "class", "y")
 
@@ -41,56 +48,73 @@ def read_table(
         ValueError: If the file, a row or a column cannot be used; the message names the path and the line.
     """
     read = _read_parquet if path.suffix.lower() in (".parquet", ".pq") else _read_csv
-    features, labels, bad = read(path, label, skip_bad)
+    table = read(path, label)
+    features, labels, bad = _rows(path, table, skip_bad)
     if not labels:
         raise ValueError(f"{path} holds no row that can be read" + (f"; the first: {bad[0]}" if bad else ""))
-    ids, names = class_ids(labels)
-    if not 2 <= len(names) <= max(2, len(ids) // 2):
+    if not are_classes(labels):
         raise ValueError(
-            f"{path}: the label takes {len(names)} value(s) in {len(ids)} rows, so it does not name classes: "
+            f"{path}: the label takes {len(set(labels))} value(s) in {len(labels)} rows, so it does not name classes: "
             "pass label= (--label) the column that does"
         )
+    ids, names = class_ids(labels)
     train, test = stratified_split(ids, test_fraction, seed)
     if standardize:  # before rounding to float32, which would eat the spread of years or prices
         spread = features[train].std(0, correction=0)
         features = (features - features[train].mean(0)) / spread.where(spread > 0, 1.0)
     features = features.float()
-    return LabelledData(features[train], ids[train], features[test], ids[test], names, path.stem, tuple(bad))
+    return LabelledData(
+        features[train], ids[train], features[test], ids[test], names, path.stem, tuple(bad), class_notes(labels)
+    )
 
 
-def _read_csv(path: Path, label: str | None, skip_bad: bool) -> tuple[Float64[Tensor, "n d"], list[str], list[str]]:
-    """Features, label texts and what is wrong with the rows left out."""
-    lines = csv_lines(path)
-    header = csv_header(path, lines)
+@dataclass(frozen=True)
+class _Table:
+    """What a file holds."""
+
+    names: list[str]
+    """Of the features."""
+    features: Float64[Tensor, "n d"]
+    odd: dict[tuple[int, int], Any]
+    """The cells that are no finite numbers, by row and feature."""
+    label: str
+    labels: list[Any]
+    where: Callable[[int], str]
+    """What to call a row."""
+    bad: list[str]
+    """Records that could not be read at all."""
+
+    @property
+    def texts(self) -> list[str]:
+        """The features that are no numbers in most rows; missing cells say nothing."""
+        left, numbers = (Counter({i: len(self.labels) for i in range(len(self.names))}) for _ in range(2))
+        for (_, at), cell in self.odd.items():
+            numbers[at] -= 1
+            left[at] -= is_missing_word(cell)
+        return [name for i, name in enumerate(self.names) if self.labels and 2 * numbers[i] <= left[i]]
+
+
+def _read_csv(path: Path, label: str | None) -> _Table:
+    header, lines = read_csv(path)
     at = _label_position(path, header, label)
-    rows, labels, wrong, numeric = [], [], [], [False] * len(header)
+    rows: list[list[float]] = []
+    odd: dict[tuple[int, int], Any] = {}
+    labels, numbers, bad = [], [], []
     for line, cells in lines:
-        numbers = [to_number(cell) for cell in cells]
-        for i, number in enumerate(numbers if len(cells) == len(header) else []):
-            numeric[i] |= number is not None
-        problem = _problem(header, cells, numbers, at)
-        if problem:
-            wrong.append(f"{path}:{line}: {problem}")
-        else:
-            labels.append(cells[at].strip())
-            rows.append(numbers[:at] + numbers[at + 1 :])
-    text = [name for i, name in enumerate(header) if i != at and not numeric[i]]
-    _check(path, text if any(numeric) else [], wrong, skip_bad)  # no number anywhere: the rows say why
-    return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(header) - 1), labels, wrong
+        if isinstance(cells, str):
+            bad.append(f"{path}:{line}: {cells}")
+            continue
+        labels.append(cells.pop(at))
+        row = [number_of(cell) for cell in cells]
+        odd |= {(len(rows), i): cell for i, (cell, number) in enumerate(zip(cells, row)) if not math.isfinite(number)}
+        rows.append(row)
+        numbers.append(line)
+    names = header[:at] + header[at + 1 :]
+    features = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(names))
+    return _Table(names, features, odd, header[at], labels, lambda row: f"{path}:{numbers[row]}:", bad)
 
 
-def _problem(header: list[str], cells: list[str], numbers: list[float | None], at: int) -> str:
-    """What is wrong with a row; empty if nothing is."""
-    if len(cells) != len(header):
-        return f"has {len(cells)} cells where the first line names {len(header)} columns"
-    if not cells[at].strip():
-        return f"has no label in column {header[at]!r}"
-    bad = next((i for i, number in enumerate(numbers) if number is None and i != at), None)
-    return "" if bad is None else f"column {header[bad]!r} holds {cells[bad]!r}, wanted a finite number"
-
-
-def _read_parquet(path: Path, label: str | None, skip_bad: bool) -> tuple[Float64[Tensor, "n d"], list[str], list[str]]:
-    """Features, label texts and what is wrong with the rows left out."""
+def _read_parquet(path: Path, label: str | None) -> _Table:
     arrow, parquet = require("pyarrow", "reading Parquet"), require("pyarrow.parquet", "reading Parquet")
     try:
         table = parquet.read_table(path)
@@ -98,27 +122,39 @@ def _read_parquet(path: Path, label: str | None, skip_bad: bool) -> tuple[Float6
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
     header = list(table.column_names)
     at = _label_position(path, header, label)
-    kinds = arrow.types
-    numeric = (kinds.is_integer, kinds.is_floating, kinds.is_decimal, kinds.is_boolean)
     names = [name for i, name in enumerate(header) if i != at]
-    text = [name for name in names if not any(is_kind(table.schema.field(name).type) for is_kind in numeric)]
-    _check(path, text, [], skip_bad)
-    columns = [torch.tensor(table[name].to_pandas().to_numpy("float64", na_value=math.nan)) for name in names]
-    features = torch.stack(columns, 1) if columns else torch.empty(len(table), 0, dtype=torch.float64)
-    labels = table[header[at]].to_pylist()
-    finite, wrong, kept = features.isfinite().tolist(), [], []
-    for row, (value, good) in enumerate(zip(labels, finite, strict=True)):
-        if value is None or value != value or not str(value).strip():  # NaN is not equal to itself
-            wrong.append(f"{path}: row {row + 1} has no label in column {header[at]!r}")
-        elif not all(good):
-            bad = good.index(False)
-            wrong.append(
-                f"{path}: row {row + 1}: column {names[bad]!r} holds {features[row, bad]:g}, wanted a finite number"
-            )
-        else:
-            kept.append(row)
-    _check(path, [], wrong, skip_bad)
-    return features[kept], [str(labels[row]).strip() for row in kept], wrong
+    columns = [table.column(i).to_pylist() for i in range(len(header)) if i != at]
+    features = torch.tensor([[number_of(cell) for cell in cells] for cells in columns], dtype=torch.float64)
+    features = features.reshape(len(names), len(table)).T
+    missing = [(row, i) for row, i in (~features.isfinite()).nonzero().tolist()]
+    odd = {(row, i): math.nan if columns[i][row] is None else columns[i][row] for row, i in missing}
+    labels = table.column(at).to_pylist()
+    return _Table(names, features, odd, header[at], labels, lambda row: f"{path}: row {row + 1}", [])
+
+
+def _rows(path: Path, table: _Table, skip_bad: bool) -> tuple[Float64[Tensor, "n d"], list[str], list[str]]:
+    """Features and label texts of the good rows, and what is wrong with the others.
+
+    Raises:
+        ValueError: For columns that are no numbers, and for bad rows unless they are skipped.
+    """
+    if texts := table.texts:
+        raise ValueError(
+            f"{path}: column {texts[0]!r} holds no numbers ({len(texts)} such: {', '.join(texts)}): "
+            "features must be numeric, so encode it or take it out"
+        )
+    labels = label_names(table.labels)
+    wrong = {
+        row: f"{table.where(row)} has no label in column {table.label!r}" for row, name in enumerate(labels) if not name
+    }
+    for (row, at), cell in table.odd.items():
+        held = f"column {table.names[at]!r} holds {shown(cell)}, wanted a finite number"
+        wrong.setdefault(row, f"{table.where(row).rstrip(':')}: {held}")
+    bad = [*table.bad, *(wrong[row] for row in sorted(wrong))]
+    if not skip_bad:
+        refuse(bad)
+    kept = [row for row in range(len(labels)) if row not in wrong]
+    return table.features[kept], [labels[row] for row in kept], bad
 
 
 def _label_position(path: Path, header: list[str], label: str | None) -> int:
@@ -139,15 +175,3 @@ def _label_position(path: Path, header: list[str], label: str | None) -> int:
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{path} has no column {label!r}{meant} It has: {', '.join(header)}")
     return header.index(label)
-
-
-def _check(path: Path, text: list[str], wrong: list[str], skip_bad: bool) -> None:
-    """Raises for columns of text, and for bad rows unless they are skipped."""
-    if text:
-        raise ValueError(
-            f"{path}: column {text[0]!r} holds no numbers ({len(text)} such: {', '.join(text)}): "
-            "features must be numeric, so encode it or take it out"
-        )
-    if wrong and not skip_bad:
-        count = f" ({len(wrong)} bad rows in all)" if len(wrong) > 1 else ""
-        raise ValueError(f"{wrong[0]}{count}: mend it, or leave such rows out with skip_bad=True (--skip-bad)")

@@ -18,6 +18,10 @@ class EvaluateConfig:
     evaluation-NAME.json, by the name of the data."""
     data: str | None = None
     """Other data to embed; by default those that the run was trained on."""
+    similar: str | None = None
+    """The column of those data that says how alike the two sides of a row are; none: no column does."""
+    scale: tuple[int | float, int | float] | None = None
+    """Its grades for sides that are not alike at all and for sides that are the same; by default as for the run's own data."""
     skip_bad: bool = False
     """Leave out rows and images that cannot be read, and name them, instead of stopping at the first."""
     embeddings: str | None = None
@@ -58,6 +62,8 @@ class EvaluateConfig:
                 raise ValueError(f"--{name} goes with --embeddings; a run knows its own")
         if self.data is not None and self.run is None:
             raise ValueError("--data is embedded by a run: pass the run, or leave --data out")
+        if self.data is None and (self.similar is not None or self.scale is not None):
+            raise ValueError("--similar and --scale say how --data are read; a run knows its own")
         if self.skip_bad and self.run is None:
             raise ValueError("--skip-bad leaves out rows of a run's data; a file of embeddings has to be whole")
         if self.embeddings is not None:

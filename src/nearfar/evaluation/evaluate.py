@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from nearfar.data.classes import Classes, number_classes
 from nearfar.evaluation.clustering import cluster_agreement, kmeans
 from nearfar.evaluation.evaluation import Evaluation, Measure
-from nearfar.evaluation.inputs import Classes, as_ids, as_ks, as_rows, as_tensors, lost_digits, number_classes
+from nearfar.evaluation.inputs import as_ids, as_ks, as_rows, as_tensors, lost_digits
 from nearfar.evaluation.intervals import bootstrap_interval, share_interval
 from nearfar.evaluation.knn import knn_vote
 from nearfar.evaluation.neighbours import METRICS, Metric

@@ -21,6 +21,10 @@ class _Reading:
     """The column of texts; by default the one with a usual name."""
     positive: str | None = None
     """The column of what belongs to the text or image of its row; by default the one with a usual name."""
+    similar: str | None = None
+    """The column that says how alike the two sides of a row are; by default the one with a usual name; none: no column does."""
+    scale: tuple[int | float, int | float] | None = None
+    """Its grades for sides that are not alike at all and for sides that are the same; by default found."""
     label: str | None = None
     """The column of classes; by default the one with a usual name."""
     id: str | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nearfar
+from nearfar.data.bad import left_out
 from nearfar.data.corpus import Column, Corpus, Part, RawBatch
 from nearfar.data.parts import TablePart, image_source
 from nearfar.index.config import EmbedConfig, IndexConfig
@@ -105,7 +106,7 @@ def open_source(run: Run, config: EmbedConfig | IndexConfig) -> Source:
     """
     corpus = run.open_data(
         config.data, root=config.root, image=config.image, text=config.text, positive=config.positive, label=config.label,
-        id=config.id, skip_bad=config.skip_bad or None, streaming=False,
+        id=config.id, similar=config.similar, scale=config.scale, skip_bad=config.skip_bad or None, streaming=False,
     )  # fmt: skip
     parts = []
     for name, part in (("train", corpus.train), ("test", corpus.test)):
@@ -163,8 +164,8 @@ def tell_bad(source: Source) -> None:
     """Says on stderr what was decided and what was left out."""
     for line in source.corpus.notes:
         print(f"note: {shown(line)}", file=sys.stderr)
-    for line in (*source.corpus.bad, *source.bad):
-        print(f"left out: {shown(line)}", file=sys.stderr)
+    for line in left_out((*source.corpus.bad, *source.bad)):
+        print(shown(line), file=sys.stderr)
 
 
 def _names(part: Part, column: Column, rows: list[int]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from nearfar.data.bad import left_out
 from nearfar.data.corpus import Corpus, Part
 from nearfar.data.similar import LIKENESS
 from nearfar.diagnostics.collapse import collapse
@@ -39,8 +40,8 @@ def run(config: EvaluateConfig) -> int:
     failed = None if out is None else _write(out.expanduser(), found.to_dict() | told)
     for line in told.get("reading", ()):
         print(f"note: {shown(line)}", file=sys.stderr)
-    for line in told.get("left_out", ()):
-        print(f"left out: {shown(line)}", file=sys.stderr)
+    for line in left_out(told.get("left_out", ())):
+        print(shown(line), file=sys.stderr)
     print(found)
     if len(told.get("inputs", ())) > 1 and any("→" in measure.task for measure in found.measures):
         print("first: {}, second: {}".format(*told["inputs"]))
@@ -66,7 +67,10 @@ def _write(out: Path, figures: dict[str, Any]) -> OSError | None:
 def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
     assert config.run is not None
     opened = open_run(config.run, config.device, allow_code=config.allow_code)
-    held = embed_held_out(opened, config.rows, data=config.data, seed=config.seed, skip_bad=config.skip_bad)
+    held = embed_held_out(
+        opened, config.rows, data=config.data, seed=config.seed, skip_bad=config.skip_bad or None, similar=config.similar,
+        scale=config.scale,
+    )  # fmt: skip
     z, pairs = held.embeddings[0], held.embeddings[1] if len(held.columns) > 1 else None
     labels = held.labels if held.known else held.groups if pairs is None else None
     if labels is None:
@@ -128,19 +132,14 @@ def _facts(
 def _of_file(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
     assert config.embeddings is not None
     names: dict[str, int] = {}  # of classes, the same in both files
-    z, labels = read_vectors(config.embeddings, config.labels, names)
-    if config.labels is not None and Path(config.labels).expanduser().is_file():
-        labels = read_labels(config.labels, len(z), names)
-    if config.labels is not None and labels is None:
-        raise ValueError(
-            f"labels is {config.labels!r}: {config.embeddings} has no columns, so pass a file with one class a line"
-        )
+    file = config.labels if config.labels is not None and Path(config.labels).expanduser().is_file() else None
+    column = None if file else config.labels
+    z, labels = read_vectors(config.embeddings, column, names)
+    labels = read_labels(file, len(z), names) if file else labels
     pairs = None if config.pairs is None else read_vectors(config.pairs, None, {})[0]
     train = None
     if config.train is not None:
-        rows, classes = read_vectors(
-            config.train, None if config.labels is None or Path(config.labels).is_file() else config.labels, names
-        )
+        rows, classes = read_vectors(config.train, column, names)
         if classes is None:
             raise ValueError(f"{config.train} holds no classes: a classifier cannot be learned from it")
         train = rows, classes

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float32
 
 import nearfar
+from nearfar.data.classes import class_name
 from nearfar.data.folders import Walk
 from nearfar.encoders.items import ranges_of
 from nearfar.index.config import EnrollConfig
@@ -83,7 +84,7 @@ def enroll(
             raise ValueError(f"{place} holds no image that can be read: an identity wants one at least")
         facts = {
             "row": range(first, first + len(paths)), "name": paths, "column": ["image"] * len(paths),
-            "modality": ["image"] * len(paths), "label": [place.name] * len(paths),
+            "modality": ["image"] * len(paths), "label": [class_name(place.name)] * len(paths),
         }  # fmt: skip
         yield item_batch(schema, facts, torch.cat(vectors).numpy())
         first += len(paths)
@@ -105,7 +106,7 @@ def read_gallery(path: Path, run: Run) -> Gallery:
     labels: list[str] = []
     vectors = []
     for batch in store.batches():
-        labels += [str(label) for label in batch.column("label").to_pylist()]
+        labels += map(class_name, batch.column("label").to_pylist())
         vectors.append(vectors_of(batch))
     if not labels:
         raise ValueError(f"{path} holds no identity: enrol again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64
@@ -64,7 +65,7 @@ class HeldOut:
 
 
 def embed_held_out(
-    run: Run, most: int, kind: Kind | None = None, seed: int = 0, data: str | None = None, skip_bad: bool = False
+    run: Run, most: int, kind: Kind | None = None, seed: int = 0, data: str | None = None, **options: Any
 ) -> HeldOut:
     """Embeds held-out rows of the data that a run was trained on.
 
@@ -74,12 +75,12 @@ def embed_held_out(
         kind: Only the first input of this kind; by default the first two inputs that the model reads.
         seed: Of the draw.
         data: Other data.
-        skip_bad: Leave out rows that cannot be read; otherwise as when the run was trained.
+        options: Fields of ``DataConfig`` that are to be otherwise than when the run was trained; None: as they are.
 
     Raises:
         ValueError: If the data cannot be opened, or have no rows that are counted.
     """
-    corpus = run.open_data(data, streaming=False, skip_bad=skip_bad or None)
+    corpus = run.open_data(data, streaming=False, **options)
     tested = corpus.test is not None and len(corpus.test) > 0
     part = corpus.test if tested else corpus.train
     if not isinstance(part, Part) or not len(part):

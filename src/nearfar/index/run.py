@@ -73,7 +73,10 @@ class Run:
             options: Fields of ``DataConfig`` that are to be otherwise; None: as they are.
         """
         own = self.config.get("data")
-        config = self.data_config() if data is None or data == own else DataConfig(data)
+        if data is None or data == own:
+            config = self.data_config()
+        else:  # columns are found anew; grades mean what they meant
+            config = DataConfig(data, scale=tuple(self.config.get("scale") or ()) or None)
         if data is None:
             TrainedRun(self.path).check_data(config.data)
         ranges = None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32
 
+from nearfar.data.classes import class_name
 from nearfar.data.pixels import SUFFIXES
 from nearfar.index.config import SearchConfig
 from nearfar.index.items import FILTERS, Hit, Meta, read_filters, shown
@@ -89,7 +90,7 @@ class Searcher:
         Raises:
             ValueError: If the model cannot read the query, or a condition names a column that there is not.
         """
-        where = dict(where or {})
+        where = {name: class_name(value) if name == "label" else value for name, value in (where or {}).items()}
         for name in where:
             if name not in FILTERS:
                 raise ValueError(f"there is no column {name!r} to filter by: wanted {', '.join(FILTERS)}")

@@ -11,7 +11,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from nearfar.data.bad import refuse, shown
+from nearfar.data.classes import label_names
 from nearfar.data.labelled import require
+from nearfar.data.lines import text_lines
+from nearfar.data.records import to_number
 from nearfar.names import unknown
 
 VECTORS = ("vector", "vectors", "embedding", "embeddings")
@@ -49,37 +53,51 @@ def read_vectors(
 def read_labels(path: str | Path, rows: int, names: dict[str, int]) -> Int64[Tensor, "n"]:
     """Classes of a file of their own: ``.npy`` (numbers or texts), or text with one a line; an empty one is unknown.
 
+    Blanks around a class and lines without one at the end of the file do not matter.
+
     Raises:
         ValueError: If they are not one a row.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() == ".npy":
-        held = np.load(path, allow_pickle=False).tolist()
+        held = _array(path).tolist()
     else:
-        held = path.read_text(encoding="utf-8").splitlines()
+        lines = [*text_lines(path)]
+        refuse([f"{path}:{line.number}: {line.wrong}" for line in lines if line.wrong], skippable=False)
+        held = [line.text.strip() for line in lines]
+        while len(held) > rows and not held[-1]:
+            held.pop()
     if not isinstance(held, list) or len(held) != rows:
         count = len(held) if isinstance(held, list) else 1
-        raise ValueError(f"{path} holds {count} classes for {rows} rows: one a row was wanted")
+        first = f" (the first is {shown(held[0])})" if isinstance(held, list) and held else ""
+        raise ValueError(f"{path} holds {count} classes for {rows} rows{first}: one a row was wanted")
     return number(held, names)
 
 
 def number(values: list[Any], names: dict[str, int]) -> Int64[Tensor, "n"]:
-    """Ids of classes by name; none, empty, NaN or negative: unknown.
+    """Ids of classes by name; none, empty, NaN or a negative number: unknown. Among numbers, a word such as NA says so too.
 
     Example:
-        >>> number(["b", None, "a", "b", -1], {"a": 0})
+        >>> number(["b", None, "a ", "b", -1], {"a": 0})
         tensor([ 1, -1,  0,  1, -1])
     """
-    ids = []
-    for value in values:
-        missing = value is None or value == "" or value != value or (isinstance(value, int | float) and value < 0)
-        ids.append(-1 if missing else names.setdefault(str(value), len(names)))
-    return torch.tensor(ids, dtype=torch.int64)
+    found = label_names([None if isinstance(value, int | float) and value < 0 else value for value in values])
+    if all(to_number(name) is not None for name in found if name):
+        found = [name if (to_number(name) or 0) >= 0 else "" for name in found]
+    return torch.tensor([names.setdefault(name, len(names)) if name else -1 for name in found], dtype=torch.int64)
 
 
 def _npy(path: Path, label: str | None, names: dict[str, int]) -> tuple[np.ndarray, None]:
+    if label is not None:
+        raise ValueError(
+            f"labels is {label!r}: {path} has no columns, and there is no such file: pass one with a class a line"
+        )
+    return _array(path), None
+
+
+def _array(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False), None
+        return np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path} is no array of numbers ({error})") from error
 
@@ -131,9 +149,6 @@ def _parquet(path: Path, label: str | None, names: dict[str, int]) -> tuple[np.n
         (n for n in LABELS if n in table.column_names and table.column(n).null_count < len(table)), None
     )
     if given is not None and given not in table.column_names:
-        if Path(given).expanduser().is_file():
-            given = None  # a file of classes
-        else:
-            raise ValueError(f"{path}: {unknown('column', given, table.column_names)}")
+        raise ValueError(f"{path}: {unknown('column', given, table.column_names)}")
     ids = None if given is None else number(table.column(given).to_pylist(), names)
     return flat.reshape(len(column), -1), ids

@@ -12,6 +12,7 @@ from typing import Any
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from nearfar.data.classes import class_name
 from nearfar.encoders.items import ranges_of
 from nearfar.evaluation.verification import calibrate
 from nearfar.index.config import VerifyConfig
@@ -153,11 +154,12 @@ def run(config: VerifyConfig) -> int:
         place = Path(config.gallery).expanduser() if config.gallery else model.path / "gallery.parquet"
         gallery = read_gallery(place, model)
         scores = gallery.scores(model.embed_image(config.images[0])[0].numpy())
-        if config.identity is not None and config.identity not in scores:
-            near = difflib.get_close_matches(config.identity, scores, n=1)
+        claimed = class_name(config.identity)
+        if claimed and claimed not in scores:
+            near = difflib.get_close_matches(claimed, scores, n=1)
             hint = f"; did you mean {shown(near[0])!r}?" if near else ""
-            raise ValueError(f"{place} has no identity {shown(config.identity)!r} among its {len(scores)}{hint}")
-        best = config.identity or max(scores, key=lambda name: scores[name])
+            raise ValueError(f"{place} has no identity {shown(claimed)!r} among its {len(scores)}{hint}")
+        best = claimed or max(scores, key=lambda name: scores[name])
         told |= {"identity": best, "score": scores[best], "among": 1 if config.identity else len(scores)}
         subject = f"{shown(best)}"
     chosen = calibrated(model, config.far) if config.threshold is None else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nearfar.data.bad import left_out
 from nearfar.data.corpus import Corpus, Stream, similar_of
 from nearfar.data.similar import LIKENESS, is_binary
 from nearfar.methods.table import METHODS
@@ -153,8 +154,8 @@ class Session:
             self.progress.say(line)
         for line in self.trainer.corpus.notes:
             self.progress.say(f"note: {line}")
-        for line in self.trainer.corpus.bad:
-            self.progress.say(f"left out: {line}")
+        for line in left_out(self.trainer.corpus.bad):
+            self.progress.say(line)
         if self.watched is not None:
             part, _ = self.watched
             why = looked_at(self.trainer.method.setting.columns, part.labels, similar_of(part))[1]
