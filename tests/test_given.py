@@ -164,7 +164,9 @@ def test_relations_in_every_form():
         [[True, False], [False, True]],
     ):
         assert nf.Pairs.from_matrix(matrix).table() == table
-    twice = torch.sparse_coo_tensor(torch.tensor([[0, 0, 1], [0, 0, 1]]), torch.ones(3, dtype=torch.int64), (2, 2))
+    twice = torch.sparse_coo_tensor(
+        torch.tensor([[0, 0, 1], [0, 0, 1]]), torch.ones(3, dtype=torch.int64), (2, 2), check_invariants=True
+    )
     assert nf.Pairs.from_matrix(twice).table() == table  # an edge that a list has twice is one
     assert nf.Pairs.aligned(2).excluding([0, 1], np.array([1, 2])).table() == "+ -\n. +"
     assert nf.Pairs.by_label([0, 1, 0]).take([2, 0], [1]).table() == "-\n-"

@@ -36,6 +36,8 @@ def as_tensor(what: str, values: Any, wanted: str, device: torch.device | None =
             kind = "a nested tensor" if values.is_nested else "on the meta device, which holds no numbers"
             raise TypeError(f"{what} are {kind}: wanted {wanted}")
         return values if device is None else values.to(device)
+    if np.ma.is_masked(values):
+        raise TypeError(f"{what} are an array with masked entries, which torch does not know: fill them, .filled(…)")
     try:
         array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
         if array.dtype.kind == "O":  # whole numbers in a column of objects

@@ -9,7 +9,9 @@ from typing import Literal
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nearfar.diagnostics.geometry import effective_rank, feature_std, mean_cosine
+from nearfar.diagnostics.geometry import classes_of, effective_rank, feature_std, mean_cosine
+from nearfar.given import whole
+from nearfar.losses.arguments import check_range
 
 COMPLETE = 0.1
 """Of the spread ``1/√d`` that features of evenly spread directions have."""
@@ -72,6 +74,7 @@ def collapse(
         >>> collapse(torch.eye(4))
         ()
     """
+    labels = None if labels is None else classes_of(labels, len(z))
     if (loss is None) != (candidates is None):
         raise ValueError("loss and candidates belong together: the chance level is ln(candidates)")
     found = []
@@ -108,6 +111,8 @@ def collapse(
                 float(still.double().mean()), 0.0,
             ))  # fmt: skip
     if loss is not None and candidates is not None:
+        check_range("loss", loss, -math.inf)
+        candidates = whole("candidates", candidates)
         if candidates < 2:
             raise ValueError(f"candidates is {candidates}: a choice is among two at least")
         chance = math.log(candidates)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from nearfar.given import at_least, ids_of, is_integer
 from nearfar.lengths import safe_range, unit_rows
 from nearfar.losses.arguments import as_matrix, check_range, check_rows
 from nearfar.scores.autograd import full_precision
@@ -26,6 +28,21 @@ def _rows(name: str, z: Tensor, least: int) -> Tensor:
         raise ValueError(f"{name} has shape {tuple(z.shape)}: at least {least} rows and one feature were wanted")
     check_rows(name, z, True)
     return z if z.dtype == torch.float64 else z.float()
+
+
+def classes_of(labels: Any, rows: int) -> Int64[Tensor, "n"]:
+    """Class ids, one a row, in a tensor, an array or a list, or in a column ``(n, 1)``; negative: unknown.
+
+    Raises:
+        TypeError: If they are no numbers.
+        ValueError: If they are no integers, or not one for each row.
+    """
+    ids = ids_of("labels", labels)
+    if ids.shape != (rows,) or not is_integer(ids):
+        raise ValueError(
+            f"labels are {ids.dtype} {tuple(ids.shape)}: integer class ids ({rows},), one for each row, were wanted"
+        )
+    return ids.long()
 
 
 def alignment(
@@ -76,6 +93,7 @@ def class_alignment(z: Float[Tensor, "n d"], labels: Int64[Tensor, "n"], *, norm
         2.0
     """
     z = _rows("z", z, 1)
+    labels = classes_of(labels, len(z)).to(z.device)
     z = (unit_rows(z) if normalize else z)[labels >= 0].double()
     names, which = labels[labels >= 0].unique(return_inverse=True)
     counts = torch.bincount(which, minlength=len(names)).double()
@@ -260,11 +278,12 @@ def similarity_histogram(
         raise ValueError("pass labels, or partners, to say which rows belong together")
     z = unit_rows(_rows("z", z, 1))
     other = z if partners is None else unit_rows(_rows("partners", partners, 1)).to(z.dtype)
-    if other.shape != z.shape or (labels is not None and labels.shape != z.shape[:1]):
-        given = other.shape if labels is None else labels.shape
+    labels = None if labels is None else classes_of(labels, len(z)).to(z.device)
+    if other.shape != z.shape:
         raise ValueError(
-            f"rows are {tuple(z.shape)} and {tuple(given)} was given beside them: one for each row was wanted"
+            f"rows are {tuple(z.shape)} and {tuple(other.shape)} was given beside them: one for each row was wanted"
         )
+    bins = at_least("bins", bins, 1)
     counts = torch.zeros(2, bins, dtype=torch.int64)
     with full_precision(z), torch.no_grad():
         starts = [(i, j) for i in range(0, len(z), _TILE) for j in range(0 if labels is None else i, len(z), _TILE)]

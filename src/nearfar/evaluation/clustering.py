@@ -12,6 +12,7 @@ from torch import Tensor
 from nearfar.data.labelled import require
 from nearfar.evaluation.inputs import as_ids, as_rows
 from nearfar.evaluation.scoring import in_range, unit_of
+from nearfar.given import at_least, whole
 from nearfar.lengths import unit_rows
 
 LARGE = 50_000  # rows from which mini-batches are used: the difference is then small, the time is not
@@ -38,6 +39,7 @@ def kmeans(
         (True, False)
     """
     embeddings = as_rows("embeddings", embeddings)
+    clusters, seed = whole("clusters", clusters), at_least("seed", seed, 0)
     if not 1 <= clusters <= len(embeddings):
         raise ValueError(f"{clusters} clusters of {len(embeddings)} rows: wanted 1 to {len(embeddings)}")
     cluster = require("sklearn.cluster", "clustering")

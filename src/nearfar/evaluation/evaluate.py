@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from nearfar.data.classes import Classes, number_classes
 from nearfar.evaluation.clustering import cluster_agreement, kmeans
 from nearfar.evaluation.evaluation import Evaluation, Measure
-from nearfar.evaluation.inputs import as_ids, as_ks, as_rows, as_tensors, lost_digits
+from nearfar.evaluation.inputs import as_ids, as_ks, as_rows, as_scores, as_tensors, lost_digits
 from nearfar.evaluation.intervals import bootstrap_interval, share_interval
 from nearfar.evaluation.knn import knn_vote
 from nearfar.evaluation.neighbours import METRICS, Metric
@@ -23,7 +23,7 @@ from nearfar.evaluation.retrieval import Relevant, Retrieval, Unknown, pair_retr
 from nearfar.evaluation.similarity import correlation_interval, sts
 from nearfar.evaluation.verification import Roc, calibrate, listed_scores, pair_scores, roc
 from nearfar.evaluation.zeroshot import zero_shot
-from nearfar.given import as_tensor, at_least, ids_of
+from nearfar.given import at_least, ids_of
 from nearfar.losses.arguments import choice
 
 QUERIES = 10_000
@@ -105,7 +105,7 @@ def evaluate(
         >>> nf.evaluate(z, torch.tensor([0, 0, 1, 1]), ks=(1,))["recall@1"]
         1.0
     """
-    tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks or ())
+    tasks = tuple(tasks or ()) if isinstance(tasks, Iterable | None) and not isinstance(tasks, str) else (tasks,)
     for task in tasks:
         choice("tasks", task, TASKS)
     choice("metric", metric, METRICS)
@@ -120,7 +120,7 @@ def evaluate(
     )
     keys = _rows("gallery", gallery) if searched is None else _classified("gallery", searched[0], theirs)
     learned = None if taught is None else _classified("train", taught[0], learned_from)
-    judged = None if scores is None else as_tensor("scores", scores, "one number a row")
+    judged = None if scores is None else as_scores("scores", scores)
     same = None if ids is None else ids_of("ids", ids)
     choice("unknown", unknown, ("ignore", "negative"))
     _fits(classes, partners, judged, same, keys, relevant, learned, prompts)

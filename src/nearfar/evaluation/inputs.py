@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,35 @@ def as_ids(name: str, ids: Any, rows: int) -> Int64[Tensor, "n"]:
     if ids.shape != (rows,):
         raise ValueError(f"{name} has shape {tuple(ids.shape)}, but there are {rows} rows; one id a row was wanted")
     return ids.detach().to(torch.int64)
+
+
+def as_scores(name: str, scores: Any) -> Float[Tensor, "n"]:
+    """Numbers, one a row, such as scores of pairs.
+
+    Raises:
+        TypeError: If they are no real numbers.
+        ValueError: If they are not one a row.
+    """
+    scores = as_tensor(name, scores, "numbers, one a row")
+    if scores.is_complex():
+        raise TypeError(f"{name} are {scores.dtype}: wanted real numbers, one a row")
+    if scores.ndim != 1:
+        raise ValueError(f"{name} have shape {tuple(scores.shape)}: one number a row was wanted, (n,)")
+    return scores if scores.is_floating_point() else scores.double()
+
+
+def as_grades(query: int, given: Any) -> dict[int, float]:
+    """Relevant keys of a query and how relevant each is, 1 where that is not said.
+
+    Raises:
+        ValueError: If a key is no row's number, or a grade no number of 0 or more.
+    """
+    try:
+        pairs = given.items() if isinstance(given, Mapping) else ((key, 1.0) for key in given)
+        grades = {operator.index(key): float(grade) for key, grade in pairs}
+    except (TypeError, ValueError):
+        raise ValueError(f"query {query}: relevant is {given!r}; rows of keys, or row to grade, were wanted") from None
+    return grades
 
 
 def as_ks(name: str, ks: Any) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from nearfar.evaluation.inputs import as_ids, as_rows, lost_digits
 from nearfar.evaluation.neighbours import METRICS, Metric
 from nearfar.evaluation.scoring import in_range, score_unit, settled, unit_of
+from nearfar.given import as_tensor, at_least
 from nearfar.lengths import unit_rows
 from nearfar.losses.arguments import choice
 from nearfar.scores.autograd import full_precision
@@ -82,7 +83,7 @@ def pair_scores(
             f"{len(labels)} rows of {len(counts)} identities make {genuine} genuine and {impostor} impostor pairs: at least two "
             "identities, and two rows of one of them, were wanted"
         )
-    generator = torch.Generator().manual_seed(seed)
+    limit, generator = at_least("limit", limit, 1), torch.Generator().manual_seed(at_least("seed", seed, 0))
     scorer = _Scorer(rows, metric)
     with full_precision(rows), torch.no_grad():
         if genuine + impostor <= limit:
@@ -210,6 +211,7 @@ def listed_scores(
         tensor([0.], dtype=torch.float64)
     """
     first, second = as_rows("first", first), as_rows("second", second)
+    same = as_tensor("same", same, "one truth value a row", first.device)
     choice("metric", metric, METRICS)
     if first.shape != second.shape or same.shape != first.shape[:1] or same.dtype != torch.bool:
         raise ValueError(

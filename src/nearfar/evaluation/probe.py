@@ -11,6 +11,8 @@ from torch import Tensor
 
 from nearfar.data.labelled import stratified_split
 from nearfar.evaluation.inputs import as_ids, as_rows
+from nearfar.given import at_least
+from nearfar.losses.arguments import check_range
 
 STRENGTHS = (1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Of the regularisation, strongest first: each starts from the one before."""
@@ -111,7 +113,8 @@ def linear_probe(
         >>> linear_probe(z, y, z, y).accuracy
         1.0
     """
-    train, test = as_rows("train", train), as_rows("test", test)
+    train, test, seed = as_rows("train", train), as_rows("test", test), at_least("seed", seed, 0)
+    check_range("validation", validation, 0.0, 1.0)
     if train.shape[1] != test.shape[1]:
         raise ValueError(
             f"training rows have {train.shape[1]} features, test rows {test.shape[1]}: the same encoder was wanted"

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nearfar.evaluation.inputs import as_ids, as_rows
+from nearfar.evaluation.inputs import as_grades, as_ids, as_rows
 from nearfar.evaluation.neighbours import ROWS, Metric
 from nearfar.evaluation.retrieved import Retrieval, Task
+from nearfar.given import ids_of, is_integer
 from nearfar.losses.arguments import choice
 
 __all__ = ["Relevant", "Retrieval", "Unknown", "pair_retrieval", "relevance_retrieval", "retrieval"]
@@ -126,7 +127,10 @@ def pair_retrieval(
             f"the sides are {tuple(first.shape)} and {tuple(second.shape)}: row i belongs to row i, so both alike"
         )
     own = torch.arange(len(first), device=first.device)
-    ids = own if ids is None else ids.to(first.device)
+    ids = own if ids is None else ids_of("ids", ids, first.device)
+    if ids.ndim not in (1, 2) or len(ids) != len(first) or not is_integer(ids):
+        wanted = f"integers ({len(first)},), one a row, or ({len(first)}, k), some a row"
+        raise ValueError(f"ids are {ids.dtype} {tuple(ids.shape)}: {wanted}, were wanted")
     if ids.ndim == 1:
         ids = torch.where(ids < 0, ids.max().clamp_min(-1) + 1 + own, ids)
     elif bool((ids < 0).all(1).any()):
@@ -199,14 +203,14 @@ def relevance_retrieval(
     queries, keys = as_rows("queries", queries), as_rows("keys", keys)
     if len(relevant) != len(queries):
         raise ValueError(f"{len(relevant)} lists of relevant keys for {len(queries)} queries: one a query was wanted")
-    grades = [dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0) for given in relevant]
+    grades = [as_grades(query, given) for query, given in enumerate(relevant)]
     for query, given in enumerate(grades):
         for key, grade in given.items():
             if not (0 <= key < len(keys) and 0 <= grade < float("inf")):
                 raise ValueError(
                     f"query {query}: key {key} with grade {grade}; rows 0 to {len(keys) - 1} and grades from 0 on"
                 )
-    grades = [{int(key): float(grade) for key, grade in given.items() if grade > 0} for given in grades]
+    grades = [{key: grade for key, grade in given.items() if grade > 0} for given in grades]
     device = queries.device
     counts = torch.tensor([len(given) for given in grades], dtype=torch.int64, device=device)
     # (query, key) as one number, sorted, so that a look-up is a binary search

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from nearfar.evaluation.inputs import as_rows
+from nearfar.evaluation.inputs import as_rows, as_scores
 from nearfar.evaluation.scoring import settled
 from nearfar.lengths import unit_rows
 
@@ -31,7 +31,8 @@ def pearson(first: Float[Tensor, "n"], second: Float[Tensor, "n"]) -> float:
     Raises:
         ValueError: With fewer than two values, values that are not finite, or a side that does not vary.
     """
-    if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
+    first, second = as_scores("first", first), as_scores("second", second)
+    if first.shape != second.shape or len(first) < 2:
         raise ValueError(
             f"the sides are {tuple(first.shape)} and {tuple(second.shape)}: two values or more of each were wanted"
         )
@@ -51,7 +52,8 @@ def spearman(first: Float[Tensor, "n"], second: Float[Tensor, "n"]) -> float:
         >>> spearman(torch.tensor([0.1, 0.5, 0.9]), torch.tensor([1.0, 2.0, 100.0]))
         1.0
     """
-    if first.shape == second.shape and first.ndim == 1 and bool(first.isfinite().all() & second.isfinite().all()):
+    first, second = as_scores("first", first), as_scores("second", second)
+    if first.shape == second.shape and bool(first.isfinite().all() & second.isfinite().all()):
         return pearson(average_ranks(first), average_ranks(second))
     return pearson(first, second)  # says what is wrong
 
@@ -72,7 +74,7 @@ def sts(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"], scores: Float
         >>> sts(torch.tensor([[1.0, 0.0]] * 3), second, torch.tensor([5.0, 3.0, 0.0]))["spearman"]
         1.0
     """
-    first, second = as_rows("first", first), as_rows("second", second)
+    first, second, scores = as_rows("first", first), as_rows("second", second), as_scores("scores", scores)
     if first.shape != second.shape or scores.shape != first.shape[:1]:
         raise ValueError(
             f"pairs are {tuple(first.shape)} and {tuple(second.shape)}, scores {tuple(scores.shape)}: one score a row was wanted"

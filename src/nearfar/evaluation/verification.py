@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nearfar.evaluation.inputs import as_ids, as_rows
+from nearfar.evaluation.inputs import as_ids, as_rows, as_scores
 from nearfar.evaluation.neighbours import Metric
 from nearfar.evaluation.pair_scores import PairScores, listed_scores, pair_scores
+from nearfar.given import at_least
 from nearfar.losses.arguments import check_range
 
 __all__ = ["Calibration", "PairScores", "Roc", "calibrate", "error_rates", "listed_scores", "pair_scores", "roc"]
@@ -71,7 +73,7 @@ class Roc:
         return float(self.tar[self._within(far)])
 
     def _within(self, far: float) -> int:
-        if not 0 <= far <= 1:
+        if not isinstance(far, Real) or not 0 <= far <= 1:
             raise ValueError(f"far is {far}: a rate between 0 and 1 was wanted, such as 0.001")
         return int((self.far <= far).sum()) - 1
 
@@ -103,6 +105,7 @@ def roc(genuine: Float[Tensor, "g"], impostor: Float[Tensor, "i"]) -> Roc:
         >>> round(curve.eer, 4), round(curve.auc, 4), round(curve.tar_at(0.0), 4)
         (0.3333, 0.8889, 0.6667)
     """
+    genuine, impostor = as_scores("genuine scores", genuine), as_scores("impostor scores", impostor)
     for name, scores in (("genuine", genuine), ("impostor", impostor)):
         if scores.ndim != 1 or not len(scores) or not bool(scores.isfinite().all()):
             raise ValueError(f"{name} scores have shape {tuple(scores.shape)}: one finite score at least was wanted")
@@ -182,7 +185,7 @@ def calibrate(
             f"{int((counts > 1).sum())} identities have two rows or more: a threshold is chosen on two of them "
             "at least, and judged on two others"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(at_least("seed", seed, 0))
     chosen, others = [], []
     for group in (names[counts > 1], names[counts == 1]):  # so that both sides have genuine pairs
         order = group[torch.randperm(len(group), generator=generator).to(group.device)]
