@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 
 import numpy as np
@@ -241,6 +242,11 @@ X = np.random.default_rng(0).random((20, 4))
         (lambda: quick(views="scraf").fit(X), "did you mean"),
         (lambda: quick(views="simclr").fit(X), "simclr"),
         (lambda: quick(corruption=1.5).fit(X), "corruption is 1.5"),
+        (lambda: quick(temperature="0.1").fit(X), "temperature is '0.1'"),
+        (lambda: quick(lr=math.nan).fit(X), "lr is nan"),
+        (lambda: quick(weight_decay=None).fit(X), "weight_decay is None"),
+        (lambda: quick(verbose="yes").fit(X), "verbose is 'yes'"),
+        (lambda: quick(views=None).fit(X), "no view 'None'"),
         (lambda: quick(image_shape=(3, 3)).fit(X), "a row has 4 numbers"),
         (lambda: quick(image_shape=(4,)).fit(X), "was wanted"),
         (lambda: quick().fit(X * 1e300), "beyond float32"),
@@ -248,5 +254,5 @@ X = np.random.default_rng(0).random((20, 4))
     ],
 )
 def test_wrong_input(call, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((TypeError, ValueError), match=says):
         call()

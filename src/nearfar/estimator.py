@@ -15,7 +15,9 @@ from nearfar.data.other_views import corrupted
 from nearfar.data.views import VIEWS, make_view
 from nearfar.encoders.backbones import small_cnn
 from nearfar.encoders.precision import building
+from nearfar.given import at_least
 from nearfar.lengths import unit_rows
+from nearfar.losses.arguments import check_range
 from nearfar.losses.softmax import NTXentLoss, SupConLoss
 from nearfar.names import unknown
 from nearfar.training.loop import fit, shuffled_batches
@@ -309,9 +311,13 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ValueError(f"{name} is {value!r}: a whole number of {least} or more was wanted")
         if self.views not in ("auto", "scarf", "none", *VIEWS):
-            raise ValueError(unknown("view", self.views, ("auto", "scarf", *VIEWS)))
-        if not 0 < self.corruption < 1:
-            raise ValueError(f"corruption is {self.corruption}: a share of the features between 0 and 1 was wanted")
+            raise ValueError(unknown("view", str(self.views), ("auto", "scarf", *VIEWS)))
+        check_range("temperature", self.temperature, 0.0)
+        check_range("corruption", self.corruption, 0.0, 1.0)
+        for name in ("lr", "weight_decay"):
+            check_range(name, getattr(self, name), 0.0, open_low=False)
+        if not isinstance(self.verbose, bool):
+            at_least("verbose", self.verbose, 0)
 
     @property
     def _n_features_out(self) -> int:
