@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import nearfar as nf
 from harness import KINDS, PAIRWISE, build, class_table
 from nearfar.data.samplers import ClassBalancedSampler, EpisodeSampler
+from nearfar.encoders.prototypes import Prototypes
 from nearfar.evaluation.knn import knn_accuracy
 from oracles import ORACLES
 from problems import draw
@@ -254,6 +255,9 @@ def test_prototypes_of_every_form():
         torch.testing.assert_close(criterion._kept_prototypes().sums, wanted)
         criterion.fit_prototypes([(Z, labels)])
         torch.testing.assert_close(criterion._kept_prototypes().sums, wanted)
+        prototypes = Prototypes(3)
+        prototypes.update(Z, labels)
+        torch.testing.assert_close(prototypes.sums, wanted)
 
 
 # ---- samplers, banks, measures ------------------------------------------------------------------------------------------

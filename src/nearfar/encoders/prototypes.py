@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nearfar.encoders.heads import SizedLater, cosine_logits
+from nearfar.given import as_labels
 from nearfar.lengths import unit_rows
 
 
@@ -91,6 +92,7 @@ def class_sums(
         ValueError: If labels and rows differ in number, or soft labels and classes do, or (on the CPU, where looking
             costs nothing) a label is not below ``num_classes``.
     """
+    labels = as_labels(labels, features.device)
     if len(labels) != len(features):
         raise ValueError(f"{len(features)} features but {len(labels)} labels were given: pass one label a row")
     rows = unit_rows(features.to(torch.promote_types(features.dtype, torch.float32)))
