@@ -92,5 +92,7 @@ class TestNeighbours:
         found = [query(True, False, possible=1), query(False, True, possible=1), query(False, False, possible=0)]
         html = render_runs([{"name": "mine", "config": {}, "gallery": found}])
         assert html.count("<li data-wrong>") == 1
+        assert [html.count(f'<li class="item {kind}">') for kind in ("right", "wrong", "open")] == [2, 1, 3]
+        assert html.count("none left") == 3
         assert "only those with a wrong neighbour where a right one could be" in html
         assert "2 of the 2 neighbours that can be right are" in html

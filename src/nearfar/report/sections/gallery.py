@@ -13,6 +13,8 @@ from nearfar.report.thin import QUERIES, evenly
 
 # What is said of a neighbour: class, sign, words.
 MARKS = {True: ("right", "✓", "right"), False: ("wrong", "✗", "wrong"), None: ("open", "?", "not known")}
+NONE_LEFT = ("open", "–", "none left")
+"""Of one that is not right, where all that belong to the query stand before it."""
 
 
 def gallery(runs: Sequence[Shown]) -> Section | None:
@@ -54,7 +56,8 @@ def item_html(one: Shown, item: Item, role: str) -> str:
 
 
 def _query(one: Shown, query: Query) -> str:
-    neighbours = "".join(_neighbour(one, k, near) for k, near in enumerate(query["neighbours"], 1))
+    marks = zip(query["neighbours"], _marks(query))
+    neighbours = "".join(_neighbour(one, k, near, mark) for k, (near, mark) in enumerate(marks, 1))
     kind = " data-wrong" if _wrong(query) else ""
     return (
         f'<li{kind}><div class="item query">{item_html(one, query["item"], "query")}<span class="mark">query</span></div>'
@@ -68,8 +71,17 @@ def _tail(name: str, longest: int = 13) -> str:
     return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
-def _neighbour(one: Shown, rank: int, near: Neighbour) -> str:
-    kind, sign, words = MARKS[near.get("right")]
+def _marks(query: Query) -> list[tuple[str, str, str]]:
+    """What is said of each neighbour."""
+    left, found = query.get("possible", len(query["neighbours"])), []
+    for near in query["neighbours"]:
+        found.append(NONE_LEFT if near.get("right") is False and not left else MARKS[near.get("right")])
+        left -= near.get("right") is True
+    return found
+
+
+def _neighbour(one: Shown, rank: int, near: Neighbour, mark: tuple[str, str, str]) -> str:
+    kind, sign, words = mark
     return (
         f'<li class="item {kind}">{item_html(one, near["item"], f"neighbour {rank}")}<span class="mark">'
         f'<span aria-hidden="true">{sign}</span> {words}</span> <span class="score">{_score(near)}</span></li>'
@@ -77,9 +89,8 @@ def _neighbour(one: Shown, rank: int, near: Neighbour) -> str:
 
 
 def _wrong(query: Query) -> bool:
-    """Whether a neighbour is wrong among the first, as many as could be right."""
-    first = query["neighbours"][: query.get("possible", len(query["neighbours"]))]
-    return any(near.get("right") is False for near in first)
+    """Whether a neighbour is wrong where a right one could be."""
+    return MARKS[False] in _marks(query)
 
 
 def _gist(one: Shown, queries: Sequence[Query], kept: int) -> str:
