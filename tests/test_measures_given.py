@@ -54,7 +54,9 @@ def test_arrays_of_every_layout_are_measured_alike(make):
 
 
 @pytest.mark.parametrize(
-    "ks", [np.array([5, 1]), torch.tensor([1, 5]), [np.int64(5), 1, 5], {1, 5}, (k for k in (1, 5))], ids=str
+    "ks",
+    [np.array([5, 1]), torch.tensor([1, 5]), [np.int64(5), 1, 5], {1, 5}, (k for k in (1, 5))],
+    ids=["array", "tensor", "list", "set", "generator"],
 )
 def test_cut_offs_of_every_form(ks):
     found = nf.evaluate(Z, Y, ks=ks, k=np.int64(3), tasks="retrieval")

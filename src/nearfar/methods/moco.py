@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
 from nearfar.encoders.memory import MemoryBank
 from nearfar.encoders.momentum import Average
+from nearfar.lengths import unit_rows
 from nearfar.losses.softmax import InfoNCELoss
 from nearfar.methods.base import Batch, Method, Setting, Side
 from nearfar.pairs import Pairs
@@ -32,7 +32,7 @@ class MoCo(Method):
         self.slow = Average(self.network, setting.config.momentum, buffers="keep")
         width = self.width or dim
         self.queue = MemoryBank(setting.config.queue, width)
-        self.queue.add(F.normalize(torch.randn(setting.config.queue, width), dim=1))
+        self.queue.add(unit_rows(torch.randn(setting.config.queue, width)))
         self.queue.gather = setting.gather  # only now: all ranks drew the same, and NCCL sends nothing that is on a CPU
         self.loss = InfoNCELoss(**setting.temperature)
 
@@ -45,7 +45,7 @@ class MoCo(Method):
     def terms(self, outputs: Sequence[Any], batch: Batch) -> dict[str, Float[Tensor, ""]]:
         with self.autocast():
             (keys,) = self.slow([self._other])
-        self._keys = F.normalize(keys.float(), dim=1)
+        self._keys = unit_rows(keys.float())
         self._ids = batch.ids
         if self._ids is None:
             return {"info_nce": self.loss(outputs[0], self._keys, self.queue.rows)}

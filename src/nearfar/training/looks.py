@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from nearfar.data.corpus import Column, Corpus, Part, RawBatch, joined, same_things
 from nearfar.data.similar import LIKENESS, is_binary
@@ -19,6 +18,7 @@ from nearfar.evaluation.knn import knn_accuracy
 from nearfar.evaluation.retrieval import pair_retrieval, retrieval
 from nearfar.evaluation.similarity import sts
 from nearfar.evaluation.verification import listed_scores, roc
+from nearfar.lengths import unit_rows
 
 CHUNK = 256
 """Rows embedded at a time."""
@@ -136,7 +136,7 @@ def _embed(
         if not len(raw):
             continue
         inputs = [(c.kind, to_device(embedder.prepare(c.kind, raw.columns[c.name]), device)) for c in columns]
-        chunks.append([normalize(embedder(kind, given).float(), dim=1).cpu() for kind, given in inputs])
+        chunks.append([unit_rows(embedder(kind, given).float()).cpu() for kind, given in inputs])
         read.append(replace(raw, columns={}))
     embedder.train(training)
     if not chunks:
