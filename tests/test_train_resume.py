@@ -122,6 +122,33 @@ def test_the_optimiser_may_group_its_parameters_anew(tmp_path, monkeypatch):
     assert differences(whole, resumed) == []
 
 
+def test_the_optimiser_goes_on_in_the_layout_of_the_weights(tmp_path, monkeypatch):
+    """Those of convolutions lie channels last, and what a checkpoint has of them does not: side by side they would not match."""
+    from nearfar.training import trainer
+
+    options = {
+        "method": "supcon",
+        "model": "resnet-small",
+        "steps": 4,
+        "batch_size": 16,
+        "checkpoint_every": 2,
+        "show": False,
+    }
+    whole = nf.train(corpus=images(), out=str(tmp_path / "whole"), **options)
+    update = trainer.Trainer._update
+
+    def fail(self) -> None:
+        if self._step == 3:
+            raise RuntimeError("the power is cut")
+        update(self)
+
+    with monkeypatch.context() as cut:
+        cut.setattr(trainer.Trainer, "_update", fail)
+        with pytest.raises(RuntimeError, match="the power is cut"):
+            nf.train(corpus=images(), out=str(tmp_path / "cut"), **options)
+    assert differences(whole, nf.train(corpus=images(), resume=str(tmp_path / "cut"), show=False)) == []
+
+
 def test_killed_before_its_last_word(tmp_path):
     """The last checkpoint is written, the event that says so is not; an early stop does not go on either."""
     for number, options in enumerate(({"steps": 6}, {"steps": 24, "patience": 1, "eval_every": 2})):

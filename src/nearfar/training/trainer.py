@@ -223,7 +223,9 @@ class Trainer:
         for own, (number, like) in enumerate(zip(self._order(), learned)):
             if number in saved:
                 state[own] = {
-                    name: sharded_like(value, like) if getattr(value, "shape", None) == like.shape else value
+                    name: _laid_like(sharded_like(value, like), like)
+                    if getattr(value, "shape", None) == like.shape
+                    else value
                     for name, value in saved[number].items()
                 }
         groups = self.optimizer.state_dict()["param_groups"]
@@ -232,6 +234,13 @@ class Trainer:
             _load(self.ema, parts["ema"])
         if rest["scaler"]:
             self.fabric.strategy.precision.load_state_dict(rest["scaler"])
+
+
+def _laid_like(value: Tensor, like: Tensor) -> Tensor:
+    """The same numbers in the layout of a parameter, such as channels last: a fused optimiser reads them side by side."""
+    if is_sharded(like) or value.stride() == like.stride():
+        return value
+    return torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
