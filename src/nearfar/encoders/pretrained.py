@@ -39,6 +39,11 @@ class PooledTransformer(nn.Module):
         self.model = model
         self.pooling = pooling
 
+    @property
+    def unused(self) -> list[str]:
+        """Names of parameters that no feature depends on: of the model's own pooler, whose output is not asked for."""
+        return [name for name, _ in self.named_parameters() if name.startswith("model.pooler.")]
+
     def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "n d"]:
         """Features of each text."""
         mask = inputs["mask"]

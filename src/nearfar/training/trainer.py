@@ -18,7 +18,7 @@ from nearfar.training.assemble import make_method, make_view_of, used_columns
 from nearfar.training.cached import cached_step
 from nearfar.training.checkpoint import flatten_state, unflatten_state
 from nearfar.training.config import TrainConfig
-from nearfar.training.devices import average_gradients, mixed, seed_step
+from nearfar.training.devices import average_gradients, mixed, pass_over_unused, seed_step
 from nearfar.training.loop import Pause, fit
 from nearfar.training.optimiser import make_optimizer, parameter_groups, rate_at
 from nearfar.training.sharding import clip_sharded, shard, share_buffers
@@ -56,6 +56,7 @@ class Trainer:
             self.view.to(fabric.device)
         self.ema = None if config.ema is None else Average(self.method.embedder, config.ema, warmup=True)
         self.sharded = config.strategy == "fsdp" and world > 1
+        pass_over_unused(self.method.network)
         self.network = fabric.setup_module(self.method.network)  # first: sharding puts other parameters in place
         if self.sharded:
             for copy in (m for m in (*self.method.modules(), self.ema) if isinstance(m, Average)):
