@@ -142,6 +142,10 @@ class Corpus:
     """What was found unreadable while opening, and left out."""
     similar: str | None = None
     """The column that says how alike the two sides of a row are."""
+    notes: tuple[str, ...] = ()
+    """What was decided while opening, and why, in words."""
+    held_out: Literal["rows", "classes"] | None = None
+    """What the test part is made of, where it was drawn by class."""
 
     def column(self, kind: Kind) -> Column:
         """The first column of a kind."""

@@ -23,7 +23,7 @@ from nearfar.data.same import Same, same_values
 from nearfar.data.sheets import Sheet
 from nearfar.data.similar import LIKENESS, find_similar
 from nearfar.data.sources import SOURCES, Found
-from nearfar.data.splits import split_rows, tied_rows
+from nearfar.data.splits import Split, draw_split, own_split
 
 # Headers of so many images are looked at when a data set is opened: all of most sets, in a second or two.
 MOST_HEADERS = 20_000
@@ -128,20 +128,23 @@ def _open_folder(folder: Path, config: DataConfig) -> Sheet:
 def _from_memory(found: Found, config: DataConfig) -> Corpus:
     part = found.rows if config.size is None else resized(found.rows, size_pair(config.size))
     if found.test is None:
-        train, test = split_rows(len(part), part.labels, part.groups, config.test_fraction, config.split_seed)
+        pairs = len(found.columns) > 1
+        split = draw_split(len(part), part.labels, part.groups, (), config, pairs=pairs)
     else:
-        train, test = (~found.test).nonzero().squeeze(1), found.test.nonzero().squeeze(1)
+        split = own_split((~found.test).nonzero().squeeze(1), found.test.nonzero().squeeze(1), config)
     texts = {name: held for name, held in part.data.items() if not isinstance(held, Tensor)}
     part = replace(part, same=same_values(texts))
     images = next((held for held in part.data.values() if isinstance(held, Tensor) and held.ndim == 4), None)
     return Corpus(
         name=found.name,
         columns=found.columns,
-        train=take(part, train),
-        test=take(part, test),
+        train=take(part, split.train),
+        test=take(part, split.test),
         class_names=found.class_names,
         size=None if images is None else (images.shape[2], images.shape[3]),
         channels=None if images is None else images.shape[1],
+        held_out=split.by,
+        notes=split.notes,
     )
 
 
@@ -194,7 +197,7 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
     same = _same(sheet, fields, rows)
     # a text that is a negative on both sides of the split gives nothing away
     values = [same[c.name] for c in (field.column for field in fields) if c.role != "negative" and c.name in same]
-    train, test = _split(sheet, chosen, rows, labels if alike is None else alike, groups, values, config)
+    split = _split(sheet, chosen, rows, labels if alike is None else alike, groups, values, config)
 
     def part(at: Int64[Tensor, "m"]) -> Part:
         own = [None if ids is None else ids[at] for ids in (labels, groups)]
@@ -211,7 +214,10 @@ def _from_sheet(sheet: Sheet, config: DataConfig) -> Corpus:
         channels = part(torch.arange(1)).fetch([0]).columns[first.name].shape[1]  # type: ignore[union-attr]
     columns = chosen.inputs if numbers is not None else tuple(field.column for field in fields)
     column = None if judged is None else judged.column
-    return Corpus(sheet.name, columns, part(train), part(test), names, size, channels, (*sheet.bad, *bad), column)
+    return Corpus(
+        sheet.name, columns, part(split.train), part(split.test), names, size, channels, (*sheet.bad, *bad), column,
+        notes=split.notes, held_out=split.by,
+    )  # fmt: skip
 
 
 def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> Same:
@@ -277,16 +283,16 @@ def _split(
     groups: Int64[Tensor, "m"] | None,
     values: Sequence[Int64[Tensor, "m"]],
     config: DataConfig,
-) -> tuple[Int64[Tensor, "train"], Int64[Tensor, "test"]]:
-    """Positions in ``rows``: the data's own split if there is one; else ids, or what shares a value, are not parted."""
+) -> Split:
+    """Positions in ``rows``: the data's own split if there is one; else as ``draw_split`` has it."""
     parts = sheet.split
     if parts is None and chosen.split is not None:
         parts = [str(part or "").strip().lower() for part in sheet.cells(chosen.split)]
         if "train" not in parts:
             parts = None
     if parts is None:
-        groups = tied_rows(values) if groups is None else groups
-        return split_rows(len(rows), labels, groups, config.test_fraction, config.split_seed)
+        pairs = any(column.role == "positive" for column in chosen.inputs)
+        return draw_split(len(rows), labels, groups, values, config, pairs=pairs)
     held = next((name for name in sheets.TEST_NAMES if name in parts), None)
     own = [parts[row] for row in rows.tolist()]
     train, test = (
@@ -296,4 +302,4 @@ def _split(
         raise ValueError(
             f"{sheet.name}: the split it comes with leaves {len(train)} rows to train on and {len(test)} to test on"
         )
-    return train, test
+    return own_split(train, test, config)

@@ -19,6 +19,8 @@ from nearfar.report.files import read_json, write_json, write_text
 
 FORMAT, VERSION = "nearfar-embedder", 1
 WHY = "saving an embedder"
+PARTS = ("towers", "projections")
+"""What an embedder's weights are divided in, each by kind."""
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
@@ -43,6 +45,7 @@ def save(embedder: Embedder, folder: Path, weights: Mapping[str, Tensor]) -> Non
 
 def load(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool = False) -> Embedder:
     """See ``Embedder.load``."""
+    checkpoint = folder if _is_checkpoint(folder) else None
     folder = find(folder)
     config = _config(folder / CONFIG)
     try:
@@ -51,7 +54,7 @@ def load(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool =
     except (KeyError, TypeError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{folder / CONFIG} does not describe an embedder: {what}") from error
-    state = _weights(folder / WEIGHTS)
+    state = _weights(folder / WEIGHTS) if checkpoint is None else _of_checkpoint(checkpoint)
     wanted = embedder.state_dict()
     missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     shapes = [name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape]
@@ -60,15 +63,19 @@ def load(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool =
         told = "; ".join(f"{what} {', '.join(names[:3])}" for what, names in faults.items() if names)
         raise ValueError(f"{folder / WEIGHTS} does not belong to {CONFIG} beside it: it {told}. Save the embedder anew")
     embedder.load_state_dict(state)
+    for tower in towers:
+        tower.pretrained = True
+    embedder.pretrained = frozenset(f"{part}.{kind}" for part in PARTS for kind in getattr(embedder, part))
     return embedder.to(device).eval()
 
 
 def find(path: Path) -> Path:
-    """The embedder's folder: the path, or ``model`` in it, which is where a training run keeps it.
+    """The embedder's folder: the path, or ``model`` in it, which is where a training run keeps it, or that of a checkpoint's run.
 
     Raises:
         ValueError: If neither is one.
     """
+    path = path.parent.parent if _is_checkpoint(path) else path
     for folder in (path, path / "model"):
         if (folder / CONFIG).is_file():
             return folder
@@ -77,10 +84,18 @@ def find(path: Path) -> Path:
     raise ValueError(f"{path} holds no embedder: there is no {CONFIG} in it, nor in {path / 'model'}")
 
 
+def image_size(path: str | Path) -> tuple[int, int] | None:
+    """Height and width that the embedder in a folder reads images at; None: it reads none."""
+    spec = _config(find(Path(path).expanduser()) / CONFIG)["towers"].get("image")
+    return None if spec is None else (spec["shape"][1], spec["shape"][2])
+
+
 def _config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ValueError(f'{path} is not an embedder\'s: wanted "format": "{FORMAT}"')
+        other = isinstance(config, dict) and "model_type" in config
+        told = f"; a folder of transformers' is named hf:{path.parent}" if other else ""
+        raise ValueError(f'{path} is not an embedder\'s: wanted "format": "{FORMAT}"{told}')
     if config.get("version") != VERSION:
         raise ValueError(
             f"{path} has version {config.get('version')!r}, and this nearfar {version('nearfar')} reads {VERSION}: it was "
@@ -115,3 +130,15 @@ def _weights(path: Path) -> dict[str, Tensor]:
         return safetensors.load_file(path)
     except Exception as error:  # safetensors has an error class of its own, below Exception
         raise ValueError(f"{path} cannot be read ({error}): was it written in full?") from error
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "method.safetensors").is_file()
+
+
+def _of_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The embedder's weights in a checkpoint of a training run: the averaged ones, where there are any."""
+    averaged = (path / "ema.safetensors").is_file()
+    file, prefix = ("ema", "module.") if averaged else ("method", "network.embedder.")
+    held = _weights(path / f"{file}.safetensors")
+    return {name.removeprefix(prefix): value for name, value in held.items() if name.startswith(prefix)}

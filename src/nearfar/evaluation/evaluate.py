@@ -15,7 +15,7 @@ from nearfar.evaluation.clustering import clustering
 from nearfar.evaluation.evaluation import Evaluation, Measure
 from nearfar.evaluation.inputs import Classes, as_ids, as_rows, as_tensors, number_classes
 from nearfar.evaluation.intervals import bootstrap_interval, share_interval
-from nearfar.evaluation.knn import knn_predict
+from nearfar.evaluation.knn import fitting_voters, knn_predict
 from nearfar.evaluation.neighbours import Metric
 from nearfar.evaluation.probe import linear_probe
 from nearfar.evaluation.retrieval import Relevant, Retrieval, pair_retrieval, relevance_retrieval, retrieval
@@ -24,6 +24,8 @@ from nearfar.evaluation.verification import Roc, calibrate, listed_scores, pair_
 from nearfar.evaluation.zeroshot import zero_shot
 from nearfar.losses.arguments import choice
 
+FEW = 10
+"""Rows. Of fewer, a figure says so."""
 QUERIES = 10_000
 """Rows that query at most: the 95% interval of a share is then ±1 point at the widest."""
 TASKS = ("knn", "probe", "retrieval", "verification", "clustering", "zero-shot", "similarity")
@@ -79,7 +81,7 @@ def evaluate(
         prototypes: An embedding a class, of its prompts (:func:`nearfar.evaluation.zeroshot.prompt_prototypes`).
         tasks: Only these of ``"knn"``, ``"probe"``, ``"retrieval"``, ``"verification"``, ``"clustering"``,
             ``"zero-shot"``, ``"similarity"``.
-        k: Neighbours that vote.
+        k: Neighbours that vote, at most: no more than nine rows in ten have of their class.
         ks: Cut-offs of retrieval.
         metric: How rows are compared.
         queries: Rows that query, at most, drawn with the seed; ``None``: all.
@@ -138,6 +140,8 @@ def evaluate(
             ("first→second", "second→first"), pair_retrieval(rows, partners, same, ks=ks, metric=metric)
         ):
             work.add_retrieval(task, found, lists=False)
+    if len(rows) < FEW:
+        work.notes.append(f"{len(rows)} rows are few: other rows of the same kind may give other figures by far")
     if not work.measures:
         raise ValueError(
             "nothing could be measured: " + "; ".join(work.notes or ["no task that was asked for fits what was given"])
@@ -205,6 +209,9 @@ class _Work:
             self.notes.append(f"{task}: {found.left_out:,} rows without a relevant key were left out")
         if found.depth < found.keys:
             self.notes.append(f"{task}: the first {found.depth:,} of {found.keys:,} places were looked at; no map")
+        if found.chance.get("precision@r", 0.0) >= 1 - 1e-9:
+            self.notes.append(f"{task}: every key is right for every row, so that any embedding would be right")
+            return
         last = f"ndcg@{max(self.ks)}"
         for name, value in found.scores.items():
             if (name.startswith("found") and not lists) or (name.startswith("ndcg") and name != last):
@@ -229,13 +236,17 @@ class _Work:
             return
         if self.alone("knn", y, None if train is None else train[1]):
             return
+        voters = fitting_voters(k, y if train is None else train[1], itself=train is None)
+        if voters < k:
+            who = "the nearest row decides" if voters == 1 else f"{voters} neighbours vote"
+            self.notes.append(f"knn: {who}, not {k}: classes have no more rows to find")
         rows = self.drawn("knn", z)
         queries, truth = (z, y) if rows is None else (z[rows], y[rows])
         if train is None:
             everyone = torch.arange(len(z), device=z.device) if rows is None else rows
-            predicted = knn_predict(queries, z, y, k, exclude=everyone, metric=self.metric)
+            predicted = knn_predict(queries, z, y, voters, exclude=everyone, metric=self.metric)
         else:
-            predicted = knn_predict(queries, *train, k, metric=self.metric)
+            predicted = knn_predict(queries, *train, voters, metric=self.metric)
         self.share("knn", "accuracy", predicted == truth, _majority(truth))
 
     def probe(self, z: Tensor, y: Tensor, train: tuple[Tensor, Tensor]) -> None:

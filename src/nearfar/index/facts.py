@@ -115,16 +115,20 @@ def read_diary(path: Path) -> Events:
         ValueError: If a line cannot be read; the message names file and line.
     """
     lists: dict[str, list[Any]] = {"step": [], "look": [], "warning": []}
-    end = None
+    end: dict[str, Any] = {}
     for line in read_events(path / "events.jsonl"):
         told = {name: plain(value) for name, value in line.items() if name != "event"}
         if line.get("event") in lists:
             lists[line["event"]].append(told)
         elif line.get("event") == "end":
-            end = str(told.get("reason", "done"))
+            end = {"reason": "done"} | told
     events: Events = {"steps": lists["step"], "looks": lists["look"], "warnings": lists["warning"]}
-    if end is not None:
-        events["end"] = end
+    if end:
+        events["end"] = str(end["reason"])
+    if end.get("best") is not None:
+        events["kept"] = int(end["best"])
+    if "lost" in end:
+        events["lost"] = str(end["lost"])
     return events
 
 

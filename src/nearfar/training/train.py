@@ -11,17 +11,19 @@ import torch
 
 from nearfar.data.corpus import Corpus, Stream
 from nearfar.data.open import open_corpus
-from nearfar.encoders.make import make_embedder
-from nearfar.training.assemble import resolve, used_columns
+from nearfar.encoders.make import make_embedder, size_of
+from nearfar.training.assemble import resolve, settle_method, used_columns
 from nearfar.training.config import TrainConfig
 from nearfar.training.devices import make_fabric
 from nearfar.training.environment import describe_machine
 from nearfar.training.loggers import check_logger
 from nearfar.training.loop import Diverged
-from nearfar.training.options import read_yaml
+from nearfar.training.resume import asked_besides, resumed, said
 from nearfar.training.run import Run
 from nearfar.training.session import Interrupted, Session
+from nearfar.training.told import decided
 from nearfar.training.trainer import Trainer
+from nearfar.training.watched import watched_rows
 
 __all__ = ["Diverged", "Interrupted", "train"]
 
@@ -65,21 +67,33 @@ def train(
     run = None
     if asked.resume is not None:
         run = Run.open(asked.resume)
-        asked = _resumed(asked, run, _said(config) | options.keys())
+        asked = resumed(asked, run, said(config) | options.keys())
     check_logger(asked.logger)
     fabric = make_fabric(asked)
     if corpus is None:
         if run is not None:
             run.check_data(asked.data)
+        if asked.size is None:
+            asked = replace(asked, size=size_of(asked.model))
         corpus = open_corpus(asked)
     elif run is None:
         asked = replace(asked, data=corpus.name)
     facts = _data_facts(corpus)
     if run is not None:
         _check_same(run, "data", facts)
-    settled = resolve(asked, corpus, fabric.device.type != "cpu", fabric.world_size)
+    method = settle_method(asked, corpus)
+    columns = used_columns(method, corpus)
+    if embedder is None:
+        used = replace(corpus, columns=columns)
+        code = asked.allow_code
+        embedder = make_embedder(used, asked.model, asked.dim, asked.pretrained, seed=asked.seed, allow_code=code)
+    elif asked.pretrained:
+        embedder.pretrained = frozenset(f"towers.{kind}" for kind in embedder.kinds)
+    if run is not None and "pretrained" in run.environment:
+        embedder.pretrained = frozenset(run.environment["pretrained"])  # what it was, whoever made this one
+    watched = watched_rows(corpus, columns, asked.eval_rows, asked.seed)
+    settled = resolve(asked, corpus, method, embedder, watched, fabric.device.type != "cpu", fabric.world_size)
     torch.manual_seed(settled.seed)
-    embedder = _embedder(settled, corpus) if embedder is None else embedder
     trainer = Trainer(settled, corpus, embedder, fabric)
     model = _model_facts(trainer)
     if run is not None:
@@ -89,22 +103,17 @@ def train(
         path = None
         if fabric.is_global_zero:
             new = Run.create(asked.out, corpus.name, asked.data)
-            machine = describe_machine(fabric.device, settled.threads)
-            new.begin(settled, {"machine": machine, "ranks": fabric.world_size, "data": facts, "model": model})
+            new.begin(settled, {
+                "machine": describe_machine(fabric.device, settled.threads), "ranks": fabric.world_size, "data": facts,
+                "model": model, "pretrained": sorted(embedder.pretrained), "asked": asked_besides(asked, settled),
+                "decided": decided(corpus, watched),
+            })  # fmt: skip
             path = str(new.path)
         run = Run(fabric.broadcast(path))
-    with Session(run, trainer, asked.resume is not None, show) as session:
+    with Session(run, trainer, watched, asked.resume is not None, show) as session:
         session.go()
     fabric.barrier()  # what the first rank writes is there when any returns
     return run
-
-
-def _embedder(config: TrainConfig, corpus: Corpus) -> Any:
-    assert config.method is not None
-    columns = used_columns(config.method, corpus)
-    return make_embedder(
-        replace(corpus, columns=columns), config.model, config.dim, config.pretrained, seed=config.seed
-    )
 
 
 def _data_facts(corpus: Corpus) -> dict[str, Any]:
@@ -127,34 +136,6 @@ def _model_facts(trainer: Trainer) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in embedder.parameters()),
         "thrown_away": sum(p.numel() for p in method.network.head.parameters()),
     }
-
-
-FREE = ("resume", "out", "config", "logger", "checkpoint_every", "checkpoint_seconds", "threads", "strategy")
-"""Options that may change when a run is resumed: none of its numbers depends on them, but for strategy's rounding."""
-
-
-def _said(config: TrainConfig | str | Path | None) -> set[str]:
-    """The options that a configuration or a file names; of a configuration, those that are no default."""
-    if isinstance(config, TrainConfig):
-        default = TrainConfig()
-        return {name for name, value in vars(config).items() if value != getattr(default, name)}
-    return set() if config is None else set(read_yaml(config))
-
-
-def _resumed(asked: TrainConfig, run: Run, said: set[str]) -> TrainConfig:
-    """The configuration that the run was begun with; what is asked for now may not differ from it."""
-    then = run.config
-    changed = {}
-    for name, now in vars(asked).items():
-        if name not in said or now == getattr(then, name):
-            continue
-        if name not in FREE:
-            raise ValueError(
-                f"{name} was {getattr(then, name)} when {run.path} was begun and is {now} now: to go on leave it out, or "
-                "start a new run"
-            )
-        changed[name] = now
-    return replace(then, **changed)
 
 
 def _check_same(run: Run, what: str, now: Any) -> None:
