@@ -157,6 +157,11 @@ def test_a_model_of_others_is_measured_as_the_run_that_starts_from_it(bert, tabl
     assert not math.isclose(before["mrr"], 1.0)
     assert main(["evaluate", str(run.path), "--test-fraction", "0.25"]) == 0  # a run's data, read otherwise
     assert "15 rows of 32 features" in capsys.readouterr().out
+    (file,) = run.path.glob("evaluation*.json")
+    assert file.name == "evaluation-pairs-test_fraction-0.25.json"  # none of the run's own figures
+    assert json.loads(file.read_text())["data"] == "pairs (test_fraction 0.25)"
+    assert main(["evaluate", str(run.path), "--test-fraction", "0.5"]) == 0  # as when it was trained
+    assert {path.name for path in run.path.glob("evaluation*.json")} == {file.name, "evaluation.json"}
 
 
 def test_a_network_with_new_weights_and_what_is_missing(table, capsys, tmp_path):

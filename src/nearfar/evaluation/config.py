@@ -15,9 +15,9 @@ class EvaluateConfig(Reading):
     """Measures how good embeddings are: those of held-out rows by a run or any other model, or those in a file."""
 
     run: Annotated[Positional[str | None], arg(metavar="[MODEL]")] = None
-    """A training run, whose figures go to evaluation.json in it, those on other data to evaluation-NAME.json, by the name of the
-    data. With --data also a model folder, or a network by name that was not trained here: hf:NAME, timm:NAME (see: nearfar
-    list networks); its figures go where --out says, and the options of data are those of train."""
+    """A training run, whose figures go to evaluation.json in it, those on other data, or on its own read otherwise, to
+    evaluation-NAME.json. With --data also a model folder, or a network by name that was not trained here: hf:NAME, timm:NAME
+    (see: nearfar list networks); its figures go where --out says, and the options of data are those of train."""
     data: str | None = None
     """Data to embed; by default those that the run was trained on, read as then, but for the options that are named."""
     pretrained: bool = False

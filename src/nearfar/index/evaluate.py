@@ -138,9 +138,16 @@ def _facts(
     prototypes: Tensor | None = None,
 ) -> dict[str, Any]:
     taught, sentences = 0 if train is None else len(train[1]), () if prototypes is None else config.templates
+    name, own = held.corpus.name, opened.config.get("data")
+    source = source_of(own, config.data)
+    if source is None and (
+        otherwise := opened.otherwise(given(config, *READING))
+    ):  # its own data, but not as it knows them
+        name += " ({})".format(", ".join(f"{option} {value}" for option, value in otherwise.items()))
+        source = source_of(None, str(own))
     return {
-        "data": held.corpus.name,
-        "source": source_of(opened.config.get("data"), config.data),
+        "data": name,
+        "source": source,
         "protocol": protocol_of(held, config.metric, config.k, config.ks, taught, sentences),
         "part": "test" if held.tested else "train",
         "inputs": [column.name for column in held.columns],

@@ -32,6 +32,8 @@ from nearfar.types import Kind
 
 SPLIT = ("test_fraction", "split_seed", "hold_out", "id")
 """Options by which rows are held out."""
+PLACE = ("root", "skip_bad")
+"""Options by which the same rows are read in the same way."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Run:
         }
         return DataConfig(**given)
 
+    def otherwise(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of some fields of ``DataConfig`` by which the run's own data would be other rows, or read in another way."""
+        own = self.data_config()
+        return {name: value for name, value in options.items() if name not in PLACE and value != getattr(own, name)}
+
     def open_data(self, data: str | None = None, **options: Any) -> Corpus:
         """Opens data as this model reads them.
 
@@ -105,8 +112,7 @@ class Run:
         before = then.get("train"), then.get("test")
         now = tuple(len(part) if isinstance(part, Part) else 0 for part in (corpus.train, corpus.test))
         if None in before or before == now:
-            stored = self.data_config()
-            drawn = [name for name in SPLIT if name in told and told[name] != getattr(stored, name)]
+            drawn = [name for name in self.otherwise(told) if name in SPLIT]
             why = f"the rows held out are drawn otherwise than when the run was trained ({', '.join(drawn)})"
             return (f"{why}: some may have been trained on",) if drawn else ()
         rows = "{} rows to train on and {} held out"
