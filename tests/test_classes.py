@@ -195,12 +195,12 @@ class TestSingleRow:
         assert "'z'" in data.notes[0]
 
     def test_trained_and_evaluated(self, tmp_path, capsys):
-        rows = [f"w{i} v,{'ab'[i % 2]}" for i in range(14)] + ["alone,z"]
+        rows = [f"w{i} v,{'ab'[i % 2]}" for i in range(20)] + ["alone,z"]
         path = table(tmp_path / "t.csv", "text,label", *rows)
         run = nf.train(data=path, steps=2, batch_size=8, threads=1, out=str(tmp_path / "run"))
         assert (run.config.method, "knn" in run.metrics) == ("supcon", True)
         assert "note: 1 class has a single row ('z')" in capsys.readouterr().err
-        z = torch.randn(15, 4, generator=torch.Generator().manual_seed(0))
+        z = torch.randn(21, 4, generator=torch.Generator().manual_seed(0))
         found = nf.evaluate(z, [row.split(",")[1] for row in rows], train=(z, [row.split(",")[1] for row in rows]))
         assert {"knn", "probe", "retrieval", "verification"} <= {measure.task for measure in found.measures}
 

@@ -138,3 +138,8 @@ def test_a_run_whose_data_are_split_otherwise_now_says_so(tmp_path):
     shutil.copy(tmp_path / "x" / "a" / "0.png", tmp_path / "x" / "a" / "00.png")
     (note,) = open_run(run.path).open_data().notes[1:]
     assert note.startswith("the run was made of 12 rows to train on and 6 held out, and now there are 1")
+    (tmp_path / "x" / "a" / "00.png").unlink()
+    assert open_run(run.path).open_data(split_seed=0).notes == ()
+    (note,) = open_run(run.path).open_data(split_seed=1).notes
+    told = "the rows held out are drawn otherwise than when the run was trained (split_seed): some may have been trained on"
+    assert note == told

@@ -171,6 +171,22 @@ def test_one_file_alone_is_seen_as_in_its_data_set(deep, tmp_path):
     assert other.ranges["integer"] == (0.0, 4095.0)
 
 
+def test_what_starts_from_a_run_sees_images_as_it_did(deep, tmp_path):
+    """By their own values, of 8 bits, these dark images would be read sixteen times as bright."""
+    for i in range(12):
+        path = tmp_path / "dark" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png16(np.random.default_rng(i).integers(0, 256, (8, 8)).astype(np.uint16)))
+    data = str(tmp_path / "dark")
+    assert open_corpus(DataConfig(data)).ranges == {"integer": (0.0, 255.0)}
+    options = {"data": data, "steps": 1, "batch_size": 4, "threads": 1, "show": False}
+    run = nf.train(**options, model=str(deep[1]), out=str(tmp_path / "run"))
+    assert nf.load(run.path).tower("image").ranges == {"integer": (0.0, 4095.0)}
+    assert any("0 is black and 4095 white (as in training)" in note for note in run.environment["decided"])
+    told = nf.train(**options, model=str(deep[1]), pixel_range=(0, 500), out=str(tmp_path / "told"))
+    assert nf.load(told.path).tower("image").ranges["integer"] == (0, 500)
+
+
 def test_the_range_can_be_given(deep):
     data, _ = deep
     corpus = open_corpus(DataConfig(str(data), pixel_range=(0.0, 8190.0)))

@@ -143,7 +143,7 @@ def test_the_rows_of_a_confusion_are_what_is_true():
     labels = torch.tensor([0, 0, 0, 0, 2, 2, 2, 2, 1, -1])
     z = torch.stack([angles.cos(), angles.sin()], 1)
     found = confusion(by_hand(z, labels, ("a", "b", "c")))
-    assert found == {"matrix": [[4, 0], [1, 3]], "classes": ["a", "c"], "by": "7 nearest others"}
+    assert found == {"matrix": [[4, 0], [1, 3]], "classes": ["a", "c"], "by": "3 nearest others"}
     assert confusion(by_hand(z[:3], torch.tensor([0, 1, 2]), ("a", "b", "c"))) is None
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """A data set: where it is, which column is what, and how it is split.
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a data set is read: which column is what, and what is held out."""
 
-    Example:
-        >>> DataConfig("pairs.csv", text="question", positive="answer").positive
-        'answer'
-    """
-
-    data: str = "digits"
-    """A data set by name (see: nearfar list data); a folder of images, by class or not; a .csv, .tsv, .jsonl or
-    .parquet file; WebDataset shards such as "shards-{000..003}.tar"; or a data set on the Hugging Face Hub."""
+    data: str | None = None
+    """The data set."""
     root: str | None = None
     """Where the files of a named data set are, if not in the usual places."""
     image: str | None = None
@@ -47,10 +42,11 @@ class DataConfig:
     """Leave out rows and images that cannot be read, and count them, instead of stopping at the first."""
     test_fraction: float | None = None
     """The part of the rows held out, where the data have no split of their own; by default a third, at most 5,000."""
+    hold_out: Literal["rows", "classes"] | None = None
+    """What that part is made of, where no ids and no second column say it: rows of every class, or whole classes. By default
+    classes if there are 20 or more and most would hold out a single row."""
     split_seed: int = 0
     """Seed of that split."""
-    streaming: bool = False
-    """Read rows in order and never count them: for data larger than the disk or the memory."""
 
     def __post_init__(self) -> None:
         if self.test_fraction is not None and not 0 < self.test_fraction < 1:
@@ -72,3 +68,27 @@ class DataConfig:
             raise ValueError(
                 f"pixel_range is {self.pixel_range}: pass the number that is black, and a larger one that is white"
             )
+
+
+READING = tuple(field.name for field in fields(Reading) if field.name != "data")
+"""The options that say how a data set is read, by name."""
+
+
+@dataclass(frozen=True)
+class DataConfig(Reading):
+    """A data set: where it is, which column is what, and how it is split.
+
+    Example:
+        >>> DataConfig("pairs.csv", text="question", positive="answer").positive
+        'answer'
+    """
+
+    data: str = "digits"
+    """A data set by name (see: nearfar list data); a folder of images, by class or not; a .csv, .tsv, .jsonl or
+    .parquet file; WebDataset shards such as "shards-{000..003}.tar"; or a data set on the Hugging Face Hub."""
+    streaming: bool = False
+    """Read rows in order and never count them: for data larger than the disk or the memory."""
+
+
+EARLIER: dict[str, Any] = {"hold_out": "rows"}
+"""What was done before there was an option for it: of the folder of a run that does not name the option."""

@@ -147,6 +147,8 @@ class Corpus:
     """What was passed over or decided while opening, in words."""
     ranges: Mapping[str, Range] = field(default_factory=dict)
     """Which numbers are black and white, in images of more than bytes."""
+    held_out: Literal["rows", "classes"] | None = None
+    """What the test part is made of, where it was drawn by class."""
 
     def column(self, kind: Kind) -> Column:
         """The first column of a kind."""

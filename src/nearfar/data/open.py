@@ -17,7 +17,7 @@ from nearfar.data.bad import check_name, refuse, shown
 from nearfar.data.classes import class_notes
 from nearfar.data.columns import Chosen, Holds, choose_columns, unread_note, what_it_holds
 from nearfar.data.config import DataConfig
-from nearfar.data.copies import copies_told, one_side, same_cells
+from nearfar.data.copies import copies_told, same_cells
 from nearfar.data.corpus import Corpus, Part, TensorPart
 from nearfar.data.depth import Ranges
 from nearfar.data.folders import TEST_NAMES, metadata_tables, visible
@@ -32,7 +32,7 @@ from nearfar.data.same import Same, same_values
 from nearfar.data.sheets import Sheet
 from nearfar.data.similar import LIKENESS, Similar, find_similar
 from nearfar.data.sources import SOURCES, Found, find_root
-from nearfar.data.splits import split_rows, tied_rows
+from nearfar.data.splits import Split, draw_split, own_split, refuse_classes
 from nearfar.names import given, refuse_unused
 
 # Headers of so many images are looked at when a data set is opened: all of most sets, in a second or two.
@@ -70,9 +70,9 @@ def open_corpus(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
     refuse_unused(given(config, "root"), f"{config.data} is no data set by name, whose files would be there")
     check_name(Path(config.data))
     if config.streaming:
-        refuse_unused(
-            given(config, "test_fraction", "split_seed"), "of a stream, only a test part of its own is held out"
-        )
+        own = "of a stream, only a test part of its own is held out"
+        refuse_unused(given(config, "test_fraction", "split_seed"), own)
+        refuse_classes(config, own)
         from nearfar.data.streams import open_stream
 
         return open_stream(config, ranges)
@@ -152,20 +152,23 @@ def _from_memory(found: Found, config: DataConfig) -> Corpus:
     if found.test is not None:
         refuse_unused(given(config, "test_fraction", "split_seed"), f"{found.name} comes with its split")
     if found.test is None:
-        train, test = split_rows(len(part), part.labels, part.groups, config.test_fraction, config.split_seed)
+        pairs = len(found.columns) > 1
+        split = draw_split(len(part), part.labels, part.groups, (), config, pairs=pairs)
     else:
-        train, test = (~found.test).nonzero().squeeze(1), found.test.nonzero().squeeze(1)
+        split = own_split((~found.test).nonzero().squeeze(1), found.test.nonzero().squeeze(1), config)
     texts = {name: held for name, held in part.data.items() if not isinstance(held, Tensor)}
     part = replace(part, same=same_values(texts))
     images = next((held for held in part.data.values() if isinstance(held, Tensor) and held.ndim == 4), None)
     return Corpus(
         name=found.name,
         columns=found.columns,
-        train=take(part, train),
-        test=take(part, test),
+        train=take(part, split.train),
+        test=take(part, split.test),
         class_names=found.class_names,
         size=None if images is None else (images.shape[2], images.shape[3]),
         channels=None if images is None else images.shape[1],
+        held_out=split.by,
+        notes=split.notes,
     )
 
 
@@ -222,7 +225,7 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
     same, copies = _same(sheet, fields, rows)
     # a text that is a negative on both sides of the split gives nothing away
     values = [same[c.name] for c in (field.column for field in fields) if c.role != "negative" and c.name in same]
-    train, test, moved = _split(sheet, chosen, rows, labels if alike is None else alike, groups, values, copies, config)
+    split = _split(sheet, chosen, rows, labels if alike is None else alike, groups, values, copies, config)
 
     def part(at: Int64[Tensor, "m"]) -> Part:
         own = [None if ids is None else ids[at] for ids in (labels, groups)]
@@ -245,14 +248,15 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
         classes = (
             f"column {chosen.label!r} does not name classes ({count:,} values in {len(rows):,} rows): it is not read",
         )
-    if rest := len(rows) - len(train) - len(test):
+    if rest := len(rows) - len(split.train) - len(split.test):
         classes = (*classes, f"{rest:,} rows are of other parts than train and test: they are not read")
     once = first_rows(torch.tensor(unspread(table, rows.tolist())[1]))[0]  # an image with several texts is one
-    of_images = (*form.notes, *copies_told(None if copies is None else copies[once], moved))
-    notes = (*sheet.notes, *of_images, *shortest, *notes, *classes, *unread_note(chosen))
+    of_images = (*form.notes, *copies_told(None if copies is None else copies[once], split.moved))
+    notes = (*sheet.notes, *split.notes, *of_images, *shortest, *notes, *classes, *unread_note(chosen))
     return Corpus(
-        sheet.name, columns, part(train), part(test), names, form.size, channels, bad, column, notes, form.ranges
-    )
+        sheet.name, columns, part(split.train), part(split.test), names, form.size, channels, bad, column, notes, form.ranges,
+        split.by,
+    )  # fmt: skip
 
 
 def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> tuple[Same, Int64[Tensor, "m"] | None]:
@@ -332,19 +336,16 @@ def _split(
     values: Sequence[Int64[Tensor, "m"]],
     copies: Int64[Tensor, "m"] | None,
     config: DataConfig,
-) -> tuple[Int64[Tensor, "train"], Int64[Tensor, "test"], int]:
-    """Positions in ``rows``: the data's own split if there is one; else ids, or what shares a value, are not parted.
-
-    Also how many rows were moved to the training rows, because they are copies of some.
-    """
+) -> Split:
+    """Positions in ``rows``: the data's own split if there is one; else as ``draw_split`` has it."""
     parts = sheet.split
     if parts is None and chosen.split is not None:
         parts = [str(part or "").strip().lower() for part in sheet.cells(chosen.split)]
         if "train" not in parts:
             parts = None
     if parts is None:
-        groups = tied_rows(values) if groups is None else groups
-        return *split_rows(len(rows), labels, groups, config.test_fraction, config.split_seed, copies), 0
+        pairs = any(column.role == "positive" for column in chosen.inputs)
+        return draw_split(len(rows), labels, groups, values, config, pairs=pairs, copies=copies)
     refuse_unused(given(config, "test_fraction", "split_seed"), f"{sheet.name} comes with its split")
     held = next((name for name in TEST_NAMES if name in parts), None)
     own = [parts[row] for row in rows.tolist()]
@@ -355,6 +356,4 @@ def _split(
         raise ValueError(
             f"{sheet.name}: the split it comes with leaves {len(train)} rows to train on and {len(test)} to test on"
         )
-    own = len(train)
-    train, test = one_side(train, test, copies)
-    return train, test, len(train) - own
+    return own_split(train, test, config, copies)

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from nearfar.data.corpus import Column, Part, TensorPart
+
 Same = Mapping[str, Int64[Tensor, "n"]]
 """Column name to a number a row: equal where the values are, also across columns. Columns that share no value are left out."""
 
@@ -52,3 +54,33 @@ def same_values(columns: Mapping[str, Sequence[Any]]) -> dict[str, Int64[Tensor,
     values, counts = torch.cat([*numbers.values()]).unique(return_counts=True)
     often = values[counts > 1]
     return {name: ids for name, ids in numbers.items() if bool(torch.isin(ids, often).any())}
+
+
+def the_same(part: Part, column: Column) -> bool:
+    """Whether all rows hold the same in a column of texts, or of images by their paths.
+
+    Example:
+        >>> the_same(TensorPart({"text": ["a", "A "]}), Column("text", "text"))
+        True
+    """
+    numbers = getattr(part, "same", {}).get(column.name)
+    if isinstance(numbers, Tensor):
+        return bool((numbers == numbers[0]).all())
+    held = part.data.get(column.name) if isinstance(part, TensorPart) else None
+    return isinstance(held, list) and len({same_value(cell) for cell in held}) == 1
+
+
+def different_rows(rows: Sequence[int], values: Sequence[Int64[Tensor, "n"] | None]) -> list[int]:
+    """The first row of each combination of values; all rows where some column has no value twice.
+
+    Example:
+        >>> different_rows([0, 1, 2], [torch.tensor([7, 7, 7]), torch.tensor([1, 2, 1])])
+        [0, 1]
+    """
+    known = [ids for ids in values if ids is not None]
+    if not known or len(known) < len(values):
+        return list(rows)
+    seen: dict[tuple[int, ...], int] = {}
+    for row, key in zip(rows, torch.stack(known, 1)[torch.tensor(rows)].tolist()):
+        seen.setdefault(tuple(key), row)
+    return list(seen.values())

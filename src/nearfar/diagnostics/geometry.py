@@ -19,6 +19,8 @@ from nearfar.scores.matmul import mm
 from nearfar.scores.similarity import tile_scores
 
 _TILE = 2048
+FEW = 5
+"""Rows. Fewer span so few directions that the effective rank would count the rows, not what was learned."""
 
 
 def _rows(name: str, z: Tensor, least: int) -> Tensor:

@@ -31,6 +31,7 @@ class Embedder(nn.Module):
         towers: By kind.
         projections: By kind; empty without ``dim``.
         dim: Width of an embedding.
+        pretrained: Its parts whose weights come from an earlier training, such as ``"towers.text"``.
 
     Raises:
         ValueError: If there is no tower, or several of different widths and no ``dim``.
@@ -60,6 +61,7 @@ class Embedder(nn.Module):
                 self.projections[kind] = projection = nn.Linear(width, dim, bias=False)
                 nn.init.normal_(projection.weight, std=width**-0.5)
         self.dim: int = dim or towers[0].width
+        self.pretrained: frozenset[str] = frozenset(f"towers.{tower.kind}" for tower in towers if tower.pretrained)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

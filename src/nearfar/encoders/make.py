@@ -6,16 +6,20 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nearfar.data.corpus import Corpus, RawBatch, Stream
+from nearfar.data.depth import Ranges
 from nearfar.data.parts import TablePart
 from nearfar.encoders.backbones import ENCODERS
 from nearfar.encoders.embedder import Embedder
-from nearfar.encoders.precision import building
+from nearfar.encoders.load import load
+from nearfar.encoders.precision import building, dtype_of
+from nearfar.encoders.saved import image_reading
 from nearfar.encoders.tokenizer import train_tokenizer
 from nearfar.encoders.towers import ArrayTower, Tower, build_tower
 from nearfar.names import unknown
@@ -36,6 +40,7 @@ def make_embedder(
     seed: int = 0,
     vocabulary: int = 8192,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    allow_code: bool = False,
 ) -> Embedder:
     """Makes an embedder with a tower for each kind of input that a corpus has.
 
@@ -45,14 +50,17 @@ def make_embedder(
     Args:
         corpus: What it is to read; only training rows are looked at.
         model: A network by name (``ENCODERS``, ``timm:NAME``, ``hf:PATH_OR_NAME``, ``module:factory``) for the kind
-            that it reads; of several kinds ``{"image": …, "text": …}``, or the same as ``"image=…,text=…"``. Kinds
-            without a name get the default: see ``default_tower``.
-        dim: Width of the shared space. By default none for one tower, whose features are the embeddings, and 256 for
-            several.
-        pretrained: Start timm's networks from their weights; ``hf:`` models always do.
+            that it reads, or the folder of a run, a checkpoint or an embedder, whose weights it then starts from; of several
+            kinds ``{"image": …, "text": …}``, or the same as ``"image=…,text=…"``. Kinds without a name get the default:
+            see ``default_tower``.
+        dim: Width of the shared space. By default that of the folder's embedder; else none for one tower, whose features are
+            the embeddings, and 256 for several.
+        pretrained: Start timm's networks from their weights; ``hf:`` models always do. Of ``module:factory``: it brings
+            weights that were trained before.
         seed: Of the initial weights, and of the rows that are looked at.
         vocabulary: Tokens of a text tower from scratch at most.
         options: More options of a network, by kind: see its function.
+        allow_code: Whether the ``module:factory`` that a folder's encoder was made by may be imported and called.
 
     Raises:
         ValueError: If a network is not known, does not suit, or there is nothing for it to read.
@@ -73,16 +81,64 @@ def make_embedder(
     for kind in more:
         if kind not in kinds:
             raise ValueError(unknown("input in the data of the kind", kind, kinds))
-    towers = []
+    towers: list[Tower] = []
+    saved: dict[str, Embedder] = {}  # by folder
     with torch.random.fork_rng(devices=[]), building():
         torch.manual_seed(seed)
         for kind in kinds:
-            if kind == "text":
-                name = names.get(kind, "text-small")
-                towers.append(_text_tower(corpus, name, vocabulary, seed, more.get(kind, {}), pretrained))
+            name, given = names.get(kind), more.get(kind, {})
+            if name is not None and is_folder(name):
+                embedder = saved[name] = saved.get(name) or load(name, allow_code=allow_code)
+                towers.append(_saved_tower(embedder, name, kind, corpus, given))
+            elif kind == "text":
+                towers.append(_text_tower(corpus, name or "text-small", vocabulary, seed, given, pretrained))
             else:
-                towers.append(_array_tower(corpus, kind, names.get(kind), seed, more.get(kind, {}), pretrained))
-        return Embedder(towers, dim or (SHARED if len(towers) > 1 else None))
+                towers.append(_array_tower(corpus, kind, name, seed, given, pretrained))
+        if pretrained and not any(tower.pretrained for tower in towers):
+            told = ", ".join(str(tower.spec["name"]) for tower in towers)
+            raise ValueError(f"pretrained weights were asked for, and {told} has none: name timm:NAME, or leave it out")
+        whole = next(iter(saved.values())) if len(saved) == 1 and set(names.values()) == set(saved) else None
+        if whole is not None and len(whole.projections) and dim in (None, whole.dim):
+            return _with_projections(towers, whole).train()
+        with building(dtype_of(towers[0])):  # a folder's may be float64
+            return Embedder(towers, dim or (SHARED if len(towers) > 1 else None)).train()
+
+
+def is_folder(name: str) -> bool:
+    """Whether the name of a model is a folder here, with what was trained before; names of ``ENCODERS`` come first."""
+    return name not in ENCODERS and Path(name).expanduser().is_dir()
+
+
+def _saved_tower(embedder: Embedder, name: str, kind: Kind, corpus: Corpus, options: dict[str, Any]) -> Tower:
+    """The tower of a saved embedder, once the data are what it reads."""
+    if options:
+        raise ValueError(f"{name} is a trained encoder, whose options are settled: leave out {', '.join(options)}")
+    if kind not in embedder.kinds:
+        raise ValueError(f"{name} reads {', '.join(embedder.kinds)}, and {corpus.name} has inputs of the kind {kind}")
+    tower = embedder.tower(kind)
+    for batch in _sample(corpus, kind, 1, 0) if kind != "text" else ():
+        raw = batch.columns[corpus.column(kind).name]
+        assert isinstance(raw, Tensor)
+        wanted, there = tuple(tower.spec["shape"]), tuple(raw.shape[1:])
+        if len(raw) and (wanted[0] != there[0] or (kind == "image" and wanted != there)):
+            told = (
+                f"; read them at its size (size={wanted[1:]})"
+                if wanted[0] == there[0]
+                else ": start from another model"
+            )
+            raise ValueError(f"{name} reads {kind}s of shape {wanted}, and those of {corpus.name} are {there}{told}")
+    if kind == "image" and isinstance(tower, ArrayTower):
+        tower.ranges |= corpus.ranges
+    return tower
+
+
+def _with_projections(towers: list[Tower], saved: Embedder) -> Embedder:
+    """Towers of a saved embedder with its own projections into the space that they share."""
+    embedder = Embedder(towers, saved.dim)
+    for kind in embedder.kinds:
+        embedder.projections[kind] = saved.projections[kind]
+    embedder.pretrained |= {f"projections.{kind}" for kind in embedder.kinds}
+    return embedder
 
 
 def default_tower(kind: Kind, shape: tuple[int, ...]) -> str:
@@ -97,13 +153,39 @@ def default_tower(kind: Kind, shape: tuple[int, ...]) -> str:
     return {"vector": "mlp", "series": "series-cnn", "text": "text-small"}[kind]
 
 
+def _by_kind(model: str) -> str | dict[str, str]:
+    """``"image=…,text=…"`` by kind; a single name as it is."""
+    if ":" in model.partition("=")[0] or "=" not in model:
+        return model
+    parts = [part.partition("=") for part in re.split(r",(?=\s*\w+\s*=)", model)]
+    return {kind.strip(): name.strip() for kind, _, name in parts}
+
+
+def images_of(model: str | None) -> tuple[tuple[int, int] | None, Ranges | None]:
+    """How a folder of trained weights reads images: see ``image_reading``; None, None: the model names none that does."""
+    named = model if model is None or is_folder(model) else _by_kind(model)
+    folder = named.get("image") if isinstance(named, dict) else named
+    read = image_reading(folder) if folder is not None and is_folder(folder) else None
+    return (None, None) if read is None else read
+
+
+def kinds_read(model: str, corpus: Corpus) -> set[str]:
+    """The kinds of input of a corpus that are named a network for.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    return set(_names(model, [kind for kind in KINDS if any(column.kind == kind for column in corpus.columns)]))
+
+
 def _names(model: str | Mapping[str, str] | None, kinds: list[Kind]) -> dict[str, str]:
     """The named networks by kind."""
     if model is None:
         return {}
-    if isinstance(model, str) and ":" not in model.partition("=")[0] and "=" in model:
-        parts = [part.partition("=") for part in re.split(r",(?=\s*\w+\s*=)", model)]
-        model = {kind.strip(): name.strip() for kind, _, name in parts}
+    if isinstance(model, str) and is_folder(model):
+        return dict.fromkeys(kinds, model)
+    if isinstance(model, str):
+        model = _by_kind(model)
     if isinstance(model, str):
         prefix = model.partition(":")[0]
         reads = {"hf": ("text",), "timm": ("image",)}.get(prefix) if ":" in model else None
@@ -146,6 +228,7 @@ def _array_tower(
     tower = build_tower(kind, spec, mean=mean, std=std, pretrained=pretrained, allow_code=True)
     assert isinstance(tower, ArrayTower)
     tower.ranges = dict(corpus.ranges) if kind == "image" else {}
+    tower.pretrained = pretrained and name not in ENCODERS
     return tower
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ class PooledTransformer(nn.Module):
         self.model = model
         self.pooling = pooling
 
+    @property
+    def unused(self) -> list[str]:
+        """Names of parameters that no feature depends on: of the model's own pooler, whose output is not asked for."""
+        return [name for name, _ in self.named_parameters() if name.startswith("model.pooler.")]
+
     def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "n d"]:
         """Features of each text."""
         mask = inputs["mask"]
@@ -60,6 +66,10 @@ def read_transformer(name: str, max_length: int | None = None) -> TextTower:
     """
     transformers = require("transformers", f"the encoder {name}", "text")
     path = name.partition(":")[2]
+    if path.startswith("~"):
+        path = str(Path(path).expanduser())
+    if path.startswith((".", os.sep)) and not Path(path).is_dir():
+        raise ValueError(f"{name} cannot be read: there is no folder {path}")
     try:
         model = transformers.AutoModel.from_pretrained(path, trust_remote_code=False, dtype=torch.float32)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
@@ -83,6 +93,7 @@ def read_transformer(name: str, max_length: int | None = None) -> TextTower:
     }
     # A copy: truncation and padding are set on it.
     tower = TextTower(spec, PooledTransformer(model, pooling), read_tokenizer(fast.to_str(), name))
+    tower.pretrained = True
     return tower.train()
 
 

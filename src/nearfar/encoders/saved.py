@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.data.depth import FULL
+from nearfar.data.depth import FULL, Range, Ranges
 from nearfar.data.labelled import require
 from nearfar.encoders.embedder import Embedder
 from nearfar.encoders.precision import building
@@ -21,7 +21,11 @@ from nearfar.report.files import read_json, write_json, write_text
 
 FORMAT, VERSION = "nearfar-embedder", 1
 WHY = "saving an embedder"
+PARTS = ("towers", "projections")
+"""What an embedder's weights are divided in, each by kind."""
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+LEARNED, AVERAGED = "method.safetensors", "ema.safetensors"
+"""Weights in a checkpoint of a training run: those that are stepped, and their average."""
 
 
 def save(embedder: Embedder, folder: Path, weights: Mapping[str, Tensor]) -> None:
@@ -47,9 +51,9 @@ def save(embedder: Embedder, folder: Path, weights: Mapping[str, Tensor]) -> Non
 
 def load(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool = False) -> Embedder:
     """See ``Embedder.load``."""
-    folder = find(folder)
+    file, folder = weights_file(folder), find(folder)
     config = _config(folder / CONFIG)
-    state = _weights(folder / WEIGHTS)
+    state = _weights(file) if file.parent == folder else _of_checkpoint(file)
     double = any(tensor.dtype == torch.float64 for tensor in state.values())
     try:
         with building(torch.float64 if double else torch.float32):
@@ -64,17 +68,21 @@ def load(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool =
     if missing or surplus or shapes:
         faults = {"lacks": missing, "has besides": surplus, "has in another shape": sorted(shapes)}
         told = "; ".join(f"{what} {', '.join(names[:3])}" for what, names in faults.items() if names)
-        raise ValueError(f"{folder / WEIGHTS} does not belong to {CONFIG} beside it: it {told}. Save the embedder anew")
+        raise ValueError(f"{file} does not belong to {CONFIG} beside it: it {told}. Save the embedder anew")
     embedder.load_state_dict(state)
+    for tower in towers:
+        tower.pretrained = True
+    embedder.pretrained = frozenset(f"{part}.{kind}" for part in PARTS for kind in getattr(embedder, part))
     return embedder.to(device).eval()
 
 
 def find(path: Path) -> Path:
-    """The embedder's folder: the path, or ``model`` in it, which is where a training run keeps it.
+    """The embedder's folder: the path, or ``model`` in it, which is where a training run keeps it, or that of a checkpoint's run.
 
     Raises:
         ValueError: If neither is one.
     """
+    path = path.parent.parent if _is_checkpoint(path) else path
     for folder in (path, path / "model"):
         if (folder / CONFIG).is_file():
             return folder
@@ -83,10 +91,27 @@ def find(path: Path) -> Path:
     raise ValueError(f"{path} holds no embedder: there is no {CONFIG} in it, nor in {path / 'model'}")
 
 
+def weights_file(path: Path) -> Path:
+    """The file of an embedder's weights; in a checkpoint of a training run that of the averaged ones, where there are any."""
+    if not _is_checkpoint(path):
+        return find(path) / WEIGHTS
+    return path / (AVERAGED if (path / AVERAGED).is_file() else LEARNED)
+
+
+def image_reading(path: str | Path) -> tuple[tuple[int, int], Ranges] | None:
+    """How the embedder in a folder reads images: their height and width, and which numbers are black and white; None: it
+    reads none.
+    """
+    spec = _config(find(Path(path).expanduser()) / CONFIG)["towers"].get("image")
+    return None if spec is None else ((spec["shape"][1], spec["shape"][2]), _ranges(spec))
+
+
 def _config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ValueError(f'{path} is not an embedder\'s: wanted "format": "{FORMAT}"')
+        other = isinstance(config, dict) and "model_type" in config
+        told = f"; a folder of transformers' is named hf:{path.parent}" if other else ""
+        raise ValueError(f'{path} is not an embedder\'s: wanted "format": "{FORMAT}"{told}')
     if config.get("version") != VERSION:
         raise ValueError(
             f"{path} has version {config.get('version')!r}, and this nearfar {version('nearfar')} reads {VERSION}: it was "
@@ -110,11 +135,17 @@ def _tower(folder: Path, kind: Any, spec: dict[str, Any], allow_code: bool) -> T
         tokenizer = read_tokenizer(text, str(path))
         if spec.pop("tokenizer", None) != fingerprint(text):
             raise ValueError(f"{path} does not belong to {CONFIG} beside it: save the embedder anew")
-    ranges = spec.pop("ranges", FULL)  # older folders do not say
+    ranges = _ranges(spec)
+    spec.pop("ranges", None)
     tower = build_tower(kind, spec, tokenizer=tokenizer, allow_code=allow_code)
     if kind == "image" and isinstance(tower, ArrayTower):
-        tower.ranges = {depth: (float(low), float(high)) for depth, (low, high) in ranges.items()}
+        tower.ranges = ranges
     return tower
+
+
+def _ranges(spec: dict[str, Any]) -> dict[str, Range]:
+    """Which numbers are black and white, by depth; older folders do not say."""
+    return {depth: (float(low), float(high)) for depth, (low, high) in spec.get("ranges", FULL).items()}
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
@@ -125,3 +156,13 @@ def _weights(path: Path) -> dict[str, Tensor]:
         return safetensors.load_file(path)
     except Exception as error:  # safetensors has an error class of its own, below Exception
         raise ValueError(f"{path} cannot be read ({error}): was it written in full?") from error
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / LEARNED).is_file()
+
+
+def _of_checkpoint(file: Path) -> dict[str, Tensor]:
+    """The embedder's weights in a file of a checkpoint."""
+    held, prefix = _weights(file), "module." if file.name == AVERAGED else "network.embedder."
+    return {name.removeprefix(prefix): value for name, value in held.items() if name.startswith(prefix)}

@@ -34,15 +34,22 @@ class Tower(nn.Module):
         kind: What it reads.
         spec: How it is built again, as JSON has it: the network's name and options.
         width: Features ``w`` that come out.
+        pretrained: Whether its weights come from an earlier training.
     """
 
     network: nn.Module
+    pretrained: bool = False
 
     def __init__(self, kind: Kind, spec: dict[str, Any], width: int) -> None:
         super().__init__()
         self.kind: Kind = kind
         self.spec = spec
         self.width = width
+
+    @property
+    def attends(self) -> bool:
+        """Whether its network is a transformer, which wants a lower learning rate than others."""
+        return self.kind == "text" or any("Attention" in type(part).__name__ for part in self.network.modules())
 
     def prepare(self, raw: Raw) -> Inputs:
         """What the data hold, made ready for the device; on the CPU, in a worker. Images stay ``uint8``."""

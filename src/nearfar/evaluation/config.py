@@ -5,25 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from nearfar.data.config import READING, Reading
 from nearfar.marks import Positional, arg
 from nearfar.names import given, refuse_unused
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
-    """Measures how good embeddings are: those of a run's held-out rows, or those in a file."""
+class EvaluateConfig(Reading):
+    """Measures how good embeddings are: those of held-out rows by a run or any other model, or those in a file."""
 
-    run: Annotated[Positional[str | None], arg(metavar="[RUN]")] = None
-    """A training run, or a model folder (then with --data). The figures go to evaluation.json in it, those on other data to
-    evaluation-NAME.json, by the name of the data."""
+    run: Annotated[Positional[str | None], arg(metavar="[MODEL]")] = None
+    """A training run, whose figures go to evaluation.json in it, those on other data, or on its own read otherwise, to
+    evaluation-NAME.json. With --data also a model folder, or a network by name that was not trained here: hf:NAME, timm:NAME
+    (see: nearfar list networks); its figures go where --out says, and the options of data are those of train."""
     data: str | None = None
-    """Other data to embed; by default those that the run was trained on."""
-    similar: str | None = None
-    """The column of those data that says how alike the two sides of a row are; none: no column does."""
-    scale: tuple[int | float, int | float] | None = None
-    """Its grades for sides that are not alike at all and for sides that are the same; by default as for the run's own data."""
-    skip_bad: bool = False
-    """Leave out rows and images that cannot be read, and name them, instead of stopping at the first."""
+    """Data to embed; by default those that the run was trained on, read as then, but for the options that are named."""
+    pretrained: bool = False
+    """Take a timm: network with its published weights; hf: ones always do."""
     embeddings: str | None = None
     """In place of a run, a file: .parquet of nearfar embed, or with a column of vectors; .npy; .safetensors."""
     labels: str | None = None
@@ -38,7 +36,7 @@ class EvaluateConfig:
     tasks: tuple[str, ...] = ()
     """Only these of knn, probe, retrieval, verification, clustering, zero-shot, similarity; by default what fits."""
     k: Annotated[int, arg(aliases=("-k",))] = 20
-    """Neighbours that vote."""
+    """Neighbours that vote, at most: no more than classes have rows."""
     ks: tuple[int, ...] = (1, 5, 10)
     """Cut-offs of recall and nDCG."""
     metric: Literal["cosine", "euclidean", "dot"] = "cosine"
@@ -55,17 +53,21 @@ class EvaluateConfig:
     """Import and run the module:factory that the run's encoder was made by."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.run is None) == (self.embeddings is None):
             raise ValueError("pass a run, or --embeddings with a file: one of the two is measured")
         for name in ("labels", "pairs", "train"):
             if self.run is not None and getattr(self, name) is not None:
                 raise ValueError(f"--{name} goes with --embeddings; a run knows its own")
-        if self.data is not None and self.run is None:
-            raise ValueError("--data is embedded by a run: pass the run, or leave --data out")
+        reading = given(self, "data", *READING, "pretrained")
+        if self.run is None and reading:
+            option = f"--{next(iter(reading)).replace('_', '-')}"
+            raise ValueError(
+                f"{option} speaks of data that a model embeds, and a file of embeddings has to be whole: pass a run or a model, "
+                f"or leave {option} out"
+            )
         if self.data is None and (self.similar is not None or self.scale is not None):
             raise ValueError("--similar and --scale say how --data are read; a run knows its own")
-        if self.skip_bad and self.run is None:
-            raise ValueError("--skip-bad leaves out rows of a run's data; a file of embeddings has to be whole")
         if self.embeddings is not None:
             why = "a file of embeddings is measured without a model"
             refuse_unused(given(self, "device", "allow_code", "templates"), why, "leave it out, or pass a run")

@@ -16,7 +16,7 @@ from nearfar.evaluation.clustering import cluster_agreement, kmeans
 from nearfar.evaluation.evaluation import Evaluation, Measure
 from nearfar.evaluation.inputs import as_ids, as_ks, as_rows, as_scores, as_tensors, lost_digits
 from nearfar.evaluation.intervals import bootstrap_interval, share_interval
-from nearfar.evaluation.knn import knn_vote
+from nearfar.evaluation.knn import fitting_voters, knn_vote
 from nearfar.evaluation.neighbours import METRICS, Metric
 from nearfar.evaluation.probe import linear_probe
 from nearfar.evaluation.retrieval import Relevant, Retrieval, Unknown, pair_retrieval, relevance_retrieval, retrieval
@@ -26,6 +26,8 @@ from nearfar.evaluation.zeroshot import zero_shot
 from nearfar.given import at_least, ids_of
 from nearfar.losses.arguments import choice
 
+FEW = 10
+"""Rows. Of fewer, a figure says so."""
 QUERIES = 10_000
 """Rows that query at most: the 95% interval of a share is then ±1 point at the widest."""
 TASKS = ("knn", "probe", "retrieval", "verification", "clustering", "zero-shot", "similarity")
@@ -85,7 +87,7 @@ def evaluate(
         prototypes: An embedding a class, of its prompts (:func:`nearfar.evaluation.zeroshot.prompt_prototypes`).
         tasks: Only these of ``"knn"``, ``"probe"``, ``"retrieval"``, ``"verification"``, ``"clustering"``,
             ``"zero-shot"``, ``"similarity"``.
-        k: Neighbours that vote.
+        k: Neighbours that vote, at most: no more than nine rows in ten have of their class.
         ks: Cut-offs of retrieval.
         metric: How rows are compared.
         queries: Rows that query, at most, drawn with the seed; ``None``: all.
@@ -155,10 +157,12 @@ def evaluate(
             ("first→second", "second→first"), pair_retrieval(rows, partners, same, ks=ks, metric=metric)
         ):
             work.add_retrieval(task, found, lists=False)
-    measured = {"retrieval" if "→" in measure.task else measure.task for measure in work.measures}
-    for task in tasks or ():
-        if task not in measured and not any(note.startswith(task) for note in work.notes):
-            work.notes.append(f"{task}: what was given does not allow it")
+    told = [*(measure.task for measure in work.measures), *work.notes]
+    for task in tasks:
+        if not any(_speaks_of(task, line) for line in told):
+            work.note("what was given does not allow it", task=task)
+    if len(rows) < FEW:
+        work.note(f"{len(rows)} rows are few: other rows of the same kind may give other figures by far")
     if not work.measures:
         raise ValueError(
             "nothing could be measured: " + "; ".join(work.notes or ["no task that was asked for fits what was given"])
@@ -252,6 +256,9 @@ class _Work:
             self.note(f"{found.left_out - unlabelled:,} rows without a relevant key were left out", task=task)
         if found.depth < found.keys:
             self.notes.append(f"{task}: the first {found.depth:,} of {found.keys:,} places were looked at; no map")
+        if found.chance.get("precision@r", 0.0) >= 1 - 1e-9:
+            self.notes.append(f"{task}: every key is right for every row, so that any embedding would be right")
+            return
         last = f"ndcg@{max(self.ks)}"
         for name, value in found.scores.items():
             if (name.startswith("found") and not lists) or (name.startswith("ndcg") and name != last):
@@ -276,13 +283,17 @@ class _Work:
             return
         if self.alone("knn", y, None if train is None else train[1][train[1] >= 0]):
             return
+        voters = fitting_voters(k, y if train is None else train[1], itself=train is None)
+        if voters < k:
+            who = "the nearest row decides" if voters == 1 else f"{voters} neighbours vote"
+            self.notes.append(f"knn: {who}, not {k}: classes have no more rows to find")
         rows = self.drawn("knn", z)
         queries, truth = (z, y) if rows is None else (z[rows], y[rows])
         if train is None:
             everyone = torch.arange(len(z), device=z.device) if rows is None else rows
-            predicted, tied = knn_vote(queries, z, y, k, everyone, metric=self.metric)
+            predicted, tied = knn_vote(queries, z, y, voters, everyone, metric=self.metric)
         else:
-            predicted, tied = knn_vote(queries, *train, k, metric=self.metric)
+            predicted, tied = knn_vote(queries, *train, voters, metric=self.metric)
         if 100 * tied >= len(queries):
             self.note(
                 f"for {tied:,} of {len(queries):,} rows, more keys are as near as the last that votes: the first of them vote",
@@ -395,3 +406,8 @@ class _Work:
 def _majority(labels: Tensor) -> float:
     """What always naming the largest class would reach."""
     return float(labels.unique(return_counts=True)[1].max()) / len(labels)
+
+
+def _speaks_of(task: str, line: str) -> bool:
+    """Whether a measure or a note belongs to a task. Retrieval of partners goes by two names, one each way."""
+    return line.startswith(task) or (task == "retrieval" and "→" in line.partition(":")[0])

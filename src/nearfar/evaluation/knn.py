@@ -13,6 +13,11 @@ from nearfar.evaluation.neighbours import ROWS, Metric, neighbour_blocks
 from nearfar.given import at_least
 from nearfar.losses.arguments import check_range, choice
 
+VOTERS = 20
+"""Neighbours that vote, where nobody says otherwise and classes are large enough."""
+RARE = 0.1
+"""Of the rows: classes that hold fewer do not decide how many neighbours vote."""
+
 
 class Neighbours(NamedTuple):
     """The nearest keys of each query, nearest first."""
@@ -76,6 +81,28 @@ def nearest(
     keys = queries if keys is None else keys
     found = list(neighbour_blocks(queries, keys, k, metric, itself, rows, backend))
     return Neighbours(torch.cat([block.scores for block in found]), torch.cat([block.indices for block in found]))
+
+
+def fitting_voters(k: int, labels: Int64[Tensor, "m"], *, itself: bool = False) -> int:
+    """How many neighbours can vote without being outvoted by other classes: no more than a class has.
+
+    Nine rows in ten have so many of their class to find; rare classes do not decide.
+
+    Args:
+        k: How many were asked for.
+        labels: Classes of the rows that vote; negative: unknown.
+        itself: Whether each of these rows is left out of its own vote.
+
+    Example:
+        >>> fitting_voters(20, torch.arange(12) % 4), fitting_voters(20, torch.arange(12) % 4, itself=True)
+        (3, 2)
+        >>> fitting_voters(20, torch.tensor([0] * 50 + [1] * 48 + [2, 2]))
+        20
+    """
+    _, of_row, counts = labels[labels >= 0].unique(return_inverse=True, return_counts=True)
+    offered = counts[of_row] - int(itself)
+    offered = offered[offered > 0].sort().values
+    return max(1, min(k, int(offered[int(RARE * len(offered))]))) if len(offered) else k
 
 
 def knn_predict(

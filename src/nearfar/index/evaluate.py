@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nearfar.data.bad import left_out
+from nearfar.data.config import READING, DataConfig
 from nearfar.data.corpus import Corpus, Part
 from nearfar.data.similar import LIKENESS
 from nearfar.diagnostics.collapse import collapse
-from nearfar.diagnostics.geometry import alignment, geometry
+from nearfar.diagnostics.geometry import FEW, alignment, geometry
 from nearfar.evaluation.config import EvaluateConfig
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.evaluation import Evaluation
@@ -22,7 +24,7 @@ from nearfar.evaluation.zeroshot import prompt_prototypes
 from nearfar.index.evaluated import file_of, protocol_of, source_of
 from nearfar.index.held_out import CHUNK, HeldOut, embed_held_out
 from nearfar.index.items import shown
-from nearfar.index.run import Run, open_run
+from nearfar.index.run import Run, is_named, open_named, open_run
 from nearfar.index.vectors import read_labels, read_vectors
 from nearfar.names import given, refuse_unused
 from nearfar.report.files import write_json
@@ -35,8 +37,7 @@ def run(config: EvaluateConfig) -> int:
         out = None if config.out is None else Path(config.out)
     else:
         found, told = _of_run(config)
-        folder = Path(config.run).expanduser()
-        out = Path(config.out) if config.out else file_of(folder, told["data"], told["source"])
+        out = _place(config, told)
     failed = None if out is None else _write(out.expanduser(), found.to_dict() | told)
     for line in told.get("reading", ()):
         print(f"note: {shown(line)}", file=sys.stderr)
@@ -66,17 +67,15 @@ def _write(out: Path, figures: dict[str, Any]) -> OSError | None:
 
 def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
     assert config.run is not None
-    opened = open_run(config.run, config.device, allow_code=config.allow_code)
-    held = embed_held_out(
-        opened, config.rows, data=config.data, seed=config.seed, skip_bad=config.skip_bad or None, similar=config.similar,
-        scale=config.scale,
-    )  # fmt: skip
+    opened, corpus = _opened(config.run, config)
+    held = embed_held_out(opened, config.rows, seed=config.seed, corpus=corpus)
     z, pairs = held.embeddings[0], held.embeddings[1] if len(held.columns) > 1 else None
     labels = held.labels if held.known else held.groups if pairs is None else None
     if labels is None:
         refuse_unused(given(config, "k"), f"{held.corpus.name} has no classes that neighbours could vote for")
     named = held.known and held.labels is not None
-    train = _training_rows(opened, held, config) if named and held.tested and _wanted("probe", config) else None
+    taught = named and held.tested and any(_wanted(task, config) for task in ("knn", "probe"))
+    train = _training_rows(opened, held, config) if taught else None
     nothing = "has neither classes, ids nor pairs" if labels is None else "holds one class in the rows looked at"
     alone = labels is not None and len(labels[labels >= 0].unique()) < 2 and train is None
     if pairs is None and (labels is None or alone):
@@ -100,12 +99,35 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
         prototypes=prototypes,
         **_options(config),
     )
+    if held.repeated:
+        found = replace(found, notes=(f"{held.repeated:,} pairs repeat another one, and were left out", *found.notes))
     if held.similar is not None and pairs is not None:
         alike = held.similar >= LIKENESS  # only those are said to lie near
         told = _geometry(z, labels, None)
         told["geometry"] |= {"alignment": alignment(z[alike], pairs[alike])} if bool(alike.any()) else {}
         return found, told | _facts(opened, held, config)
     return found, _geometry(z, labels, pairs) | _facts(opened, held, config, train, prototypes)
+
+
+def _opened(model: str, config: EvaluateConfig) -> tuple[Run, Corpus]:
+    """The model, and the data as it reads them."""
+    options = given(config, *READING)
+    if not is_named(model):
+        refuse_unused(given(config, "pretrained"), f"{model} has its own weights")
+        opened = open_run(model, config.device, allow_code=config.allow_code)
+        return opened, opened.open_data(config.data, streaming=False, **options)
+    if config.data is None:
+        raise ValueError(f"{model} was trained on no data that are known here: name what it is to embed (--data)")
+    named = DataConfig(data=config.data, **options)
+    return open_named(model, named, config.device, pretrained=config.pretrained, seed=config.seed)
+
+
+def _place(config: EvaluateConfig, told: dict[str, Any]) -> Path | None:
+    """Where the figures of a model go; None: it is one by name, which has no folder, and none was asked for."""
+    assert config.run is not None
+    if config.out is not None:
+        return Path(config.out)
+    return None if is_named(config.run) else file_of(Path(config.run).expanduser(), told["data"], told["source"])
 
 
 def _facts(
@@ -116,9 +138,16 @@ def _facts(
     prototypes: Tensor | None = None,
 ) -> dict[str, Any]:
     taught, sentences = 0 if train is None else len(train[1]), () if prototypes is None else config.templates
+    name, own = held.corpus.name, opened.config.get("data")
+    source = source_of(own, config.data)
+    if source is None and (
+        otherwise := opened.otherwise(given(config, *READING))
+    ):  # its own data, but not as it knows them
+        name += " ({})".format(", ".join(f"{option} {value}" for option, value in otherwise.items()))
+        source = source_of(None, str(own))
     return {
-        "data": held.corpus.name,
-        "source": source_of(opened.config.get("data"), config.data),
+        "data": name,
+        "source": source,
         "protocol": protocol_of(held, config.metric, config.k, config.ks, taught, sentences),
         "part": "test" if held.tested else "train",
         "inputs": [column.name for column in held.columns],
@@ -163,8 +192,13 @@ def _wanted(task: str, config: EvaluateConfig) -> bool:
 def _geometry(z: Tensor, labels: Tensor | None, pairs: Tensor | None) -> dict[str, Any]:
     if len(z) < 2:
         return {"geometry": {}, "findings": []}
-    findings = [str(finding) for finding in collapse(z, labels)]
-    return {"geometry": geometry(z, labels, pairs), "findings": findings}
+    findings, told = [str(finding) for finding in collapse(z, labels)], geometry(z, labels, pairs)
+    if len(z) < FEW:
+        del told["effective_rank"]
+        findings.append(
+            f"{len(z)} rows span so few directions that the effective rank would count them: it is left out"
+        )
+    return {"geometry": told, "findings": findings}
 
 
 def _training_rows(

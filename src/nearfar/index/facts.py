@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from nearfar.data.corpus import Part
 from nearfar.evaluation.evaluation import Evaluation
+from nearfar.evaluation.knn import VOTERS
 from nearfar.index.evaluated import protocol_of, read_figures
 from nearfar.index.held_out import HeldOut, embed_held_out
 from nearfar.index.measured import (
     KS,
-    VOTERS,
     confusion,
     embedding_map,
     gallery,
@@ -122,16 +122,20 @@ def read_diary(path: Path) -> Events:
         ValueError: If a line cannot be read; the message names file and line.
     """
     lists: dict[str, list[Any]] = {"step": [], "look": [], "warning": []}
-    end = None
+    end: dict[str, Any] = {}
     for line in read_events(path / "events.jsonl"):
         told = {name: plain(value) for name, value in line.items() if name != "event"}
         if line.get("event") in lists:
             lists[line["event"]].append(told)
         elif line.get("event") == "end":
-            end = str(told.get("reason", "done"))
+            end = {"reason": "done"} | told
     events: Events = {"steps": lists["step"], "looks": lists["look"], "warnings": lists["warning"]}
-    if end is not None:
-        events["end"] = end
+    if end:
+        events["end"] = str(end["reason"])
+    if end.get("best") is not None:
+        events["kept"] = int(end["best"])
+    if "lost" in end:
+        events["lost"] = str(end["lost"])
     return events
 
 

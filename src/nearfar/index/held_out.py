@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from nearfar.data.corpus import Column, Corpus, Part, Raw, joined, same_things
+from nearfar.data.same import different_rows
 from nearfar.index.run import Run
 from nearfar.types import Kind
 
@@ -34,6 +34,7 @@ class HeldOut:
         bad: Rows that could not be read and were left out.
         similar: How alike the two sides of a row are; None: every row's belong together.
         ids: As ``nf.evaluate`` takes them: rows of one id, or with the same text, are the same thing.
+        repeated: Pairs that repeat another one, and are left out.
     """
 
     corpus: Corpus
@@ -48,6 +49,7 @@ class HeldOut:
     bad: list[str] = field(default_factory=list)
     similar: Float32[Tensor, "n"] | None = None
     ids: Int64[Tensor, "n k"] | None = None
+    repeated: int = 0
 
     @property
     def known(self) -> bool:
@@ -65,22 +67,21 @@ class HeldOut:
 
 
 def embed_held_out(
-    run: Run, most: int, kind: Kind | None = None, seed: int = 0, data: str | None = None, **options: Any
+    run: Run, most: int, kind: Kind | None = None, seed: int = 0, corpus: Corpus | None = None
 ) -> HeldOut:
-    """Embeds held-out rows of the data that a run was trained on.
+    """Embeds held-out rows of data, or all where none are held out.
 
     Args:
         run: The run.
         most: How many, drawn with the seed where there are more.
         kind: Only the first input of this kind; by default the first two inputs that the model reads.
         seed: Of the draw.
-        data: Other data.
-        options: Fields of ``DataConfig`` that are to be otherwise than when the run was trained; None: as they are.
+        corpus: The data; by default those that the run was trained on.
 
     Raises:
         ValueError: If the data cannot be opened, or have no rows that are counted.
     """
-    corpus = run.open_data(data, streaming=False, **options)
+    corpus = run.open_data(streaming=False) if corpus is None else corpus
     tested = corpus.test is not None and len(corpus.test) > 0
     part = corpus.test if tested else corpus.train
     if not isinstance(part, Part) or not len(part):
@@ -88,7 +89,10 @@ def embed_held_out(
     used = [column for column in run.columns(corpus) if kind in (None, column.kind)][: 2 if kind is None else 1]
     if not used:
         raise ValueError(f"{run.path} was trained on {corpus.name}, which holds no {kind}")
-    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:most].sort().values
+    drawn = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:most].sort().values.tolist()
+    same = getattr(part, "same", {})
+    kept = different_rows(drawn, [same.get(column.name) for column in used]) if len(used) > 1 else drawn
+    order = torch.tensor(kept)
     found: list[list[Tensor]] = [[] for _ in used]
     raw: list[list[Raw]] = [[] for _ in used]
     read, bad = [], [*corpus.bad]
@@ -108,7 +112,7 @@ def embed_held_out(
     return HeldOut(
         corpus, part, tested, all_rows.rows, used, [torch.cat(z) for z in found], [_join(r) for r in raw],
         all_rows.labels, all_rows.groups, bad, all_rows.similar if len(used) > 1 else None,
-        same_things(all_rows.groups, all_rows.same, used) if len(used) > 1 else None,
+        same_things(all_rows.groups, all_rows.same, used) if len(used) > 1 else None, len(drawn) - len(kept),
     )  # fmt: skip
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from nearfar.data.labelled import require
 from nearfar.data.similar import LIKENESS
-from nearfar.diagnostics.geometry import effective_rank, similarity_histogram, spectrum
+from nearfar.diagnostics.geometry import FEW, effective_rank, similarity_histogram, spectrum
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.evaluation import Evaluation
-from nearfar.evaluation.knn import knn_predict, nearest
+from nearfar.evaluation.knn import VOTERS, fitting_voters, knn_predict, nearest
 from nearfar.evaluation.verification import calibrate, pair_scores, roc
 from nearfar.index.held_out import HeldOut
 from nearfar.index.thumbnails import make_item
@@ -25,8 +25,6 @@ NEIGHBOURS = 6
 """Shown of a query."""
 QUERIES = 24
 """Queries shown; as many from each class as it comes out."""
-VOTERS = 20
-"""Of the kNN classifier whose confusion is shown."""
 KS = (1, 5)
 """Cut-offs of retrieval, where no evaluation of the run is there."""
 CLASSES = 60
@@ -163,7 +161,8 @@ def histogram(held: HeldOut, temperature: float | None, bins: int = 80) -> page.
 def singular_values(z: Float32[Tensor, "n d"]) -> page.Spectrum:
     """Of the centred rows."""
     values = (spectrum(z) * (len(z) - 1)).sqrt()
-    return {"values": values.tolist(), "effective_rank": effective_rank(z)}
+    rank = effective_rank(z) if len(z) >= FEW else None  # of fewer it would count the rows
+    return {"values": values.tolist(), "effective_rank": rank}
 
 
 def confusion(held: HeldOut) -> page.Confusion | None:
@@ -177,7 +176,7 @@ def confusion(held: HeldOut) -> page.Confusion | None:
     z, labels = held.embeddings[0][known], held.labels[known]
     if len(z) < 2:
         return None
-    voters = min(VOTERS, len(z) - 1)
+    voters = min(fitting_voters(VOTERS, labels, itself=True), len(z) - 1)
     said = knn_predict(z, None, labels, voters)
     present = torch.cat([labels, said]).unique()  # the held-out identities, not those that were trained on
     place, count = torch.searchsorted(present, torch.stack([labels, said])), len(present)

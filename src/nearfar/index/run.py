@@ -12,21 +12,28 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from nearfar.data.config import DataConfig
+from nearfar.data.config import EARLIER, DataConfig
 from nearfar.data.corpus import Column, Corpus, Part
 from nearfar.data.depth import Ranges
 from nearfar.data.labelled import require
 from nearfar.data.open import open_corpus
 from nearfar.data.pixels import SUFFIXES
+from nearfar.encoders.backbones import ENCODERS
 from nearfar.encoders.embedder import Embedder
 from nearfar.encoders.items import read_image
 from nearfar.encoders.load import load
-from nearfar.encoders.saved import CONFIG, WEIGHTS, find
+from nearfar.encoders.make import is_folder, kinds_read, make_embedder
+from nearfar.encoders.saved import CONFIG, find, weights_file
 from nearfar.encoders.towers import ArrayTower
 from nearfar.names import passing_over
 from nearfar.report.files import read_json
 from nearfar.training.run import Run as TrainedRun
 from nearfar.types import Kind
+
+SPLIT = ("test_fraction", "split_seed", "hold_out", "id")
+"""Options by which rows are held out."""
+PLACE = ("root", "skip_bad")
+"""Options by which the same rows are read in the same way."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,16 @@ class Run:
             raise ValueError(f"{self.path} does not say which data it was trained on: name the data")
         known = {field.name for field in fields(DataConfig)}
         given: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in self.config.items() if name in known
+            name: tuple(v) if isinstance(v, list) else v
+            for name, v in (EARLIER | dict(self.config)).items()
+            if name in known
         }
         return DataConfig(**given)
+
+    def otherwise(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of some fields of ``DataConfig`` by which the run's own data would be other rows, or read in another way."""
+        own = self.data_config()
+        return {name: value for name, value in options.items() if name not in PLACE and value != getattr(own, name)}
 
     def open_data(self, data: str | None = None, **options: Any) -> Corpus:
         """Opens data as this model reads them.
@@ -87,20 +101,20 @@ class Run:
             config = replace(config, size=config.size or (tower.shape[1], tower.shape[2]))
         told = {name: value for name, value in options.items() if value is not None}
         corpus = passing_over(lambda asked: open_corpus(asked, ranges), replace(config, **told), told)
-        return (
-            corpus
-            if data is not None and data != own
-            else replace(corpus, notes=(*corpus.notes, *self._changed(corpus)))
-        )
+        if data is not None and data != own:
+            return corpus
+        return replace(corpus, notes=(*corpus.notes, *self._changed(corpus, told)))
 
-    def _changed(self, corpus: Corpus) -> tuple[str, ...]:
+    def _changed(self, corpus: Corpus, told: Mapping[str, Any]) -> tuple[str, ...]:
         """Whether the run's own data are split otherwise than when it was trained, in words."""
         file = self.path / "environment.json"
         then = read_json(file).get("data", {}) if file.is_file() else {}
         before = then.get("train"), then.get("test")
         now = tuple(len(part) if isinstance(part, Part) else 0 for part in (corpus.train, corpus.test))
         if None in before or before == now:
-            return ()
+            drawn = [name for name in self.otherwise(told) if name in SPLIT]
+            why = f"the rows held out are drawn otherwise than when the run was trained ({', '.join(drawn)})"
+            return (f"{why}: some may have been trained on",) if drawn else ()
         rows = "{} rows to train on and {} held out"
         return (
             f"the run was made of {rows.format(*before)}, and now there are {rows.format(*now)}: some may have been trained on",
@@ -161,7 +175,53 @@ def open_run(path: str | Path, device: str | None = None, *, allow_code: bool = 
     Raises:
         ValueError: If there is no model.
     """
-    path = Path(path).expanduser()
+    path, place = Path(path).expanduser(), _place(device)
+    embedder = load(path, place, allow_code=allow_code)
+    folder = find(path)
+    digest = hashlib.sha256()
+    for name in (folder / CONFIG, weights_file(path)):
+        with name.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return Run(path, embedder, digest.hexdigest()[:16], read_config(path))
+
+
+def is_named(model: str) -> bool:
+    """Whether a model is a network by name, such as ``hf:NAME`` or ``small-cnn``, and no folder here.
+
+    Example:
+        >>> is_named("hf:nowhere"), is_named("image=timm:resnet18,text=text-small"), is_named("runs/mine")
+        (True, True, False)
+    """
+    return model in ENCODERS or (not is_folder(model) and (":" in model or "=" in model))
+
+
+def open_named(
+    model: str, config: DataConfig, device: str | None = None, *, pretrained: bool = False, seed: int = 0
+) -> tuple[Run, Corpus]:
+    """A network that was not trained here, with the weights that it comes with, and data as it reads them.
+
+    Args:
+        model: As ``nearfar train`` takes it.
+        config: The data.
+        device: Where to compute; None: a GPU if there is one.
+        pretrained: Whether a network of timm's has its published weights.
+        seed: Random seed for new weights.
+
+    Raises:
+        ValueError: If there is no such network, or it reads nothing of the data.
+    """
+    place, corpus = _place(device), open_corpus(config)
+    read = kinds_read(model, corpus)
+    columns = tuple(column for column in corpus.columns if column.kind in read)
+    embedder = make_embedder(replace(corpus, columns=columns), model, pretrained=pretrained, seed=seed)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(embedder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return Run(Path(model), embedder.to(place).eval(), digest.hexdigest()[:16], {}), corpus
+
+
+def _place(device: str | None) -> torch.device:
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=place)
@@ -169,13 +229,7 @@ def open_run(path: str | Path, device: str | None = None, *, allow_code: bool = 
         raise ValueError(
             f"device {device!r} cannot be used here ({str(error).partition(chr(10))[0]}): pass cpu"
         ) from error
-    embedder = load(path, place, allow_code=allow_code)
-    folder = find(path)
-    digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
-        with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return Run(path, embedder, digest.hexdigest()[:16], read_config(path))
+    return place
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Step(TypedDict, total=False):
 
 
 class Look(TypedDict, total=False):
-    """One look at the held-out rows while training."""
+    """One look at the held-out rows while training; that of step 0 is before training."""
 
     step: Required[int]
     seconds: float
@@ -58,6 +58,10 @@ class Events(TypedDict, total=False):
     warnings: Sequence[Warned]
     end: str
     """Why training ended, in a few words: ``"all 2,000 steps done"``, ``"stopped early: …"``. Left out: it has not."""
+    kept: int
+    """The step whose weights are kept."""
+    lost: str
+    """That the weights that are kept are worse than those that training began with, and what to do about it."""
 
 
 class Metric(TypedDict, total=False):

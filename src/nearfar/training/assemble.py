@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from nearfar.data.corpus import Column, Corpus, Stream, similar_of
+from nearfar.data.corpus import Column, Corpus, Stream
+from nearfar.data.same import the_same
 from nearfar.data.views import make_view
 from nearfar.methods.base import Method, Setting, View
 from nearfar.methods.table import METHODS, Holds, check_options, choose_method
 from nearfar.names import given, refuse_unused
 from nearfar.training.config import TrainConfig
-from nearfar.training.looks import looked_at, watched_part
+from nearfar.training.pace import check_start, start_of
+from nearfar.training.watched import Watched
 
 
 def what_it_holds(corpus: Corpus) -> Holds:
@@ -26,28 +29,77 @@ def what_it_holds(corpus: Corpus) -> Holds:
     return Holds(kinds, labelled, roles >= {"positive", "negative"}, corpus.similar is not None)
 
 
-def resolve(config: TrainConfig, corpus: Corpus, accelerated: bool, world: int = 1) -> TrainConfig:
-    """The configuration with the method, and every default that depends on the data.
+def settle_method(config: TrainConfig, corpus: Corpus) -> str:
+    """The method that was asked for or that fits the data, once there is something to tell apart.
 
     Raises:
-        ValueError: If the data lack what the method needs, or too few rows are left to train on.
+        ValueError: If the data lack what the method needs, or there are no two rows or classes that differ.
     """
     method = choose_method(config.method, what_it_holds(corpus))
-    rows = None if isinstance(corpus.train, Stream) else len(corpus.train)
-    if rows is not None and rows < 2:
+    if isinstance(corpus.train, Stream):
+        return method
+    rows, used = len(corpus.train), used_columns(method, corpus)
+    if rows < 2:
         raise ValueError(f"{corpus.name} has {rows} rows to train on: wanted two at least")
-    labels = getattr(corpus.train, "labels", None)  # a stream has none that could be chosen by
-    counts = None if labels is None else labels[labels >= 0].unique(return_counts=True)[1]
-    trained = 0 if counts is None else len(counts)  # classes may be held out as a whole
-    by_label = METHODS[method].needs.startswith("labels") and len(used_columns(method, corpus)) == 1
-    if by_label and counts is not None and not bool((counts > 1).any()):
+    judged = corpus.similar is not None and len(used) > 1  # then one text may be compared with many
+    for column in () if judged else used:
+        if column.role != "negative" and the_same(corpus.train, column):
+            raise ValueError(
+                f"column {column.name!r} of {corpus.name} holds the same in all {rows:,} rows to train on: there is nothing to "
+                "tell apart; two different ones are the least"
+            )
+    labels = corpus.train.labels
+    if METHODS[method].needs.startswith("labels") and len(used) == 1 and labels is not None:
+        classes, counts = labels[labels >= 0].unique(return_counts=True)
         column = f"column {config.label!r}" if config.label else "the labels"
-        raise ValueError(
-            f"method {method!r} puts rows of one class together, and by {column} each of the {trained:,} classes has one row of "
-            f"{rows:,} to train on: name a column that rows share with label= (--label), or leave it out to train without"
-        )
-    config = config.resolved(rows=rows, method=method, classes=trained, accelerated=accelerated, world=world)
-    known = watched_metrics(corpus, used_columns(method, corpus))
+        if not bool((counts > 1).any()):
+            raise ValueError(
+                f"method {method!r} puts rows of one class together, and by {column} each of the {len(classes):,} classes has "
+                f"one row of {rows:,} to train on: name a column that rows share with label= (--label), or leave it out to "
+                "train without"
+            )
+        if len(classes) < 2:
+            without = choose_method(None, replace(what_it_holds(corpus), labels=False))
+            raise ValueError(
+                f"method {method!r} tells classes apart, and by {column} all rows to train on are of one: name another column "
+                f"with label= (--label), or train without classes (--method {without})"
+            )
+    return method
+
+
+def resolve(
+    config: TrainConfig,
+    corpus: Corpus,
+    method: str,
+    embedder: Any,
+    watched: Watched | None,
+    accelerated: bool,
+    world: int = 1,
+) -> TrainConfig:
+    """The configuration with every default that depends on the data and on what the encoder starts from.
+
+    Args:
+        config: As asked for.
+        corpus: The data.
+        method: See ``settle_method``.
+        embedder: What is trained.
+        watched: What is looked at while training.
+        accelerated: Whether the device is no CPU.
+        world: Number of ranks.
+
+    Raises:
+        ValueError: If an option does not suit the data or the encoder.
+    """
+    start = start_of(embedder)
+    check_start(config, start)
+    rows = None if isinstance(corpus.train, Stream) else len(corpus.train)
+    labels = getattr(corpus.train, "labels", None)  # a stream has none that could be chosen by
+    trained = 0 if labels is None else len(labels[labels >= 0].unique())  # classes may be held out as a whole
+    config = replace(config, hold_out=corpus.held_out or config.hold_out)
+    config = config.resolved(
+        rows=rows, method=method, classes=trained, accelerated=accelerated, world=world, start=start
+    )
+    known = () if watched is None else watched.metrics
     if config.metric is not None and config.metric not in known:
         raise ValueError(f"metric is {config.metric!r}, and looks at these data give {', '.join(known) or 'none'}")
     if config.patience is not None and not known:
@@ -61,12 +113,6 @@ def class_ids(corpus: Corpus) -> Int64[Tensor, "classes"]:
     if corpus.class_names or labels is None:
         return torch.arange(len(corpus.class_names))
     return labels[labels >= 0].unique().cpu()
-
-
-def watched_metrics(corpus: Corpus, columns: tuple[Column, ...]) -> tuple[str, ...]:
-    """What a look measures."""
-    part = watched_part(corpus)
-    return () if part is None else looked_at(columns, part.labels, similar_of(part))[0]
 
 
 def used_columns(method: str, corpus: Corpus) -> tuple[Column, ...]:

@@ -35,7 +35,9 @@ def run(config: TrainConfig) -> int:
         return 1
     if not is_first():
         return 0
-    for name, value in done.metrics.items():
-        print(f"{name} {value:.4f}")
+    if "lost" in done.end:
+        print(done.end["lost"])
+    for name, told in done.changes().items():
+        print(f"{name} {told}")
     print(f"Encoder: {done.path / 'model'}")
     return 0

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from nearfar.data.config import EARLIER as EARLIER_DATA
 from nearfar.data.config import DataConfig
 from nearfar.methods.config import MethodConfig
 from nearfar.methods.table import METHODS
@@ -25,12 +26,19 @@ class TrainConfig(MethodConfig, DataConfig):
     config: str | None = None
     """A YAML file with any of these options; what the command line says besides it wins."""
     model: str | None = None
-    """The encoder by name (see: nearfar list networks), or your own, as module:factory; by default one that fits the
-    data."""
+    """The encoder by name (see: nearfar list networks); your own, as module:factory; or the folder of a run, a checkpoint or
+    an embedder, to start from its weights. By default one that fits the data."""
     dim: int | None = None
     """Width of the embeddings; by default that of the encoder's features, and 256 where two encoders share a space."""
     pretrained: bool = False
-    """Start a timm: encoder from its published weights; hf: encoders always do."""
+    """Start a timm: encoder from its published weights; hf: encoders and folders always do. Of module:factory or embedder=: it
+    brings weights that were trained before."""
+    allow_code: bool = False
+    """Import and run the module:factory that the encoder in the folder of model was made by."""
+    freeze: bool = False
+    """Keep the weights that the run starts from as they are: only what is new learns (heads, projections, --dim)."""
+    freeze_steps: float | None = None
+    """Keep them so for the first steps alone: how many, or below 1 the part of all steps."""
     views: str | None = None
     """How views of an image or a series are drawn (see: nearfar list views); none: not at all; by default what suits the
     method and the kind."""
@@ -50,13 +58,20 @@ class TrainConfig(MethodConfig, DataConfig):
     optimizer: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
     """How weights are stepped; lars for batches of thousands."""
     lr: float | None = None
-    """Peak learning rate; by default 1e-3 (adamw, adam), 0.05 (sgd), 0.5 (lars), the last two times batch_size / 256."""
+    """Peak learning rate; by default 1e-3 (adamw, adam), 0.05 (sgd), 0.5 (lars), the last two times batch_size / 256. Of weights
+    that were trained before a tenth of that, and a fiftieth in a transformer (2e-5)."""
+    head_factor: float | None = None
+    """How many times as fast what is new learns (heads, projections, temperature) beside weights that were trained before; by
+    default so many that it has the usual rate, and 1 at least."""
+    layer_decay: float | None = None
+    """Of weights that were trained before, each layer learns at this part of the rate of the one above it, such as 0.9."""
     weight_decay: float = 1e-4
     """Decay of weights; biases, norms and the temperature have none."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """The learning rate after the warm-up: down to 0 along a cosine or a line, or level."""
-    warmup: float = 0.05
-    """Warm-up of the learning rate: steps, or below 1 the part of all steps."""
+    warmup: float | None = None
+    """Warm-up of the learning rate: steps, or below 1 the part of all steps; by default 0.05, and 0.1 from weights that were
+    trained before."""
     clip: float | None = None
     """Largest norm of the gradient."""
     ema: float | None = None
@@ -83,7 +98,8 @@ class TrainConfig(MethodConfig, DataConfig):
     eval_rows: int = 2000
     """Test rows that are looked at, at most."""
     metric: str | None = None
-    """Which metric of a look says what is best: knn, recall@1, mrr; by default the first that there is."""
+    """Which metric of a look says what is best: knn, recall@1, mrr; by default the first that there is. Of equals the last
+    is kept."""
     patience: int | None = None
     """Stop after so many looks without a better metric."""
     checkpoint_every: int | None = None
@@ -111,6 +127,8 @@ class TrainConfig(MethodConfig, DataConfig):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}: wanted a number above 0")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}: wanted a number above 0, up to 1, such as 0.9")
         for name in ("ema", "momentum"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -134,7 +152,7 @@ class TrainConfig(MethodConfig, DataConfig):
         """
         known = {} if config is None else asdict(config) if isinstance(config, TrainConfig) else {}
         if isinstance(config, str | Path):
-            known = asdict(options_of(cls, read_yaml(config), str(config))) | {"config": None}
+            known = asdict(options_of(cls, read_options(config), str(config))) | {"config": None}
         return options_of(cls, known | options)
 
     @classmethod
@@ -149,15 +167,22 @@ class TrainConfig(MethodConfig, DataConfig):
             if name in ("--config", "--resume") and (equals or place + 1 < len(arguments)):
                 told[name] = value if equals else arguments[place + 1]
         run = Path(told["--resume"]).expanduser() / RUN_FILE if "--resume" in told else None
-        begun = read_yaml(run) if run is not None and run.is_file() else {}
-        given = read_yaml(told["--config"]) if "--config" in told else {}
+        begun = EARLIER | read_yaml(run) if run is not None and run.is_file() else {}
+        given = read_options(told["--config"]) if "--config" in told else {}
         if not begun and not given:
             return None
         options_of(cls, given, told.get("--config", ""))  # its mistakes are told as the file's
         return options_of(cls, begun | given | ({"resume": told["--resume"]} if begun else {}))
 
     def resolved(
-        self, *, rows: int | None, method: str, classes: int, accelerated: bool, world: int = 1
+        self,
+        *,
+        rows: int | None,
+        method: str,
+        classes: int,
+        accelerated: bool,
+        world: int = 1,
+        start: Start = "scratch",
     ) -> TrainConfig:
         """The same with every default filled in that depends on the data.
 
@@ -167,6 +192,7 @@ class TrainConfig(MethodConfig, DataConfig):
             classes: How many there are among the training rows; 0 where rows come in an order of their own.
             accelerated: Whether the device is no CPU.
             world: Ranks, which share a batch and its chunks: where rows are too few for it, it has as many for each.
+            start: What the encoder's weights are at the start.
 
         Raises:
             ValueError: If rows are streamed and no number of steps is given.
@@ -184,8 +210,10 @@ class TrainConfig(MethodConfig, DataConfig):
             raise ValueError("rows are streamed, and nobody knows how many there are: pass steps=, in place of epochs")
         if steps is None:
             assert rows is not None
-            steps = max(1, round((20 if self.epochs is None else self.epochs) * (rows // batch)))
-        scale = batch / 256 if self.optimizer in ("sgd", "lars") else 1.0
+            steps = max(1, round((EPOCHS if self.epochs is None else self.epochs) * (rows // batch)))
+        usual = usual_rate(self.optimizer, batch)
+        lr = self.lr or usual_rate(self.optimizer, batch, start)
+        warmup = (0.05 if start == "scratch" else 0.1) if self.warmup is None else self.warmup
         drawn = self.classes_per_batch
         if drawn is None and METHODS[method].needs.startswith("labels") and classes > batch // 4:
             each = next((k for k in (4, 3, 5, 2) if batch % k == 0), None)  # else a row would be alone of its class
@@ -200,8 +228,10 @@ class TrainConfig(MethodConfig, DataConfig):
             quick=False,
             chunk=self.chunk or (max(1, self.batch_size // world) if self.accumulate > 1 else None),
             classes_per_batch=drawn,
-            lr=self.lr or RATES[self.optimizer] * scale,
-            warmup=float(round(self.warmup * steps) if self.warmup < 1 else self.warmup),
+            lr=lr,
+            head_factor=self.head_factor or (1.0 if start == "scratch" else max(1.0, usual / lr)),
+            warmup=_steps(warmup, steps),
+            freeze_steps=None if self.freeze_steps is None else _steps(self.freeze_steps, steps),
             log_every=self.log_every or (10 if accelerated else 1),
             eval_every=self.eval_every or max(1, steps // 10),
             checkpoint_every=self.checkpoint_every or self.eval_every or max(1, steps // 10),
@@ -217,13 +247,43 @@ class TrainConfig(MethodConfig, DataConfig):
         }
 
 
+def usual_rate(optimizer: str, batch: int, start: Start = "scratch") -> float:
+    """The peak learning rate where nobody says otherwise.
+
+    Example:
+        >>> usual_rate("adamw", 64), usual_rate("adamw", 64, "transformer"), usual_rate("sgd", 512)
+        (0.001, 2e-05, 0.1)
+    """
+    return RATES[optimizer] * (batch / 256 if optimizer in ("sgd", "lars") else 1.0) / GENTLER[start]
+
+
+def _steps(part: float, steps: int) -> float:
+    """A number of steps, or below 1 that part of all."""
+    return float(round(part * steps) if part < 1 else part)
+
+
+def read_options(path: str | Path) -> dict[str, Any]:
+    """The options of a file; of the folder of an earlier version's run, with what was done before it was an option."""
+    path = Path(path).expanduser()
+    of_run = path.name == RUN_FILE and (path.parent / "environment.json").is_file()
+    return (EARLIER if of_run else {}) | read_yaml(path)
+
+
 RUN_FILE = "config.yaml"
 """What a run was told, in its folder."""
+EARLIER: dict[str, Any] = EARLIER_DATA | {"head_factor": 1.0}
+"""What was done before there was an option for it: of the folder of a run that does not name the option."""
+Start = Literal["scratch", "network", "transformer"]
+"""What an encoder begins with: new weights, or those of a network or a transformer that was trained before."""
+GENTLER: dict[Start, float] = {"scratch": 1, "network": 10, "transformer": 50}
+"""By what the usual learning rate is divided, so that what was learned before is not lost."""
 # The smallest sensible value of each whole number. A batch of one row has no pair in it.
 LEAST = {
     "steps": 1, "batch_size": 2, "classes_per_batch": 1, "chunk": 1, "accumulate": 1, "devices": 1, "num_nodes": 1,
     "threads": 1, "seed": 0, "log_every": 1, "eval_every": 1, "eval_rows": 2, "patience": 1, "checkpoint_every": 1, "dim": 1,
-    "queue": 1, "projection": 0, "warmup": 0, "weight_decay": 0, "weight": 0,
+    "queue": 1, "projection": 0, "warmup": 0, "weight_decay": 0, "weight": 0, "freeze_steps": 0,
 }  # fmt: skip
-POSITIVE = ("lr", "clip", "epochs", "temperature", "checkpoint_seconds")
+POSITIVE = ("lr", "head_factor", "clip", "epochs", "temperature", "checkpoint_seconds")
+EPOCHS = 20.0
+"""Passes over the training rows, where nobody says otherwise."""
 RATES = {"adamw": 1e-3, "adam": 1e-3, "sgd": 0.05, "lars": 0.5}

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nearfar.data.labelled import require
+from nearfar.encoders.pretrained import PooledTransformer
 from nearfar.training.config import TrainConfig
 from nearfar.training.sharding import shard
 
@@ -117,6 +119,17 @@ def _started(config: TrainConfig) -> tuple[int, int, list[Any]]:
         raise ValueError(f"srun started {tasks} tasks on {nodes} machines: wanted as many on each (--ntasks-per-node)")
     known["SLURM_NTASKS_PER_NODE"] = str(tasks // nodes)  # which Fabric wants, and a job of --ntasks lacks
     return tasks // nodes, nodes, [SLURMEnvironment()]
+
+
+def pass_over_unused(network: nn.Module) -> None:
+    """Tells ``DistributedDataParallel``, which waits for every gradient, which ones never come."""
+    unused = [
+        f"{name}.{own}"
+        for name, part in network.named_modules()
+        if isinstance(part, PooledTransformer)
+        for own in part.unused
+    ]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, unused)
 
 
 def is_first() -> bool:

@@ -1,4 +1,4 @@
-"""A look at the embeddings of held-out rows while training: how good they are, and whether they collapse."""
+"""A look at the embeddings of some rows while training: how good they are, and whether they collapse."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nearfar.data.corpus import Column, Corpus, Part, RawBatch, joined, same_things
-from nearfar.data.similar import LIKENESS, is_binary
+from nearfar.data.corpus import Column, Part, RawBatch, joined, same_things
+from nearfar.data.similar import LIKENESS
 from nearfar.diagnostics.geometry import alignment, class_alignment, effective_rank, feature_std, uniformity
-from nearfar.encoders.embedder import to_device
-from nearfar.evaluation.knn import knn_accuracy
+from nearfar.encoders.embedder import evaluating, to_device
+from nearfar.evaluation.knn import knn_predict
 from nearfar.evaluation.retrieval import pair_retrieval, retrieval
 from nearfar.evaluation.similarity import sts
 from nearfar.evaluation.verification import listed_scores, roc
 from nearfar.lengths import unit_rows
+from nearfar.training.watched import Watched
 
 CHUNK = 256
 """Rows embedded at a time."""
@@ -29,105 +30,81 @@ class Look:
     """What was seen."""
 
     metrics: dict[str, float]
-    """Of one column with labels: knn (the accuracy of the 20 nearest others' vote), recall@1. Of two: mrr, recall@1 of a
-    row's partner; or, where it is said how alike they are, average_precision of similar pairs, spearman of grades. The first
-    is what says which look is best, if nobody says otherwise."""
+    """Of one column with labels: knn (the accuracy of the nearest rows' vote), recall@1. Of two: mrr, recall@1 of a row's
+    partner; or, where it is said how alike they are, average_precision of similar pairs, spearman of grades. The first is what
+    says which look is best, if nobody says otherwise."""
     geometry: dict[str, float]
     """alignment (of partners, or of rows of one class), uniformity, effective_rank, feature_std."""
     bad: tuple[str, ...] = ()
     """Rows that could not be read and were left out: path or line, and why."""
 
 
-def watched_part(corpus: Corpus) -> Part | None:
-    """The part that is looked at: rows held out, else training rows, which show a collapse as well; None: they are streamed."""
-    part = corpus.test if corpus.test is not None and len(corpus.test) > 1 else corpus.train
-    return part if isinstance(part, Part) else None
-
-
-def watched_rows(corpus: Corpus, most: int, seed: int) -> tuple[Part, list[int]] | None:
-    """The part that is looked at, and which of its rows; None: rows are streamed, and none are held out."""
-    part = watched_part(corpus)
-    if part is None:
-        return None
-    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))
-    return part, sorted(order[:most].tolist())
-
-
-def looked_at(
-    columns: Sequence[Column], labels: Int64[Tensor, "n"] | None, similar: Float32[Tensor, "n"] | None
-) -> tuple[tuple[str, ...], str]:
-    """What rows allow to be measured, and why it is nothing, if something is missing.
-
-    Example:
-        >>> looked_at([Column("image", "image")], torch.tensor([3, 3, -1]), None)[1]
-        'all rows that are looked at are of one class: kNN and recall would be 1 whatever was learned, and are left out'
-    """
-    if len([column for column in columns if column.role != "negative"]) > 1:
-        if similar is None:
-            return ("mrr", "recall@1"), ""
-        if len(similar.unique()) < 2:
-            return (
-                (),
-                "all pairs that are looked at are judged alike: whether they are told from others is not measured",
-            )
-        return (("average_precision",) if is_binary(similar) else ("spearman",)), ""
-    known = None if labels is None else labels[labels >= 0]
-    if known is None or not len(known):
-        return (), ""
-    if bool((known == known[0]).all()):
-        return (), (
-            "all rows that are looked at are of one class: kNN and recall would be 1 whatever was learned, and are left out"
-        )
-    return ("knn", "recall@1"), ""
-
-
-def look(embedder: Any, columns: tuple[Column, ...], part: Part, rows: list[int], device: torch.device) -> Look:
+def look(embedder: Any, watched: Watched, device: torch.device) -> Look:
     """Embeds the rows and measures.
 
     Args:
-        embedder: As it is; it is put back into training mode if it was in it.
-        columns: Those that were trained on.
-        part: Of the corpus.
-        rows: Which.
+        embedder: As it is; every part of it is put back into the mode that it was in.
+        watched: Which rows, and what is measured of them.
         device: Where the embedder is.
     """
-    used = [c for c in columns if c.role != "negative"][:2]
-    sides, seen, bad = _embed(embedder, used, part, rows, device)
-    z, names = sides[0], looked_at(columns, seen.labels, seen.similar)[0]
-    metrics: dict[str, float] = {}
-    geometry: dict[str, float] = {}
+    with evaluating(embedder):
+        sides, seen, bad = _embed(embedder, watched.columns, watched.part, watched.rows, device)
+        keys: tuple[Tensor, Int64[Tensor, "m"]] | None = None
+        if watched.gallery is not None:
+            (rows,), read, more = _embed(embedder, watched.columns, *watched.gallery, device)
+            assert read.labels is not None
+            keys, bad = (rows, read.labels), bad + more
     if len(sides) > 1:
-        other = sides[1]
-        if "mrr" in names:
-            found, _ = pair_retrieval(z, other, same_things(seen.groups, seen.same, used), ks=(1,))
-            metrics = {"mrr": found["mrr"], "recall@1": found["recall@1"]}
-        elif seen.similar is not None:
-            alike = seen.similar >= LIKENESS
-            if "average_precision" in names:
-                scores = listed_scores(z, other, alike)
-                metrics = {"average_precision": roc(scores.genuine, scores.impostor).average_precision}
-            elif names:
-                metrics = {"spearman": sts(z, other, seen.similar)["spearman"]}
-            z, other = (z[alike], other[alike]) if bool(alike.any()) else (z, other)
-        geometry["alignment"] = alignment(z, other)
-        z = sides[0]
-    elif names and seen.labels is not None:
-        metrics["knn"] = knn_accuracy(z, seen.labels)
-        near = class_alignment(z, seen.labels)
-        if near is not None:  # else no two rows share a class
-            metrics["recall@1"] = retrieval(z, seen.labels, ks=(1,))["recall@1"]
-            geometry["alignment"] = near
+        metrics, geometry = _of_pairs(sides[0], sides[1], seen, watched)
+    else:
+        metrics, geometry = _of_classes(sides[0], seen.labels, keys, watched)
+    z = sides[0]
     geometry |= {"uniformity": uniformity(z), "effective_rank": effective_rank(z), "feature_std": feature_std(z)}
-    return Look(metrics, geometry, bad)
+    return Look({name: metrics[name] for name in watched.metrics if name in metrics}, geometry, bad)
+
+
+def _of_pairs(z: Tensor, other: Tensor, seen: RawBatch, watched: Watched) -> tuple[dict[str, float], dict[str, float]]:
+    metrics: dict[str, float] = {}
+    if "mrr" in watched.metrics:
+        found, _ = pair_retrieval(z, other, same_things(seen.groups, seen.same, watched.columns), ks=(1,))
+        metrics = {"mrr": found["mrr"], "recall@1": found["recall@1"]}
+    elif seen.similar is not None:
+        alike = seen.similar >= LIKENESS
+        if "average_precision" in watched.metrics:
+            scores = listed_scores(z, other, alike)
+            metrics = {"average_precision": roc(scores.genuine, scores.impostor).average_precision}
+        elif watched.metrics:
+            metrics = {"spearman": sts(z, other, seen.similar)["spearman"]}
+        z, other = (z[alike], other[alike]) if bool(alike.any()) else (z, other)
+    return metrics, {"alignment": alignment(z, other)}
+
+
+def _of_classes(
+    z: Tensor, labels: Int64[Tensor, "n"] | None, keys: tuple[Tensor, Int64[Tensor, "m"]] | None, watched: Watched
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Rows that have a row of their class to find are asked for it."""
+    if labels is None or not watched.metrics:
+        return {}, {}
+    near = class_alignment(z, labels)
+    geometry = {} if near is None else {"alignment": near}  # else no two rows share a class
+    known = labels >= 0
+    z, labels = z[known], labels[known]
+    among, classes = (z, labels) if keys is None else keys
+    there, counts = classes[classes >= 0].unique(return_counts=True)
+    able = torch.isin(labels, there[counts > (keys is None)])
+    if not bool(able.any()):
+        return {}, geometry
+    itself = able.nonzero().squeeze(1) if keys is None else None
+    said = knn_predict(z[able], among, classes, watched.voters, exclude=itself)
+    found = retrieval(z, labels, *(keys or (None, None)), ks=(1,))
+    return {"knn": float((said == labels[able]).double().mean()), "recall@1": found["recall@1"]}, geometry
 
 
 @torch.no_grad()
 def _embed(
-    embedder: Any, columns: list[Column], part: Part, rows: list[int], device: torch.device
+    embedder: Any, columns: Sequence[Column], part: Part, rows: list[int], device: torch.device
 ) -> tuple[list[Float[Tensor, "n d"]], RawBatch, tuple[str, ...]]:
     """The sides' embeddings, and what is known of the rows."""
-    training = embedder.training
-    embedder.eval()
     chunks, read = [], []
     bad: tuple[str, ...] = ()
     for start in range(0, len(rows), CHUNK):
@@ -138,7 +115,6 @@ def _embed(
         inputs = [(c.kind, to_device(embedder.prepare(c.kind, raw.columns[c.name]), device)) for c in columns]
         chunks.append([unit_rows(embedder(kind, given).float()).cpu() for kind, given in inputs])
         read.append(replace(raw, columns={}))
-    embedder.train(training)
     if not chunks:
         raise ValueError("none of the rows to look at could be read")
     return [torch.cat(side) for side in zip(*chunks)], joined(read), bad

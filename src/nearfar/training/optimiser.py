@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -21,40 +21,37 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]
 }
 
 
-def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that learn, in two groups: those that decay, and biases, norms and single numbers, which do not.
+def parameter_groups(
+    modules: Iterable[nn.Module], weight_decay: float, paces: Mapping[int, float] | None = None
+) -> list[dict[str, Any]]:
+    """Parameters that learn, in groups: those that decay, and biases, norms and single numbers, which do not; of each pace.
 
     A norm's scale or a temperature that is pulled towards 0 is no regularisation of the function (Chen et al. 2020, SimCLR,
     section 2.2, leaves them out too). Those are what has fewer than two dimensions.
 
     Args:
         modules: Whose parameters; one that is shared counts once.
-        weight_decay: Of the first group.
+        weight_decay: Of those that decay.
+        paces: How many times the learning rate a parameter has, by ``id``; by default 1.
 
     Example:
         >>> groups = parameter_groups([nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))], 0.1)
-        >>> [(len(g["params"]), g["weight_decay"], g["plain"]) for g in groups]
-        [(1, 0.1, False), (3, 0.0, True)]
+        >>> [(len(g["params"]), g["weight_decay"], g["plain"], g["pace"]) for g in groups]
+        [(1, 0.1, False, 1.0), (3, 0.0, True, 1.0)]
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    parts: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for module in modules:
         for parameter in module.parameters():
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                (decayed if parameter.ndim > 1 else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay, "plain": False},
-        {"params": plain, "weight_decay": 0.0, "plain": True},
+                pace = 1.0 if paces is None else paces[id(parameter)]
+                # one kernel steps a group: it takes sharded parameters or whole ones
+                parts.setdefault((parameter.ndim < 2, pace, not is_sharded(parameter)), []).append(parameter)
+    return [
+        {"params": params, "weight_decay": 0.0 if plain else weight_decay, "plain": plain, "pace": pace}
+        for (plain, pace, _), params in sorted(parts.items(), key=lambda part: part[0])
     ]
-    # one kernel steps a group: it takes sharded parameters or whole ones
-    parts = [
-        group | {"params": [p for p in group["params"] if is_sharded(p) == kind]}
-        for group in groups
-        for kind in (True, False)
-    ]
-    return [group for group in parts if group["params"]]
 
 
 def make_optimizer(name: str, groups: list[dict[str, Any]], lr: float, device: str = "cpu") -> torch.optim.Optimizer:

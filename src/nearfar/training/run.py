@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from nearfar.report.files import read_json, write_json, write_text
-from nearfar.training.config import TrainConfig
+from nearfar.training.config import EARLIER, TrainConfig
 from nearfar.training.events import free_folder, read_events
 from nearfar.training.options import read_yaml
 
@@ -82,7 +82,7 @@ class Run:
     @property
     def config(self) -> TrainConfig:
         """As resolved: every default filled in."""
-        return TrainConfig.of(**read_yaml(self.path / "config.yaml"))
+        return TrainConfig.of(**EARLIER | read_yaml(self.path / "config.yaml"))
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -126,9 +126,16 @@ class Run:
         return last
 
     @property
+    def end(self) -> dict[str, Any]:
+        """How it ended: ``reason``, ``best`` (the step whose weights are kept), figures ``before`` training and ``after``, in
+        those weights, and ``lost`` if that is worse. Empty while it has not.
+        """
+        return next((event for event in self.events("end") if "failed" not in event), {})
+
+    @property
     def finished(self) -> bool:
         """Whether it came to its end."""
-        return any("failed" not in event for event in self.events("end"))
+        return bool(self.end)
 
     def embedder(self, device: str = "cpu") -> Any:
         """What was trained: the best by the metric that was watched, else the last."""
@@ -146,7 +153,13 @@ class Run:
             path.replace(final / path.name)
         beside.rmdir()
 
+    def changes(self, digits: int = 4) -> dict[str, str]:
+        """Figures before training and after, in the weights that are kept, as text: ``{"mrr": "0.5590 → 0.5812"}``."""
+        before, after = self.end.get("before", {}), self.end.get("after", self.metrics)
+        arrows = {name: f"{before[name]:.{digits}f} → " if name in before else "" for name in after}
+        return {name: f"{arrows[name]}{value:.{digits}f}" for name, value in after.items()}
+
     def __repr__(self) -> str:
-        """Where it is, and how good it was last."""
-        seen = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
+        """Where it is, and how good it was before training and is now."""
+        seen = ", ".join(f"{name} {told}" for name, told in self.changes(3).items())
         return f"<Run {self.path}{': ' if seen else ''}{seen}>"

@@ -11,18 +11,19 @@ from typing import Any
 import torch
 
 from nearfar.data.bad import left_out
-from nearfar.data.corpus import Corpus, Stream, similar_of
-from nearfar.data.similar import LIKENESS, is_binary
+from nearfar.data.corpus import Stream
 from nearfar.methods.table import METHODS
 from nearfar.shards import all_whole
 from nearfar.training.checkpoint import last_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
 from nearfar.training.events import EventLog
 from nearfar.training.loggers import Logger, figures, make_logger
-from nearfar.training.looks import Look, collapse_warnings, look, looked_at, watched_rows
+from nearfar.training.looks import Look, collapse_warnings, look
 from nearfar.training.loop import Diverged, Pause
 from nearfar.training.progress import Progress
 from nearfar.training.run import Run
+from nearfar.training.told import below_its_start, decided, opening
 from nearfar.training.trainer import Trainer
+from nearfar.training.watched import Watched
 
 AGAIN = 1.0
 """Seconds from which a second Ctrl-C is a second one, and not the first by another way."""
@@ -38,45 +39,25 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class Best:
-    """The best look so far, by the metric that is watched."""
+    """The best look after a step so far, by the metric that is watched; of equals the last."""
 
     step: int = 0
     value: float | None = None
-    stale: int = 0  # looks since
-
-
-def opening(trainer: Trainer) -> tuple[str, str]:
-    """What was understood of the data, and what will be done: the two lines that a run begins with."""
-    corpus, config, setting = trainer.corpus, trainer.config, trainer.method.setting
-    rows = "rows in a stream" if isinstance(corpus.train, Stream) else f"{len(corpus.train):,} rows"
-    held = 0 if corpus.test is None else len(corpus.test)
-    known = [f"{len(corpus.class_names):,} classes" if corpus.class_names else "no classes"]
-    if corpus.similar is not None:
-        known = [f"by {corpus.similar}{_judged(corpus)}", *(known if corpus.class_names else [])]
-    inputs = ", ".join(
-        column.name if column.name == column.kind else f"{column.name} ({column.kind})" for column in setting.columns
-    )
-    towers: Any = trainer.method.embedder.towers
-    networks = ", ".join(str(tower.spec["name"]) for tower in towers.values())
-    return (
-        f"{corpus.name}: {rows} to train on, {held:,} held out · {inputs} · {', '.join(known)}",
-        f"method {config.method} · encoder {networks} · {config.steps:,} steps of {config.batch_size} rows",
-    )
-
-
-def _judged(corpus: Corpus) -> str:
-    """How many pairs of the training rows are similar; of a stream nobody knows."""
-    similar = similar_of(corpus.train)
-    if similar is None:
-        return " similar or not"
-    share = f"{int((similar >= LIKENESS).sum()):,} similar"
-    return f" {share}" if is_binary(similar) else f" graded, {share} ({LIKENESS:g} of the scale or more)"
+    stale: int = 0  # looks since that were no better
 
 
 class Session:
-    """A run at work in this process: what happens in the pauses."""
+    """A run at work in this process: what happens in the pauses.
 
-    def __init__(self, run: Run, trainer: Trainer, resume: bool, show: bool) -> None:
+    Args:
+        run: Its folder.
+        trainer: What trains.
+        watched: What is looked at; None: rows are streamed, and none are held out.
+        resume: Whether to go on from the last checkpoint.
+        show: Whether to say how it goes.
+    """
+
+    def __init__(self, run: Run, trainer: Trainer, watched: Watched | None, resume: bool, show: bool) -> None:
         self.run, self.trainer, self.config, self.fabric = run, trainer, trainer.config, trainer.fabric
         self.first, self.seconds, self.best = 0, 0.0, Best()
         self.reason: str | None = None  # why the run is over
@@ -92,14 +73,15 @@ class Session:
         self.log: EventLog | None = None
         self.logger: Logger | None = None
         if self.main:
-            self.log = EventLog(run.path / "events.jsonl", until=self.first)
-            self.logger = make_logger(self.config.logger, run.path, self.config.saved(), self.first)
+            since = self.first or -1  # without a checkpoint all happens again, the look before the first step too
+            self.log = EventLog(run.path / "events.jsonl", until=since)
+            self.logger = make_logger(self.config.logger, run.path, self.config.saved(), since)
             if self.logger is not None and self.logger.fresh:
                 for event in run.events():
                     self._log(event)
             if run.checkpoints.exists():
                 prune_checkpoints(run.checkpoints, {self.first, self.best.step})
-        self.watched = watched_rows(trainer.corpus, self.config.eval_rows, self.config.seed)
+        self.watched = watched
         self.stopped, self.stopped_at = False, 0.0
         self.told = 0  # of the rows that were left out
         self.saved_at = time.monotonic()
@@ -152,18 +134,15 @@ class Session:
             return self._finish(self.first, self.seconds)
         for line in opening(self.trainer):
             self.progress.say(line)
-        for line in self.trainer.corpus.notes:
+        for line in decided(self.trainer.corpus, self.watched):
             self.progress.say(f"note: {line}")
         for line in left_out(self.trainer.corpus.bad):
             self.progress.say(line)
-        if self.watched is not None:
-            part, _ = self.watched
-            why = looked_at(self.trainer.method.setting.columns, part.labels, similar_of(part))[1]
-            if why:
-                self._write("warning", step=self.first, message=why)
-                self.progress.say(f"warning: {why}")
         if self.first == 0:
+            for message in () if self.watched is None else self.watched.warnings:
+                self._warn(0, message)
             self._keep()  # so that a run can be loaded from its first moment
+            self._look(0, 0.0)
         try:
             for pause in self.trainer.fit(self.first, self.seconds, self._due):
                 if self._pause(pause, config.steps):
@@ -185,7 +164,7 @@ class Session:
         stop, overdue = self._agreed(self.stopped, time.monotonic() - self.saved_at > config.checkpoint_seconds)
         last, better = pause.step == steps, False
         if last or pause.step % config.eval_every == 0:
-            better = self._look(pause)
+            better = self._look(pause.step, pause.seconds, pause.loss)
             last = last or (config.patience is not None and self.best.stale >= config.patience)
         if last:
             stale = f"no better look for {config.patience} looks"
@@ -201,7 +180,25 @@ class Session:
     def _finish(self, step: int, seconds: float) -> None:
         if self.best.value is None:
             self._keep()
-        self._write("end", step=step, seconds=seconds, reason=self.reason, best=self.best.step or step)
+        if not self.main:
+            return
+        kept = self.best.step or step
+        looks = {event["step"]: event["metrics"] or event["geometry"] for event in self.run.events("look")}
+        before, after = looks.get(0, {}), looks.get(kept) or looks.get(max(looks, default=0), {})
+        told: dict[str, Any] = {"before": before, "after": after}
+        name = self._leading(after)
+        if self.best.value is not None and name is not None and name in before and after[name] < before[name]:
+            told["lost"] = below_its_start(self.trainer, name, before[name], after[name], kept)
+            self.progress.say(f"warning: {told['lost']}")
+        self._write("end", step=step, seconds=seconds, reason=self.reason, best=kept, **told)
+
+    def _leading(self, metrics: dict[str, float]) -> str | None:
+        """The metric that says which look is best."""
+        return self.config.metric or next(iter(metrics), None)
+
+    def _warn(self, step: int, message: str) -> None:
+        self._write("warning", step=step, message=message)
+        self.progress.say(f"warning: {message}")
 
     def _step_event(self, pause: Pause) -> None:
         trainer, config = self.trainer, self.config
@@ -222,38 +219,42 @@ class Session:
             self.progress.say(f"left out: {line}")
         self.told = len(self.trainer.bad)
 
-    def _look(self, pause: Pause) -> bool:
-        """Looks at held-out rows; True: better than ever."""
-        if self.watched is None:
+    def _look(self, step: int, seconds: float, loss: float | None = None) -> bool:
+        """Looks at rows, before the first step without a loss; True: worth keeping, since none was better."""
+        if self.watched is None or not self.watched.rows:
             return False
         trainer = self.trainer
-        part, rows = self.watched
-        setting = trainer.method.setting
-        seen: Look = look(trainer.kept, setting.columns, part, rows, self.fabric.device)
+        seen: Look = look(trainer.kept, self.watched, self.fabric.device)
         seen = self.fabric.broadcast(seen) if self.fabric.world_size > 1 else seen
         trainer.bad.update(dict.fromkeys(seen.bad))
-        self._tell_bad(pause.step)
-        self._write("look", step=pause.step, seconds=pause.seconds, metrics=seen.metrics, geometry=seen.geometry)
+        self._tell_bad(step)
+        self._write("look", step=step, seconds=seconds, metrics=seen.metrics, geometry=seen.geometry)
         figures = " · ".join(f"{name} {value:.3f}" for name, value in (seen.metrics | seen.geometry).items())
-        self.progress.say(f"step {pause.step} · loss {pause.loss:.3f} · {figures}")
-        chance = trainer.method.chance(self.config.batch_size)
-        dim = trainer.method.embedder.dim
-        assert isinstance(dim, int)
-        by_label = METHODS[setting.name].needs in ("labels", "labels or judged pairs") and len(setting.columns) == 1
-        classes = setting.classes if by_label else None
-        for message in collapse_warnings(seen.geometry, pause.loss, chance, dim, classes, len(rows)):
-            self._write("warning", step=pause.step, message=message)
-            self.progress.say(f"warning: {message}")
-        name = self.config.metric or next(iter(seen.metrics), None)
+        self.progress.say(f"step {step} · {'before training' if loss is None else f'loss {loss:.3f}'} · {figures}")
+        if loss is None:
+            return False  # what training gives is kept, for better or worse
+        self._look_for_collapse(step, seen, loss)
+        name = self._leading(seen.metrics)
         if name is None or name not in seen.metrics:
             return False
-        value = seen.metrics[name]
-        if self.best.value is not None and value <= self.best.value:
+        value, best = seen.metrics[name], self.best.value
+        if best is not None and value < best:
             self.best.stale += 1
             return False
-        self.best = Best(pause.step, value)
+        self.best = Best(step, value, self.best.stale + 1 if value == best else 0)
         self._keep()
         return True
+
+    def _look_for_collapse(self, step: int, seen: Look, loss: float) -> None:
+        setting = self.trainer.method.setting
+        chance = self.trainer.method.chance(self.config.batch_size)
+        dim = self.trainer.method.embedder.dim
+        assert isinstance(dim, int)
+        assert self.watched is not None
+        by_label = METHODS[setting.name].needs in ("labels", "labels or judged pairs") and len(setting.columns) == 1
+        classes = setting.classes if by_label else None
+        for message in collapse_warnings(seen.geometry, loss, chance, dim, classes, len(self.watched.rows)):
+            self._warn(step, message)
 
     def _keep(self) -> None:
         kept: Any = self.trainer.kept

@@ -12,19 +12,21 @@ import torch
 from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Corpus, Stream
 from nearfar.data.open import open_corpus
-from nearfar.encoders.make import make_embedder
+from nearfar.encoders.make import images_of, make_embedder
 from nearfar.encoders.precision import building, dtype_of
 from nearfar.names import given, passing_over, refuse_unused
-from nearfar.training.assemble import check_unused, resolve, used_columns
+from nearfar.training.assemble import check_unused, resolve, settle_method, used_columns
 from nearfar.training.config import TrainConfig
 from nearfar.training.devices import make_fabric
 from nearfar.training.environment import describe_machine
 from nearfar.training.loggers import check_logger
 from nearfar.training.loop import Diverged
-from nearfar.training.options import read_yaml
+from nearfar.training.resume import asked_besides, resumed, said
 from nearfar.training.run import Run
 from nearfar.training.session import Interrupted, Session
+from nearfar.training.told import decided
 from nearfar.training.trainer import Trainer
+from nearfar.training.watched import watched_rows
 
 __all__ = ["Diverged", "Interrupted", "train"]
 
@@ -68,27 +70,36 @@ def train(
     run = None
     if asked.resume is not None:
         run = Run.open(asked.resume)
-        asked = _resumed(asked, run, _said(config) | options.keys())
+        asked = resumed(asked, run, said(config) | options.keys())
     check_logger(asked.logger)
     fabric = make_fabric(asked)
     if corpus is None:
         if run is not None:
             run.check_data(asked.data)
-        corpus = open_corpus(asked) if run is None else passing_over(open_corpus, asked)
+        asked, corpus = _opened(asked, new=run is None)
     elif run is None:
         refuse_unused(given(asked, *(field.name for field in fields(DataConfig))), "corpus= has the data")
         asked = replace(asked, data=corpus.name)
     facts = _data_facts(corpus)
     if run is not None:
         _check_same(run, "data", facts)
-    settled = resolve(asked, corpus, fabric.device.type != "cpu", fabric.world_size)
+    method = settle_method(asked, corpus)
     if run is None:
-        assert settled.method is not None
-        check_unused(asked, settled.method, corpus)
-        if embedder is not None:
-            refuse_unused(given(asked, "model", "dim"), "embedder= is the encoder")
+        check_unused(asked, method, corpus)
+    columns = used_columns(method, corpus)
+    if embedder is None:
+        used = replace(corpus, columns=columns)
+        code = asked.allow_code
+        embedder = make_embedder(used, asked.model, asked.dim, asked.pretrained, seed=asked.seed, allow_code=code)
+    elif run is None:
+        refuse_unused(given(asked, "model", "dim", "allow_code"), "embedder= is the encoder")
+        if asked.pretrained:
+            embedder.pretrained = frozenset(f"towers.{kind}" for kind in embedder.kinds)
+    if run is not None and "pretrained" in run.environment:
+        embedder.pretrained = frozenset(run.environment["pretrained"])  # what it was, whoever made this one
+    watched = watched_rows(corpus, columns, asked.eval_rows, asked.seed)
+    settled = resolve(asked, corpus, method, embedder, watched, fabric.device.type != "cpu", fabric.world_size)
     torch.manual_seed(settled.seed)
-    embedder = _embedder(settled, corpus) if embedder is None else embedder
     with building(dtype_of(embedder)):  # what is trained beside it
         trainer = Trainer(settled, corpus, embedder, fabric)
     model = _model_facts(trainer)
@@ -99,26 +110,28 @@ def train(
         path = None
         if fabric.is_global_zero:
             new = Run.create(asked.out, corpus.name, asked.data)
-            machine = describe_machine(fabric.device, settled.threads)
-            notes = list(corpus.notes)
-            new.begin(
-                settled,
-                {"machine": machine, "ranks": fabric.world_size, "data": facts, "model": model, "notes": notes},
-            )
+            new.begin(settled, {
+                "machine": describe_machine(fabric.device, settled.threads), "ranks": fabric.world_size, "data": facts,
+                "model": model, "pretrained": sorted(embedder.pretrained), "asked": asked_besides(asked, settled),
+                "decided": decided(corpus, watched),
+            })  # fmt: skip
             path = str(new.path)
         run = Run(fabric.broadcast(path))
-    with Session(run, trainer, asked.resume is not None, show) as session:
+    with Session(run, trainer, watched, asked.resume is not None, show) as session:
         session.go()
     fabric.barrier()  # what the first rank writes is there when any returns
     return run
 
 
-def _embedder(config: TrainConfig, corpus: Corpus) -> Any:
-    assert config.method is not None
-    columns = used_columns(config.method, corpus)
-    return make_embedder(
-        replace(corpus, columns=columns), config.model, config.dim, config.pretrained, seed=config.seed
-    )
+def _opened(asked: TrainConfig, new: bool) -> tuple[TrainConfig, Corpus]:
+    """The data, with images read as the model to start from reads them; and the options, with their size.
+
+    Options that say nothing of the data are refused, but for those that a run to go on with was begun with.
+    """
+    told = given(asked, *(field.name for field in fields(DataConfig))) if new else ()
+    size, ranges = images_of(asked.model)
+    asked = replace(asked, size=size) if asked.size is None else asked
+    return asked, passing_over(lambda options: open_corpus(options, ranges), asked, told)
 
 
 def _data_facts(corpus: Corpus) -> dict[str, Any]:
@@ -141,34 +154,6 @@ def _model_facts(trainer: Trainer) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in embedder.parameters()),
         "thrown_away": sum(p.numel() for p in method.network.head.parameters()),
     }
-
-
-FREE = ("resume", "out", "config", "logger", "checkpoint_every", "checkpoint_seconds", "threads", "strategy")
-"""Options that may change when a run is resumed: none of its numbers depends on them, but for strategy's rounding."""
-
-
-def _said(config: TrainConfig | str | Path | None) -> set[str]:
-    """The options that a configuration or a file names; of a configuration, those that are no default."""
-    if isinstance(config, TrainConfig):
-        default = TrainConfig()
-        return {name for name, value in vars(config).items() if value != getattr(default, name)}
-    return set() if config is None else set(read_yaml(config))
-
-
-def _resumed(asked: TrainConfig, run: Run, said: set[str]) -> TrainConfig:
-    """The configuration that the run was begun with; what is asked for now may not differ from it."""
-    then = run.config
-    changed = {}
-    for name, now in vars(asked).items():
-        if name not in said or now == getattr(then, name):
-            continue
-        if name not in FREE:
-            raise ValueError(
-                f"{name} was {getattr(then, name)} when {run.path} was begun and is {now} now: to go on leave it out, or "
-                "start a new run"
-            )
-        changed[name] = now
-    return replace(then, **changed)
 
 
 def _check_same(run: Run, what: str, now: Any) -> None:

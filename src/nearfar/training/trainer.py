@@ -17,10 +17,11 @@ from nearfar.shards import all_whole, is_sharded, sharded_like
 from nearfar.training.assemble import make_method, make_view_of, used_columns
 from nearfar.training.cached import cached_step
 from nearfar.training.checkpoint import flatten_state, unflatten_state
-from nearfar.training.config import TrainConfig
-from nearfar.training.devices import average_gradients, mixed, seed_step
+from nearfar.training.config import Start, TrainConfig
+from nearfar.training.devices import average_gradients, mixed, pass_over_unused, seed_step
 from nearfar.training.loop import Pause, fit
 from nearfar.training.optimiser import make_optimizer, parameter_groups, rate_at
+from nearfar.training.pace import Freeze, paces, start_of
 from nearfar.training.sharding import clip_sharded, shard, share_buffers
 
 __all__ = ["Trainer"]
@@ -55,12 +56,16 @@ class Trainer:
         if self.view is not None:
             self.view.to(fabric.device)
         self.ema = None if config.ema is None else Average(self.method.embedder, config.ema, warmup=True)
+        self.start: Start = start_of(embedder)
+        self.freeze = Freeze(embedder, self.method, config)
         self.sharded = config.strategy == "fsdp" and world > 1
+        pass_over_unused(self.method.network)
         self.network = fabric.setup_module(self.method.network)  # first: sharding puts other parameters in place
         if self.sharded:
             for copy in (m for m in (*self.method.modules(), self.ema) if isinstance(m, Average)):
                 shard(copy.module, fabric.strategy.device_mesh["data_parallel"])
-        groups = parameter_groups([self.method], config.weight_decay)
+        by_pace = paces(self.method.embedder, self.method.parameters(), config)
+        groups = parameter_groups([self.method], config.weight_decay, by_pace)
         raw = make_optimizer(config.optimizer, groups, config.lr, fabric.device.type)
         self.optimizer = fabric.setup_optimizers(raw)
         averaged = {id(p) for p in self.method.network.parameters() if is_sharded(p) or not self.sharded}
@@ -72,6 +77,8 @@ class Trainer:
         self.rate = 0.0
         self._step = 0
         self.method.train()
+        if self.sharded:  # the first module that is called counts as the root: not the embedder, at the first look
+            self.network([])
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -98,9 +105,10 @@ class Trainer:
         assert config.steps is not None
         self._step = step
         seed_step(config.seed, step, self.fabric.global_rank)
-        self.rate = config.lr * rate_at(step, config.steps, config.schedule, int(config.warmup))
+        self.rate = config.lr * rate_at(step, config.steps, config.schedule, int(config.warmup or 0))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = self.rate * group["pace"]
+        self.freeze.before(step)
 
     def _loss(self, batch: Batch) -> Tensor:
         self.bad.update(dict.fromkeys(batch.bad))
@@ -159,6 +167,7 @@ class Trainer:
 
     def _update(self) -> None:
         config = self.config
+        self.freeze.hold(self._step)
         if config.clip is not None and self.sharded:
             clip_sharded(self.method.parameters(), config.clip)
         elif config.clip is not None:
@@ -223,7 +232,9 @@ class Trainer:
         for own, (number, like) in enumerate(zip(self._order(), learned)):
             if number in saved:
                 state[own] = {
-                    name: sharded_like(value, like) if getattr(value, "shape", None) == like.shape else value
+                    name: _laid_like(sharded_like(value, like), like)
+                    if getattr(value, "shape", None) == like.shape
+                    else value
                     for name, value in saved[number].items()
                 }
         groups = self.optimizer.state_dict()["param_groups"]
@@ -232,6 +243,13 @@ class Trainer:
             _load(self.ema, parts["ema"])
         if rest["scaler"]:
             self.fabric.strategy.precision.load_state_dict(rest["scaler"])
+
+
+def _laid_like(value: Tensor, like: Tensor) -> Tensor:
+    """The same numbers in the layout of a parameter, such as channels last: a fused optimiser reads them side by side."""
+    if is_sharded(like) or value.stride() == like.stride():
+        return value
+    return torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:

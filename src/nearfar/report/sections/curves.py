@@ -85,7 +85,7 @@ def _along(rows: list[Any], clock: list[Any] | None = None) -> dict[str, list[fl
     for axis, field in _FIELDS.items():
         values = [row.get(field) for row in rows]
         if clock and None in values:
-            known = {row["step"]: row.get(field) for row in clock}
+            known = {0: 0.0} | {row["step"]: row.get(field) for row in clock}  # a look before the first step
             values = [known.get(row["step"]) if value is None else value for row, value in zip(rows, values)]
         if any(value is not None for value in values):
             found[axis] = finites(values)

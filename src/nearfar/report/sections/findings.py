@@ -37,7 +37,8 @@ def sentences(runs: Sequence[Shown]) -> list[str]:
         >>> sentences(shown([{"name": "a", "config": {}, "evaluation": measured}]))
         ['a: knn is 90.0%; chance is 10.0%.']
     """
-    found = [*_headline(runs)]
+    found = [f"{one.name}: {lost}." for one in runs if (lost := one.run.get("events", {}).get("lost"))]
+    found += _headline(runs)
     for one in runs:
         found += [*_level(one), *_moved(one), *_loss(one), *_geometry(one), *_warned(one)]
     return found or ["These runs have not measured anything yet."]
@@ -118,9 +119,16 @@ def _moved(one: Shown) -> list[str]:
     lower = metric.get("better") == "lower"
     (start, first), (stop, last) = told[0], told[-1]
     at, best = (min if lower else max)(told, key=lambda pair: pair[1])
+    begun = f"{number(first, fraction=fraction)} {'before training' if start == 0 else f'at step {start:,}'}"
+    kept = one.run.get("events", {}).get("kept")
+    after = dict(told).get(kept) if start == 0 and kept is not None else None
+    if after is not None:
+        words = (
+            f"{one.name}: {lead} went from {begun} to {number(after, fraction=fraction)} in the weights that are kept"
+        )
+        return [f"{words} (step {kept:,} of {stop:,})."]
     words = (
-        f"{one.name}: while training, {lead} went from {number(first, fraction=fraction)} at step {start:,} to "
-        f"{number(last, fraction=fraction)} at step {stop:,}"
+        f"{one.name}: while training, {lead} went from {begun} to {number(last, fraction=fraction)} at step {stop:,}"
     )
     if at != stop and best != last:
         words += f"; its best, {number(best, fraction=fraction)}, was at step {at:,}"
@@ -162,7 +170,7 @@ def _warned(one: Shown) -> list[str]:
         return []
     warnings = events.get("warnings", [])
     if not warnings:
-        return [f"{one.name}: the run warned of nothing."]
+        return [] if "lost" in events else [f"{one.name}: the run warned of nothing."]
     more = f" ({len(warnings)} warnings in all, below)" if len(warnings) > 1 else ""
     step = f" at step {warnings[0].get('step', 0):,}" if "step" in warnings[0] else ""
     return [f"{one.name}: the run warned{step}: {warnings[0]['message'].rstrip('.')}{more}."]

@@ -23,7 +23,7 @@ def path(runs: Sequence[Shown]) -> Section | None:
         return None
     data, marks = [], []
     for one, points in found:
-        words = [f"step {step:,}" for step, *_ in points]
+        words = [f"step {step:,}" if step else "before training" for step, *_ in points]
         shared = {
             "type": "scatter", "meta": {"box": one.key}, "cliponaxis": False, "customdata": words,
             "hovertemplate": f"%{{customdata}}<br>uniformity %{{x:.3f}}, alignment %{{y:.3f}}<extra>{spell(one.name, 40)}</extra>",
