@@ -106,6 +106,22 @@ def work(rows: Tensor) -> dict[str, list[float]]:
     return found
 
 
+NEAR_ZERO: dict[str, Callable[..., nn.Module]] = {
+    "InfoNCELoss": nf.InfoNCELoss, "CLIPLoss": nf.CLIPLoss, "NTXentLoss": nf.NTXentLoss, "SupConLoss": nf.SupConLoss
+}  # fmt: skip
+
+
+def near_zero(rows: Tensor, name: str, dtype: torch.dtype, **options: Any) -> Tensor:
+    """The value, and behind it the gradient of these rows, of views that agree all but wholly; both as one process has them."""
+    a = torch.randn(8, 24, generator=torch.Generator().manual_seed(5))
+    b = a + 0.02 * torch.randn(8, 24, generator=torch.Generator().manual_seed(6))
+    sides = [z[rows].to(dtype).requires_grad_() for z in (a, b)]
+    value = NEAR_ZERO[name](temperature=0.05, **options)(*sides)
+    gradients = torch.autograd.grad(value, sides)
+    shares = dist.get_world_size() if options else 1  # a rank's gradients wait to be averaged
+    return torch.cat([value.detach()[None], *(g.flatten() / shares for g in gradients)])
+
+
 def refusals() -> list[str]:
     """What is said where all ranks' rows cannot be had."""
     z = torch.randn(4, D)
@@ -146,6 +162,8 @@ def main(folder: str, rank: int, world: int, names: Iterable[str] = CASES) -> No
         found[f"{name} sharded"] = sharded(CASES[name], rows)
     for name in BY_QUERY:
         found[f"{name} by query"] = by_query(CASES[name], rows, gather=True)
+    for name, way in itertools.product(NEAR_ZERO, (True, "ring")):
+        found[f"{name} {way} near zero"] = near_zero(rows, name, torch.float32, gather=way)
     found["refusals"] = refusals()
     found["work"] = work(rows)
     torch.save(found, Path(folder) / f"{rank}.pt")

@@ -98,7 +98,7 @@ def test_second_derivatives(case, backend):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8 * (1 + float(b.abs().max())))
 
 
-LABELS = torch.arange(12) // 3
+LABELS, TABLE = torch.arange(12) // 3, class_table(D).double()
 LOSSES = {
     "supcon": lambda z, **o: nf.SupConLoss(**o)(z, labels=LABELS),
     "clip": lambda z, **o: nf.CLIPLoss(**o)(z, z.flip(0)),
@@ -108,7 +108,7 @@ LOSSES = {
     "triplet, all": lambda z, **o: nf.TripletLoss(**o)(z, labels=LABELS),
     "triplet, hard": lambda z, **o: nf.TripletLoss(mining="hard", **o)(z, labels=LABELS),
     "spectral": lambda z, **o: nf.SpectralLoss(**o)(z, labels=LABELS),
-    "arcface": lambda z, **o: nf.functional.arcface_loss(z, LABELS, class_table(D).double(), **o),
+    "arcface": lambda z, **o: nf.functional.arcface_loss(z, LABELS, TABLE, **o),
 }
 
 
@@ -125,6 +125,24 @@ def test_the_gradient_of_a_gradient_by_torch_func(name, backend):
     found = told(lambda: again(backend=backend), backend)
     if found is not None:
         torch.testing.assert_close(found, again(backend="dense"), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_more_than_a_gradient_by_torch_func(name):
+    """Where no plan is named, the one that has all derivatives is taken; the others say so."""
+    loss, z, direction = LOSSES[name], draw(12, D, seed=4), draw(12, D, seed=5)
+    wanted = torch.autograd.functional.hessian(lambda z: loss(z, backend="dense"), z)
+    torch.testing.assert_close(torch.func.hessian(loss)(z), wanted, rtol=1e-8, atol=1e-10)
+    slope = torch.func.jvp(loss, (z,), (direction,))[1]
+    torch.testing.assert_close(slope, (torch.func.grad(loss)(z) * direction).sum(), rtol=1e-9, atol=1e-11)
+    batches = torch.stack([z, 2 * z, -z])
+    each = torch.stack([loss(one) for one in batches])
+    torch.testing.assert_close(torch.func.vmap(loss)(batches), each, rtol=1e-9, atol=1e-11)
+    for call in (torch.func.hessian, torch.func.jacfwd, torch.func.vmap, torch.func.jacrev):
+        told(
+            lambda call=call: call(lambda z: loss(z, backend="tiled"))(z[None] if call is torch.func.vmap else z),
+            "tiled",
+        )
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "sqeuclidean", "cosine"])

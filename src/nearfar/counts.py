@@ -74,6 +74,19 @@ class Counts:
             return None
         return self.layout - own if over == "positives" else m - self.layout
 
+    @property
+    def paired(self) -> bool:
+        """Whether the layout tells that no query has two positives: the other view, or the key of the same row."""
+        return self.layout is not None and self.layout - (self.own is not None) == 1
+
+    def at_most_one(self) -> bool:
+        """Whether no query has two positives: by the layout, or by a look at ids or at what is small."""
+        n, m = self.shape
+        if self.paired or self.ids is not None:
+            return self.paired or not n or float(self.count("positives").amax()) <= 1
+        positive = self.whole().positive if 0 < n * m <= WHOLE else None
+        return positive is not None and float(tally(positive).amax()) <= 1
+
     def every(self, over: Rule) -> bool:
         """Whether every query has a pair of a rule: a look at the numbers, once."""
         if over not in self._every:

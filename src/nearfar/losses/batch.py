@@ -47,6 +47,8 @@ class Batch:
     ranks: Ranks
     symmetric: bool
     """Whether all ranks' queries are all keys, and the relation is known to be its own transpose."""
+    paired: bool = False
+    """Whether the layout tells that no query, and no key, has two positives: on all ranks alike."""
     padding: Bool[Tensor, " n"] | None = None
     """Queries that are not there on either side: of weight 0, their keys left out by an offset of −∞."""
 
@@ -66,7 +68,7 @@ class Batch:
 
     def single(self, scores: Scores) -> bool:
         """Whether a query's loss is ``log(1 + Σ_negatives e^{s − s⁺})``, which keeps its digits near 0."""
-        return self.ranks.alone and scores.single
+        return self.paired or scores.single
 
     def averaged(
         self, values: Callable[[], Tensor], keep: Tensor | None, stats: Callable[[], dict[str, Tensor]]
@@ -175,7 +177,7 @@ def read(
     if query_rows is not None and key_rows is not None:
         pairs = pairs.excluding(query_rows, key_rows)
     pairs, ranks = pairs.to(queries.device), meet(len(keys), together, keys.device, ring=ring)
-    symmetric = keys is queries and pairs.symmetric
+    symmetric, paired = keys is queries and pairs.symmetric, pairs.paired
     if not ranks.alone:
         pairs = relation_with_all(pairs, ranks)
         offsets = None if offsets is None else ranks.gather(offsets)
@@ -189,7 +191,7 @@ def read(
         keys, backend = ranks.gather(keys, torch.bfloat16 if narrow else None), options.get("backend")
         precision = options.get("precision") or _of_halves(views, backend)
         scores = Scores(queries, keys, pairs, similarity, offsets, backend, unit, precision=precision)
-    return Batch(scores, None if weights is None else weights.to(dtype), ranks, symmetric, padding)
+    return Batch(scores, None if weights is None else weights.to(dtype), ranks, symmetric, paired, padding)
 
 
 def _leave_out(pairs: Pairs, offsets: Tensor) -> tuple[Pairs, Tensor]:

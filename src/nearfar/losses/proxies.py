@@ -76,7 +76,6 @@ PROXY_ANCHOR: Stage = {
 }
 
 PROXY_NCA: Stage = {"value": logsumexp_over("negatives", lambda s, t: s * -t.parameters["scale"])}
-PROXY_NCA_ALL: Stage = {"value": logsumexp_over("candidates", lambda s, t: s * -t.parameters["scale"])}
 
 
 @costly_to_trace
@@ -113,9 +112,9 @@ def proxy_nca_loss(
     keep = rows.known if len(table) > 1 or denominator == "all" else torch.zeros_like(rows.known)
 
     def values() -> Tensor:
-        stage = PROXY_NCA if denominator == "negatives" else PROXY_NCA_ALL
-        found = rows.scores("sqeuclidean").reduce(stage, {"scale": scale})["value"]
-        return torch.where(keep, found, 0.0) + rows.own("sqeuclidean") * scale
+        found = rows.scores("sqeuclidean").reduce(PROXY_NCA, {"scale": scale})["value"]
+        gap = torch.where(keep, found, 0.0) + rows.own("sqeuclidean") * scale
+        return gap if denominator == "negatives" else softplus(gap)  # log(1 + Σ_others/own), small ones too
 
     # −D = 2·cos − 2 of rows of length one; a class at the origin is nearer by 1
     ask = Ask(lambda cosine, *_: (cosine, 1.0, 0.0), denominator == "all", origin=0.5)

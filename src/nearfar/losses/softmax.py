@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import Unpack, override
 
@@ -18,10 +19,35 @@ from nearfar.losses.base import TRACED, Form, Loss, Outcome, costly_to_trace, me
 from nearfar.losses.batch import Batch, are_labels, read
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
-from nearfar.scores import Scores, normalize
+from nearfar.scores import Scores, Stage, count_over, logsumexp_over, mean_over, normalize
 from nearfar.scores.autograd import full_precision
-from nearfar.scores.exponentials import softplus
+from nearfar.scores.exponentials import log_add_exp, softplus
 from nearfar.scores.similarity import product, some_scores
+
+AGAINST: Stage = {
+    "others": logsumexp_over("negatives"),
+    "own": replace(logsumexp_over("positives"), weighted=False),
+    "many": count_over("positives"),
+}
+GAPS: dict[Form, Stage] = {
+    "out": {"gap": mean_over("positives", lambda s, t: t.rows["own"] - s)},
+    "in": {"gap": logsumexp_over("positives", lambda s, t: s - t.rows["own"])},
+}
+
+
+def against_others(scores: Scores, form: Form = "out") -> Float[Tensor, " n"]:
+    """The loss of each query by its definition: ``log(1 + e^{LSE_N − LSE_P})``, and how far its positives are below ``LSE_P``.
+
+    So all digits of a small loss are kept, whatever the relation: where there is one positive, it is not below, and has no
+    gradient of it that would be added and taken off again.
+    """
+    found = scores.reduce(AGAINST)
+    keep, several = found["many"] > 0, found["many"] > 1
+    own = found["own"].masked_fill(~keep, 0.0)
+    gap = scores.reduce(GAPS[form], statistics={"own": own})["gap"].masked_fill(~several, 0.0)
+    if form == "in":
+        gap = scores.count("positives").masked_fill(~several, 1.0).log() - gap
+    return torch.where(keep, softplus(found["others"] - own) + gap, 0.0)
 
 
 def softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
@@ -40,12 +66,16 @@ def softmax(batch: Batch, scale: float | Tensor, form: Form) -> Outcome:
             return scores.mean_softmax(batch.weights)
         positives = scores.count("positives")
         weights = mean_weights(positives > 0, batch.weights, positives.dtype, batch.ranks)
+        if scores.plan == "dense":
+            return batch.ranks.total((weights * against_others(scores, form)).sum())
         if batch.single(scores):
-            return scores.mean_against(weights)
+            return batch.ranks.total(scores.mean_against(weights))
         repulsion = scores.mean_logsumexp(weights)
         return batch.ranks.total(repulsion - (weights * attraction(positives)).sum())
 
     def per_query() -> Tensor:
+        if scores.plan == "dense":
+            return against_others(scores, form)
         positives = scores.count("positives")
         if batch.single(scores):
             found = softplus(scores.logsumexp("negatives") - scores.mean_positive())
@@ -148,10 +178,11 @@ def _explicit(
         else:
             each = product(x[:, None], others.view(n, -1, d))[:, 0] * scale
             parts.append(each.logsumexp(1))
-        parts.append(batch.scores.scaled(scale).logsumexp() if in_batch else positive)
+        if in_batch:
+            parts.append(batch.scores.scaled(scale).logsumexp("negatives"))
 
     def values() -> Tensor:
-        return torch.stack(parts).logsumexp(0) - positive
+        return softplus((parts[0] if len(parts) == 1 else log_add_exp(*parts)) - positive)
 
     keep = torch.ones(n, dtype=torch.bool, device=x.device)
     return batch.averaged(values, keep, query_stats(batch.scores))

@@ -116,8 +116,9 @@ def triplet_loss(
     counted = query_stats(scores)
 
     def value() -> Tensor:
-        dense = scores.backend == "dense" or torch.compiler.is_compiling()
-        total, active, dropped = triplets(scores.queries, scores.keys, batch.number(margin), plan, dense)
+        total, active, dropped = triplets(
+            scores.queries, scores.keys, batch.number(margin), plan, scores.plan == "dense"
+        )
         seen.update(active=active.detach(), dropped=dropped.detach())
         return batch.ranks.total(total) / batch.ranks.total(active.detach()).clamp(min=1)
 

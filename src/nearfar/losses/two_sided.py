@@ -13,7 +13,7 @@ from nearfar.losses.arguments import Options, or_none, refuse, scale_of, takes
 from nearfar.losses.base import Loss, Outcome, loss_function, mean_weights, query_stats
 from nearfar.losses.batch import read
 from nearfar.losses.numbers import FINITE
-from nearfar.losses.softmax import SoftmaxLoss
+from nearfar.losses.softmax import SoftmaxLoss, against_others
 from nearfar.losses.temperature import Temperature
 from nearfar.pairs import Pairs
 from nearfar.scores import Stage, sum_over
@@ -62,7 +62,9 @@ def clip_loss(
 
     def sides() -> list[tuple[Tensor, Tensor]]:
         """Values of rows and of columns (this rank's of all ranks' queries), and which of them count."""
-        single = batch.single(scores) and scores.T.single
+        if scores.plan == "dense" and ranks.alone:
+            return [(against_others(side), side.count("positives") > 0) for side in (scores, scores.T)]
+        single = batch.paired or (ranks.alone and scores.single and scores.T.single)
         # columns without offsets: one key's is the same for all, and cancels
         rows, columns = scores.logsumexp_both_ways("negatives" if single else "candidates")
         near, far = scores.mean_positive_both_ways()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -20,6 +21,29 @@ def presigned(function: F) -> F:
     return function
 
 
+def one_gradient(function: F) -> F:
+    """Refuse several gradients at once, as ``jacrev`` has them, where the way back writes in place."""
+    backward: Any = function.backward
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *gradients: Any) -> Any:
+        for gradient in gradients:
+            if isinstance(gradient, Tensor) and _mapped(gradient):
+                raise RuntimeError(
+                    "this plan takes one gradient at a time, not several at once, as jacrev and is_grads_batched=True have "
+                    "them: pass backend='dense' to the loss, which takes them"
+                )
+        return backward(ctx, *gradients)
+
+    function.backward = staticmethod(checked)
+    return function
+
+
+def _mapped(gradient: Tensor) -> bool:
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return functorch.is_batchedtensor(gradient) or functorch.is_legacy_batchedtensor(gradient)
+
+
 def full_precision(like: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Autocast off, where it is on."""
     kind = like.device.type
@@ -31,6 +55,17 @@ def full_precision(like: Tensor) -> contextlib.AbstractContextManager[Any]:
 def in_transform() -> bool:
     """Whether a transform of torch.func (grad, vmap, …) is at work."""
     return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def beyond_a_gradient() -> bool:
+    """Whether more is asked than one gradient, as ``vmap``, ``jvp``, ``hessian`` and a ``grad`` of a ``grad`` do."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    if not in_transform():
+        return False
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    kinds = [one.key() for one in functorch.get_interpreter_stack()]
+    return len(kinds) > 1 or kinds[0] != functorch.TransformType.Grad
 
 
 def batched(gradient: Tensor) -> bool:

@@ -98,9 +98,9 @@ class Scores(Planned):
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan)
 
     def mean_against(self, weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """``Σ_i w_i · log(1 + Σ_negatives e^{s_ij − s⁺_i})``, each query having one positive (see :attr:`single`)."""
+        """``Σ_i w_i · log(1 + Σ_negatives e^{s_ij − s⁺_i})``, each query having one positive at the most (see :attr:`single`)."""
         near = self.mean_positive()
-        if self._by_row(weights) or self.plan == "cuda" or self.pairs.layout is None:
+        if self._by_row(weights) or self.plan == "cuda":
             return weighted_sum(softplus(self.logsumexp("negatives") - near), weights)
         plan = replace(self._softmax_plan("negatives"), rows=self._strips)
         return softmax.mean_logsumexp(self.queries, self.keys, self.offsets, weights, plan, near)

@@ -15,7 +15,7 @@ from torch import Tensor
 from nearfar.pairs import Pairs
 from nearfar.rules import Matrix, Overlap
 from nearfar.scores import few, held
-from nearfar.scores.autograd import full_precision, in_transform
+from nearfar.scores.autograd import beyond_a_gradient, full_precision, in_transform
 from nearfar.scores.cuda_tiles import HALVES, at_hand, require
 from nearfar.scores.hold import Given
 from nearfar.scores.similarity import all_scores, normalize, rounded
@@ -150,9 +150,14 @@ class Planned:
         if self.backend is not None:
             if self.backend == "cuda":
                 require(device)
+            if self.backend != "dense" and beyond_a_gradient():
+                raise RuntimeError(
+                    f"backend={self.backend!r} has a gradient, and no more (vmap, jvp, hessian, grad of grad): "
+                    "pass backend='dense', or leave backend= out"
+                )
             return self.backend
-        if torch.compiler.is_compiling():
-            return "dense"  # the compiler fuses it; the loops of other plans would be unrolled
+        if torch.compiler.is_compiling() or beyond_a_gradient():
+            return "dense"  # plain torch: the compiler fuses it, where it would unroll the loops of other plans
         if in_transform():
             return "tiled"
         return "small" if self._one_tile(_ONE_TILE) else "cuda" if at_hand(device) else "tiled"
@@ -242,14 +247,10 @@ class Planned:
 
     @property
     def single(self) -> bool:
-        """Whether each query has one positive, which counts as 1: by the layout of views, or by a look at the ids."""
-        pairs = self.pairs
-        if pairs.each("positives") == 1:
-            return True
-        look = (
-            pairs.ids is not None and not self.traced and self.query_rows.device.type == "cpu" and 0 not in pairs.shape
+        """Whether no query has two positives, as far as it can be told without waiting for a device."""
+        return self.pairs.paired or (
+            not self.traced and self.query_rows.device.type == "cpu" and self.pairs.at_most_one()
         )
-        return look and float(pairs.count("positives").amax()) <= 1
 
     @property
     def narrow(self) -> Precision | None:

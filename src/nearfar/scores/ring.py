@@ -22,6 +22,7 @@ from typing_extensions import override
 from nearfar.scores import softmax
 from nearfar.scores.autograd import full_precision, once
 from nearfar.scores.engine import Scores, weighted_sum
+from nearfar.scores.exponentials import softplus
 from nearfar.scores.gather import ALONE, Ranks
 from nearfar.scores.planned import Plan
 from nearfar.types import Rule
@@ -36,31 +37,36 @@ class RingScores(Scores):
     """
 
     ranks: Ranks = ALONE
-    _seen: dict[tuple[bool, bool], tuple[Tensor, ...]] = field(init=False, repr=False, default_factory=dict)
+    _seen: dict[tuple[bool, bool, Rule], tuple[Tensor, ...]] = field(init=False, repr=False, default_factory=dict)
 
     @property
     @override
     def plan(self) -> Plan:
         return "tiled"
 
-    def _visit(self, both_ways: bool = False) -> tuple[Tensor, ...]:
+    @property
+    @override
+    def single(self) -> bool:
+        return False  # by a look at this rank's rows alone, where all must go round for the same
+
+    def _visit(self, over: Rule, both_ways: bool = False) -> tuple[Tensor, ...]:
         """One round of the keys: log-sum-exps by row and by column, sums of positives by row and by column."""
-        kind = torch.is_grad_enabled(), both_ways
+        kind = torch.is_grad_enabled(), both_ways, over
         if kind not in self._seen:
-            tiles = replace(self._softmax_plan("candidates"), by_column=both_ways)
+            tiles = replace(self._softmax_plan(over), by_column=both_ways)
             plan = RingPlan(tiles, self.ranks)
             self._seen[kind] = _Visit.apply(self.queries, self.keys, self.offsets, plan)  # pyright: ignore[reportArgumentType]
         return self._seen[kind]
 
     @override
     def logsumexp(self, over: Rule = "candidates") -> Float[Tensor, " n"]:
-        if over != "candidates":
-            raise TypeError("gather='ring' sums over all candidates only (form='out'): pass gather=True")
-        return self._visit()[0]
+        if over == "positives":
+            raise TypeError("gather='ring' sums over candidates and negatives only (form='out'): pass gather=True")
+        return self._visit(over)[0]
 
     @override
     def logsumexp_both_ways(self, over: Rule = "candidates") -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-        rows, columns, *_ = self._visit(both_ways=True)
+        rows, columns, *_ = self._visit(over, both_ways=True)
         return rows, columns if self.offsets is None else columns - self.offsets
 
     @override
@@ -68,13 +74,23 @@ class RingScores(Scores):
         return weighted_sum(self.logsumexp(), weights)
 
     @override
+    def mean_against(self, weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        return weighted_sum(softplus(self.logsumexp("negatives") - self.mean_positive()), weights)
+
+    @override
     def mean_positive(self) -> Float[Tensor, " n"]:
-        return _mean(self._visit()[2], self.count("positives"))
+        return _mean(self._positives(both_ways=False)[0], self.count("positives"))
 
     @override
     def mean_positive_both_ways(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-        _, _, near, far = self._visit(both_ways=True)
+        near, far = self._positives(both_ways=True)
         return _mean(near, self.count("positives")), _mean(far, self.pairs.T.count("positives", far.dtype))
+
+    def _positives(self, both_ways: bool) -> tuple[Tensor, ...]:
+        """Sums of positives, which every round brings along: of the one that was made, if there was one."""
+        grad = torch.is_grad_enabled()
+        made = next((found for kind, found in self._seen.items() if kind[:2] == (grad, both_ways)), None)
+        return (self._visit("candidates", both_ways) if made is None else made)[2:]
 
     @override
     def hardest(self, *args: Any, **kwargs: Any) -> NoReturn:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.pairs import Pairs
-from nearfar.scores.autograd import full_precision, made_in_forward, once
+from nearfar.scores.autograd import full_precision, made_in_forward, once, one_gradient
 from nearfar.scores.exponentials import exp_, softplus
 from nearfar.scores.matmul import mm
 from nearfar.scores.sides import Less, Sides, Wanted
@@ -136,6 +136,7 @@ def _against_others(
     Nothing is subtracted from 1, in the value or in the gradient: as the others die away both keep all their digits.
     """
     values, pulls, factors, slope = [], [], [], None
+    positives.counted_as_one()
     if large:  # exponentiated as they are, in no second matrix
         near = [positives.near(scores, dim) for dim in dims]
         others = positives.others(exp_(scores))
@@ -253,7 +254,17 @@ class _Mask:
 
     def single(self, dim: int) -> bool:
         """Whether no query has more positives than one: a look, where it waits for no device."""
-        return self._unweighted and self.target.device.type == "cpu" and float(self._count[dim].amax()) <= 1
+        if self.target.device.type != "cpu":
+            return False
+        if self._unweighted:
+            return float(self._count[dim].amax()) <= 1
+        likely = bool((self.target.amax(dim) == self._count[dim]).all())  # or a second one is lost in rounding
+        return likely and int((self.target > 0).sum(dim).amax()) <= 1
+
+    def counted_as_one(self) -> None:
+        """Whatever a single positive's weight, it is all of its query's."""
+        if not self._unweighted:
+            self.target = (self.target > 0).to(self.target.dtype)
 
     def near(self, scores: Tensor, dim: int) -> Tensor:
         """The score of each query's one positive; 0 where it has none."""
@@ -315,6 +326,9 @@ class _Diagonals:
     def single(self, dim: int) -> bool:
         """Whether no query has more positives than one."""
         return self.count == 1
+
+    def counted_as_one(self) -> None:
+        """It does."""
 
     def near(self, scores: Tensor, dim: int) -> Tensor:
         """The score of each query's one positive."""
@@ -382,6 +396,7 @@ def pooled_logsumexp(x: Float[Tensor, "n d"], scale: float) -> Float[Tensor, ""]
     return _Pooled.apply(x, scale)  # pyright: ignore[reportReturnType]
 
 
+@one_gradient
 class _Pooled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nearfar.scores.autograd import full_precision, made_in_forward, once, presigned
+from nearfar.scores.autograd import full_precision, made_in_forward, once, one_gradient, presigned
 from nearfar.scores.buffers import Buffer
 from nearfar.scores.exponentials import LOG2E, exp_, softplus
 from nearfar.scores.products import Products
@@ -113,6 +113,7 @@ def largest(offsets: Tensor | None) -> float:
 
 
 @presigned
+@one_gradient
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -259,6 +260,7 @@ def _cross_gradient(
 
 
 @presigned
+@one_gradient
 class _MeanLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]

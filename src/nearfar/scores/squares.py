@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.scores.autograd import full_precision, in_transform, once
+from nearfar.scores.autograd import full_precision, in_transform, once, one_gradient
 from nearfar.scores.edges import Edges
 from nearfar.scores.matmul import mm
 from nearfar.scores.planned import Planned
@@ -102,6 +102,7 @@ def _some(row: Tensor, column: Tensor, d: int) -> Iterator[tuple[slice, Tensor, 
         yield part, row[part], column[part]
 
 
+@one_gradient
 class _Listed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, row: Tensor, column: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -128,6 +129,7 @@ def sum_of_squares(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Te
     return _SumOfSquares.apply(x, None if y is x else y)  # pyright: ignore[reportReturnType]
 
 
+@one_gradient
 class _SumOfSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.scores.autograd import full_precision, made_in_forward
 from nearfar.scores.buffers import Buffer
-from nearfar.scores.exponentials import LOG2E, exp_
+from nearfar.scores.exponentials import LOG2E, exp_, softplus
 from nearfar.scores.products import Products
 from nearfar.scores.softmax import SoftmaxPlan, within_range
 
@@ -96,23 +96,34 @@ def _visit(
             target.diagonal(itself).fill_(0.0)
         many = target.sum(1)
         share = weights[i].masked_fill(many == 0, 0.0)
-        target.mul_((share / many).masked_fill_(many == 0, 0.0)[:, None])
-        near = torch.linalg.vecdot(target, tile).div_(base)
+        total += share.sum(dtype=torch.float64)
+        place = _places(target, many, weight is not None)
+        if place is None:
+            target.mul_((share / many).masked_fill_(many == 0, 0.0)[:, None])
+            near = torch.linalg.vecdot(target, tile).div_(base)
+        else:
+            near = tile.gather(1, place)[:, 0].div_(base)
         shift = torch.zeros_like(near)
         if bounded:
-            _drop(tile.exp2_(), ignored, itself, 0.0)
+            _drop(tile.exp2_(), ignored, itself, place, 0.0)
         else:
-            _drop(tile, ignored, itself, -torch.inf)
+            _drop(tile, ignored, itself, place, -torch.inf)
             shift = tile.amax(1)
             shift.masked_fill_(shift == -torch.inf, 0.0)
             exp_(tile.sub_(shift[:, None]))
-        candidates = tile.sum(1)
-        none = candidates == 0
-        value += (share * candidates.log().add_(shift).masked_fill_(none, 0.0) - near).sum(dtype=torch.float64)
-        total += share.sum(dtype=torch.float64)
+        counted = tile.sum(1)  # candidates, or all but the positive
+        none = counted == 0
+        logs = counted.log().add_(shift)
+        if place is None:
+            values = share * logs.masked_fill_(none, 0.0) - near
+        else:  # the share that is not the positive's, without subtracting it from 1
+            gap = logs.sub_(near)
+            values, share = share * softplus(gap), share * gap.sigmoid()
+        value += values.sum(dtype=torch.float64)
         if not any(wanted):
             continue
-        slope = tile.mul_((share / candidates).masked_fill_(none, 0.0)[:, None]).sub_(target)
+        slope = tile.mul_((share / counted).masked_fill_(none, 0.0)[:, None])
+        slope = slope.sub_(target) if place is None else slope.scatter_(1, place, -share[:, None])
         products.pull(slope, i, every, None if dx is None else dx[i], dy)
         if do is not None:
             do += slope.sum(0)
@@ -121,8 +132,23 @@ def _visit(
     return (value / total).to(x.dtype), dx, dy, do
 
 
-def _drop(tile: Tensor, ignored: Tensor | None, itself: int | None, value: float) -> None:
+def _places(target: Tensor, many: Tensor, weighted: bool) -> Int[Tensor, "b 1"] | None:
+    """Where each query's positive is, if none has two: by a product with the numbers of the keys, which is exact."""
+    m = target.shape[1]
+    if target.device.type != "cpu" or m >= 2**24 or not bool((target.amax(1) == many).all()):
+        return None  # a sum is above its largest part, but for what rounding hides
+    if weighted and int((target > 0).sum(1).amax()) > 1:
+        return None
+    if weighted:
+        target.sign_()
+    numbers = torch.arange(m, dtype=target.dtype)
+    return torch.linalg.vecdot(target, numbers).long()[:, None]  # where there is none, any
+
+
+def _drop(tile: Tensor, ignored: Tensor | None, itself: int | None, place: Tensor | None, value: float) -> None:
     if ignored is not None:
         tile.masked_fill_(ignored, value)
     if itself is not None:
         tile.diagonal(itself).fill_(value)
+    if place is not None:
+        tile.scatter_(1, place, value)

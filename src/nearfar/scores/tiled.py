@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.rules import Relation
-from nearfar.scores.autograd import full_precision, in_transform, once, presigned
+from nearfar.scores.autograd import full_precision, in_transform, once, one_gradient, presigned
 from nearfar.scores.exponentials import NOTHING, exp_
 from nearfar.scores.products import Products
 from nearfar.scores.reductions import Reduction, Tile
@@ -79,6 +79,7 @@ def reduce(
 
 
 @presigned
+@one_gradient
 class _Reduce(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
