@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,3 +155,24 @@ def test_losses_by_label_and_relations_that_leave_rows_out():
         for backend in (None, "dense", "tiled", "strip"):
             loss = nf.TripletLoss(mining=mining, backend=backend)
             torch.testing.assert_close(loss(z, pairs=pairs), loss(z[kept], labels=labels[kept]), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rows_to_leave_out_in_every_form():
+    wanted = nf.Pairs.aligned(3).without(keys=torch.tensor([True, False, False])).table()
+    for keys in ([True, False, False], np.array([True, False, False])):
+        assert nf.Pairs.aligned(3).without(keys=keys).table() == wanted  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"keys are torch.int64 \(3,\); one boolean a row"):
+        nf.Pairs.aligned(3).without(keys=torch.arange(3))
+    with pytest.raises(TypeError, match=r"offsets are torch.sparse_coo: wanted a dense tensor, offsets.to_dense\(\)"):
+        nf.InfoNCELoss()(torch.eye(3), torch.eye(3), offsets=torch.zeros(3).to_sparse())
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, row in nf.LOSSES.items() if row.kind in ("self", "one-sided", "two-sided", "information")]
+)
+def test_a_batch_of_no_rows_is_0(name):
+    z = torch.zeros(0, 3, requires_grad=True)
+    value = nf.LOSSES[name].loss()(z, z)
+    assert float(value) == 0
+    value.backward()

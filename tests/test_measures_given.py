@@ -15,7 +15,9 @@ import torch
 import nearfar as nf
 from nearfar.diagnostics.collapse import collapse
 from nearfar.diagnostics.geometry import class_alignment, similarity_histogram
+from nearfar.evaluation.clustering import clustering
 from nearfar.evaluation.knn import nearest
+from nearfar.evaluation.probe import linear_probe
 from nearfar.evaluation.retrieval import pair_retrieval, relevance_retrieval, retrieval
 from nearfar.evaluation.similarity import pearson, spearman, sts
 from nearfar.evaluation.verification import calibrate, listed_scores, pair_scores, roc
@@ -150,3 +152,18 @@ def test_classes_of_diagnostics_of_every_form():
             refused(lambda call=call, labels=labels: call(Z, labels), "labels", *words)
     refused(lambda: collapse(Z, loss="1", candidates=4), "loss is '1'")  # pyright: ignore[reportArgumentType]
     refused(lambda: collapse(Z, loss=1.0, candidates=2.5), "candidates is 2.5")  # pyright: ignore[reportArgumentType]
+
+
+def test_seeds_strengths_and_tasks_of_every_form():
+    assert clustering(Z, Y, seeds=np.arange(3)) == clustering(Z, Y, seeds=(0, 1, 2))  # pyright: ignore[reportArgumentType]
+    refused(lambda: clustering(Z, Y, seeds=(0.5,)), "seeds is 0.5")  # pyright: ignore[reportArgumentType]
+    assert nf.evaluate(Z, Y, tasks=np.array(["knn"])).to_dict() == nf.evaluate(Z, Y, tasks="knn").to_dict()  # pyright: ignore[reportArgumentType]
+    refused(lambda: nf.evaluate(Z, Y, ks=b"ab"), "ks is b'ab'")  # pyright: ignore[reportArgumentType]
+    refused(lambda: linear_probe(Z, Y, Z, Y, strengths=[]), "no strengths")
+    refused(lambda: linear_probe(Z, Y, Z, Y, strengths=["a"]), "strengths is 'a'")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("scale", [1e160, 1e-165])
+def test_a_probe_of_rows_of_any_scale(scale):
+    rows = torch.eye(3, dtype=torch.float64)[Y]
+    assert linear_probe(scale * rows, Y, scale * rows, Y).accuracy == 1.0

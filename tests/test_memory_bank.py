@@ -249,3 +249,16 @@ def test_says_what_is_wrong():
         with pytest.raises(kind, match=words):
             call()
     assert len(bank.rows) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e5])
+def test_halves_that_would_lose_the_rows_are_refused(scale):
+    """At 1e-9 all would be zeros, which nobody is near; at 1e5 infinite."""
+    rows = scale * torch.ones(2, D)
+    bank = nf.MemoryBank(4, D, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"row 0 has numbers beyond what float16 holds.*bfloat16"):
+        bank.add(rows)
+    assert int(bank.calls) == 0
+    wide = nf.MemoryBank(4, D, dtype=torch.bfloat16)
+    wide.add(rows)
+    assert torch.equal(wide.rows.float(), rows.bfloat16().float())

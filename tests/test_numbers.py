@@ -204,3 +204,9 @@ def test_a_class_loss_may_have_a_margin_a_row():
         for i, m in enumerate(margin)
     ]
     torch.testing.assert_close(call("CosFaceLoss", margin=margin), torch.stack(alone).mean())
+
+
+def test_a_margin_a_row_may_be_an_array():
+    margin = np.linspace(0.1, 0.6, 6)
+    wanted = nf.functional.triplet_loss(Z, OTHER, -Z, margin=torch.from_numpy(margin).float())
+    torch.testing.assert_close(nf.functional.triplet_loss(Z, OTHER, -Z, margin=margin), wanted)  # pyright: ignore[reportArgumentType]

@@ -136,3 +136,19 @@ def test_it_learns():
 def test_siglips_bias_is_learned_beside_it():
     loss = nf.SigLIPLoss(learnable=True)
     assert sorted(p.item() for p in loss.parameters()) == pytest.approx([-10.0, math.log(10)])
+
+
+@pytest.mark.parametrize("tau", [0.005, 200.0])
+def test_a_loaded_temperature_stays_where_it_was(tau):
+    learned, fresh = nf.NTXentLoss(temperature=tau, learnable=True), nf.NTXentLoss(learnable=True)
+    fresh.load_state_dict(learned.state_dict())
+    optimiser = torch.optim.SGD(fresh.parameters(), lr=0.0)
+    fresh(torch.eye(4), torch.eye(4)).backward()
+    optimiser.step()
+    assert float(fresh.temperature) == pytest.approx(tau)
+    bounded = nf.NTXentLoss(learnable=True, max_scale=50.0)
+    bounded.load_state_dict(nf.NTXentLoss(temperature=0.01, learnable=True).state_dict())
+    optimiser = torch.optim.SGD(bounded.parameters(), lr=0.0)
+    bounded(torch.eye(4), torch.eye(4)).backward()
+    optimiser.step()
+    assert float(bounded.temperature) == pytest.approx(1 / 50)  # the bound that was named stands

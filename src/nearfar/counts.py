@@ -69,10 +69,10 @@ class Counts:
         if self.ids is None or (own and (self.own != 0 or n != m)):
             return None
         if over == "candidates":
-            return m - own
+            return max(m - own, 0)
         if self.layout is None:
             return None
-        return self.layout - own if over == "positives" else m - self.layout
+        return (self.layout - own if over == "positives" else m - self.layout) if m else 0
 
     @property
     def paired(self) -> bool:

@@ -278,6 +278,10 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             if self.image_shape is not None:
                 self.image_shape_, self._flat_last = image_layout(tuple(self.image_shape), "image_shape is", exact=True)
         last = self._flat_last
+        if getattr(X, "ndim", 2) > 4:
+            raise ValueError(
+                f"X has shape {tuple(X.shape)}: rows (n, features), or images (n, h, w), (n, c, h, w) or (n, h, w, c), were wanted"
+            )
         if getattr(X, "ndim", 2) in (3, 4):
             X = np.asarray(X)
             if reset or self.image_shape_ is not None:

@@ -250,7 +250,14 @@ class Pairs(Counts):
         Args:
             queries: True for each query to leave out, ``(n,)``.
             keys: True for each key to leave out, ``(m,)``.
+
+        Raises:
+            ValueError: If they are no booleans, or not one a row.
         """
+        queries, keys = (
+            None if rows is None else as_tensor(name, rows, "one boolean a row", self.device)
+            for name, rows in (("queries", queries), ("keys", keys))
+        )
         for name, rows, size in zip(("queries", "keys"), (queries, keys), self.shape):
             if rows is not None and (rows.shape != (size,) or rows.dtype != torch.bool):
                 raise ValueError(

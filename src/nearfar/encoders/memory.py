@@ -122,7 +122,8 @@ class MemoryBank(nn.Module):
             ids: Sample ids, 0 or more, by which ``loss`` knows a sample again; left out or negative: unknown.
 
         Raises:
-            ValueError: If shapes do not fit, or (on the CPU, where looking costs nothing) rows are not finite.
+            ValueError: If shapes do not fit, or (on the CPU, where looking costs nothing) rows are not finite, or beyond
+                what a bank of float16 holds.
             TypeError: If rows are no floats, or labels or ids no integers.
         """
         self._store(*self._everyones(*self._checked(rows, labels, ids)))
@@ -218,6 +219,14 @@ class MemoryBank(nn.Module):
                 "rows have NaN or infinity, which would stay in the memory: look at the learning rate, and add nothing in a "
                 "step that a GradScaler skips"
             )
+        if rows.device.type == "cpu" and self.slots.dtype == torch.float16:
+            kept = rows.detach().half()
+            lost = ~kept.isfinite().all(1) | ((kept == 0).all(1) & (rows.detach() != 0).any(1))
+            if bool(lost.any()):
+                raise ValueError(
+                    f"row {int(lost.nonzero()[0])} has numbers beyond what float16 holds, 6e-8 to 65504: add rows of length "
+                    "one, or make the bank with dtype=torch.bfloat16 or torch.float32"
+                )
         columns = []
         for name, column in (("labels", labels), ("ids", ids)):
             column = torch.full((len(rows),), -1, device=rows.device) if column is None else column

@@ -116,6 +116,7 @@ def clustering(
     """
     embeddings = as_rows("embeddings", embeddings)
     labels = as_ids("labels", labels, len(embeddings)).to(embeddings.device)
+    seeds = [at_least("seeds", seed, 0) for seed in seeds]
     if not seeds:
         raise ValueError("no seeds were given: one run at least was wanted")
     rows, labels = embeddings[labels >= 0], labels[labels >= 0]

@@ -90,7 +90,7 @@ def as_grades(query: int, given: Any) -> dict[int, float]:
 
 def as_ks(name: str, ks: Any) -> tuple[int, ...]:
     """Cut-offs: whole numbers of 1 or more, ascending, each once; one alone, or several in a list or an array."""
-    several = isinstance(ks, Iterable) and not isinstance(ks, str) and getattr(ks, "ndim", 1)
+    several = isinstance(ks, Iterable) and not isinstance(ks, str | bytes) and getattr(ks, "ndim", 1)
     try:
         found = {at_least(name, k, 1) for k in (ks if several else (ks,))}
     except (TypeError, ValueError):

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from nearfar.data.labelled import stratified_split
 from nearfar.evaluation.inputs import as_ids, as_rows
+from nearfar.evaluation.scoring import in_range, unit_of
 from nearfar.given import at_least
 from nearfar.losses.arguments import check_range
+from nearfar.losses.numbers import NOT_NEGATIVE
 
 STRENGTHS = (1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Of the regularisation, strongest first: each starts from the one before."""
@@ -129,11 +131,15 @@ def linear_probe(
             f"{len(names)} classes among {len(train)} training rows and {len(test)} test rows with a label: "
             "two classes and a test row were wanted"
         )
+    unit = unit_of(train)  # standardised, their scale does not matter
+    train, test = in_range(train, unit), in_range(test, unit)
     dtype = torch.float64 if train.dtype == torch.float64 else torch.float32
     mean, spread = train.double().mean(0), train.double().std(0, correction=0)
     spread = spread.masked_fill(spread == 0, 1.0)
     train, test = (((rows.double() - mean) / spread).to(dtype) for rows in (train, test))
-    strengths = sorted(strengths, reverse=True)
+    strengths = sorted((NOT_NEGATIVE("strengths", strength) for strength in strengths), reverse=True)
+    if not strengths:
+        raise ValueError("no strengths were given: one λ at least was wanted, such as 1e-3")
     strength = strengths[0]
     if len(strengths) > 1:
         fitted, held = (rows.to(train.device) for rows in stratified_split(classes.cpu(), validation, seed))

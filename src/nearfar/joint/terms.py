@@ -76,7 +76,7 @@ def read_weights(
         weights = dict(zip(names, weights))
     for name in weights:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
+            near = difflib.get_close_matches(str(name), names, 1)
             meant = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(
                 f"there is a weight for {name!r}, which is no term: {meant}The terms are {', '.join(names)}"

@@ -163,6 +163,8 @@ def with_tensors(options: Options, device: torch.device) -> Options:
     for name, wanted in _COLUMNS.items():
         if given.get(name) is not None:
             given[name] = column = as_tensor(name, given[name], wanted, device)
+            if column.layout != torch.strided:
+                raise TypeError(f"{name} are {column.layout}: wanted a dense tensor, {name}.to_dense()")
             if column.is_complex() or (wanted == _IDS and not is_integer(column)):
                 raise TypeError(f"{name} are {column.dtype}: wanted {wanted}")
     return given  # pyright: ignore[reportReturnType]

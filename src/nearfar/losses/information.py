@@ -116,7 +116,7 @@ def mutual_information_loss(
 
     def value() -> Tensor:
         if estimator == "infonce" and scores.pairs.row_by_row and ranks.alone:  # N-pairs, but for a constant
-            most = math.log(scores.pairs.shape[1])
+            most = math.log(max(scores.pairs.shape[1], 1))
             if scores.at_once():
                 return scores.mean_softmax(None, less=most)
             return softmax(read_batch, 1.0, "out").value() - most

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearfar.given import as_tensor
 from nearfar.scores.autograd import in_transform
 
 
@@ -54,6 +55,8 @@ class Number:
             return value
         if isinstance(value, Tensor):
             return self._tensor(what, value)
+        if self.per_row and isinstance(value, np.ndarray) and value.ndim == 1 and value.size > 1:
+            return self._tensor(what, as_tensor(what, value, "one number a row").to(torch.get_default_dtype()))
         if isinstance(value, np.ndarray) and value.size != 1:
             raise ValueError(self._several(what, value.shape))
         if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "iuf":

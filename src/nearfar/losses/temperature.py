@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from typing_extensions import override
 
 from nearfar.losses.arguments import flag
 from nearfar.losses.numbers import PER_BATCH, Number
@@ -53,6 +54,7 @@ class Temperature(nn.Module):
                 "the first step would bring it back: pass a higher max_scale, or a higher temperature to start with"
             )
         self.range = min(math.log(LEAST), start), max(highest, start)
+        self.bounded = max_scale is not None
         self.fixed = None if learnable else temperature
         self.log_scale = nn.Parameter(torch.tensor(start)) if learnable else None
         if learnable:
@@ -65,6 +67,14 @@ class Temperature(nn.Module):
             assert self.fixed is not None
             return self.fixed
         return (-self.log_scale).exp()
+
+    @override
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """A scale that was learned beyond this module's default range widens it, as a start does; an explicit one stands."""
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.log_scale is not None and not self.log_scale.is_meta:
+            loaded, (low, high) = float(self.log_scale), self.range
+            self.range = min(low, loaded), high if self.bounded else max(high, loaded)
 
     @torch.no_grad()
     def clamp(self) -> None:
