@@ -73,7 +73,7 @@ class Temperature(nn.Module):
         """A scale that was learned beyond this module's default range widens it, as a start does; an explicit one stands."""
         super()._load_from_state_dict(*args, **kwargs)
         if self.log_scale is not None and not self.log_scale.is_meta:
-            loaded, (low, high) = float(self.log_scale), self.range
+            loaded, (low, high) = float(self.log_scale.detach()), self.range
             self.range = min(low, loaded), high if self.bounded else max(high, loaded)
 
     @torch.no_grad()
