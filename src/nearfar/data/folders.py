@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from nearfar.data.bad import printable
 from nearfar.data.pixels import SUFFIXES
 
 T = TypeVar("T")
@@ -123,7 +124,7 @@ class Walk:
                 self._hidden[path] = sum(len(files) for *_, files in os.walk(path)) if os.path.isdir(path) else 1
 
     def notes(self) -> tuple[str, ...]:
-        """What was passed over, in words."""
+        """What was passed over, in words that can be written and printed whatever the files are called."""
         said, hidden, others = [], sum(self._hidden.values()), len(self._others)
         if hidden:
             names = sorted({os.path.basename(path) for path in self._hidden})
@@ -135,4 +136,4 @@ class Walk:
             said.append(
                 f"passed over {others:,} {'files that are' if others > 1 else 'file that is'} no image by the ending: {told}"
             )
-        return tuple(said)
+        return tuple(map(printable, said))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.data import sheets
+from nearfar.data.bad import printable
 from nearfar.data.columns import what_it_holds
 from nearfar.data.folders import Walk, parts_of
 from nearfar.data.labelled import require
@@ -63,4 +64,6 @@ def not_named(paths: Sequence[Path], named: Collection[Path], folder: Path) -> t
     if not left:
         return ()
     count = f"{len(left):,} images" if len(left) > 1 else "1 image"
-    return (f"passed over {count} that the table beside them does not name, such as {left[0].relative_to(folder)}",)
+    return (
+        f"passed over {count} that the table beside them does not name, such as {printable(left[0].relative_to(folder))}",
+    )
