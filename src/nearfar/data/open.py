@@ -20,7 +20,8 @@ from nearfar.data.config import DataConfig
 from nearfar.data.copies import copies_told, same_cells
 from nearfar.data.corpus import Corpus, Part, TensorPart
 from nearfar.data.depth import Ranges
-from nearfar.data.folders import TEST_NAMES, metadata_tables, visible
+from nearfar.data.described import find_described
+from nearfar.data.folders import held_part, other_parts, part_name, visible
 from nearfar.data.form import Form, find_form, size_pair
 from nearfar.data.labelled import first_rows
 from nearfar.data.lists import negative_lists, spread, unspread
@@ -126,9 +127,9 @@ def _open_folder(folder: Path, config: DataConfig) -> Sheet:
     """A folder with a metadata table, of images, of tables, of shards, or laid out as on the Hub."""
     from nearfar.data.metadata import from_metadata
 
-    tables, parts = metadata_tables(folder)
-    if tables:
-        return from_metadata(folder, tables, parts, config.skip_bad)
+    described = find_described(folder)
+    if described.tables:
+        return from_metadata(folder, described, config.skip_bad)
     inside = {path.name for path in visible(folder)}
     suffixes = {Path(name).suffix.lower() for name in inside}
     if not suffixes & set(SUFFIXES):
@@ -142,7 +143,7 @@ def _open_folder(folder: Path, config: DataConfig) -> Sheet:
             return sheets.from_parquet(paths, folder.name, config.skip_bad, split)
         if paths or any(folder.glob("data/*.parquet")) or any(folder.glob("*/*.parquet")):
             return sheets.from_hub(str(folder))
-    return sheets.from_images(folder, folder.name)
+    return sheets.from_images(folder, folder.name, described)
 
 
 def _from_memory(found: Found, config: DataConfig) -> Corpus:
@@ -249,7 +250,7 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
             f"column {chosen.label!r} does not name classes ({count:,} values in {len(rows):,} rows): it is not read",
         )
     if rest := len(rows) - len(split.train) - len(split.test):
-        classes = (*classes, f"{rest:,} rows are of other parts than train and test: they are not read")
+        classes = (*classes, other_parts(rest))
     once = first_rows(torch.tensor(unspread(table, rows.tolist())[1]))[0]  # an image with several texts is one
     of_images = (*form.notes, *copies_told(None if copies is None else copies[once], split.moved))
     notes = (*sheet.notes, *split.notes, *of_images, *shortest, *notes, *classes, *unread_note(chosen))
@@ -340,14 +341,14 @@ def _split(
     """Positions in ``rows``: the data's own split if there is one; else as ``draw_split`` has it."""
     parts = sheet.split
     if parts is None and chosen.split is not None:
-        parts = [str(part or "").strip().lower() for part in sheet.cells(chosen.split)]
+        parts = [part_name(part) for part in sheet.cells(chosen.split)]
         if "train" not in parts:
             parts = None
     if parts is None:
         pairs = any(column.role == "positive" for column in chosen.inputs)
         return draw_split(len(rows), labels, groups, values, config, pairs=pairs, copies=copies)
     refuse_unused(given(config, "test_fraction", "split_seed"), f"{sheet.name} comes with its split")
-    held = next((name for name in TEST_NAMES if name in parts), None)
+    held = held_part(parts)
     own = [parts[row] for row in rows.tolist()]
     train, test = (
         torch.tensor([i for i, part in enumerate(own) if part == name], dtype=torch.int64) for name in ("train", held)
