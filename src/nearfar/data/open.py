@@ -223,9 +223,9 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
     similar = None if similar is None or judged is None else similar[rows]
     alike = None if similar is None else (similar >= LIKENESS).long()
     fields = make_fields(() if chosen.numbers else chosen.inputs, lists, sheet.base, form)
-    same, copies = _same(sheet, fields, rows)
+    same, ties, copies = _same(sheet, fields, rows)
     # a text that is a negative on both sides of the split gives nothing away
-    values = [same[c.name] for c in (field.column for field in fields) if c.role != "negative" and c.name in same]
+    values = [ties[c.name] for c in (field.column for field in fields) if c.role != "negative" and c.name in ties]
     split = _split(sheet, chosen, rows, labels if alike is None else alike, groups, values, copies, config)
 
     def part(at: Int64[Tensor, "m"]) -> Part:
@@ -260,9 +260,14 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
     )  # fmt: skip
 
 
-def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> tuple[Same, Int64[Tensor, "m"] | None]:
-    """Which values come more than once, by column; and which rows have copies of one image for their first."""
+def _same(
+    sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]
+) -> tuple[Same, Same, Int64[Tensor, "m"] | None]:
+    """Which values come more than once, by column; which of them tie rows, and which rows have copies of one image for their
+    first. A split follows copies by themselves: they are no ties.
+    """
     values: dict[str, Sequence[str]] = {}
+    named: dict[str, Sequence[str]] = {}  # the first images, copies by their own names
     pictures: list[Int64[Tensor, "m"] | None] = []
     for field in fields:
         name, item = field.column.name, field.item
@@ -270,9 +275,13 @@ def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> tu
             cells = sheet.cells(field.source)
             values[name] = [str(cells[row] if item is None else cells[row][item]) for row in rows.tolist()]
         elif field.column.kind == "image":
-            values[name], copies = same_cells(*unspread(sheet.table, rows.tolist()), field.source, field.base)
+            names, copies = same_cells(*unspread(sheet.table, rows.tolist()), field.source, field.base)
+            values[name] = names if copies is None else [names[first] for first in copies.tolist()]
+            if not pictures and copies is not None:
+                named[name] = names
             pictures.append(copies)
-    return same_values(values), next(iter(pictures), None)
+    same = same_values(values)
+    return same, same_values({**values, **named}) if named else same, next(iter(pictures), None)
 
 
 def _check(
