@@ -67,6 +67,7 @@ def open_corpus(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
         asked = given(config, "image", "text", "positive", "negative", "similar", "scale", "label", "id")
         refuse_unused(asked, f"the columns of {config.data} are known", "leave it out, or pass a table as data=")
         refuse_unused(given(config, "streaming"), f"{config.data} is held in memory")
+        refuse_unused(given(config, "pixel_range"), f"the pixels of {config.data} are known")
         return _from_memory(SOURCES[config.data].rows(find_root(config.data, config.root)), config)
     refuse_unused(given(config, "root"), f"{config.data} is no data set by name, whose files would be there")
     check_name(Path(config.data))
@@ -333,7 +334,7 @@ def _check(
     if not config.skip_bad:
         refuse(bad)
     if all(column.kind != "image" for column in chosen.inputs):
-        refuse_unused(given(config, "size"), f"{sheet.name} holds no images")
+        refuse_unused(given(config, "size", "pixel_range"), f"{sheet.name} holds no images")
     return (*bad, *unknown), find_form(sources, headers, config.size, config.pixel_range, ranges)
 
 
