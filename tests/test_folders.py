@@ -128,6 +128,19 @@ def test_what_is_passed_over_may_have_any_name(tmp_path, capsys):
         assert all(line in capsys.readouterr().err for line in lines[:1])
 
 
+def test_a_table_in_a_folder_whose_name_is_no_utf_8_is_named_or_left_out(tmp_path):
+    for name in ("d", "e"):
+        photos(tmp_path, name, 6, seed=ord(name))
+        rows = (f"{i}.png,{i % 2}" for i in range(6))
+        (tmp_path / name / "metadata.csv").write_text("\n".join(["file_name,label", *rows]), encoding="utf-8")
+    os.rename(os.fsencode(tmp_path / "d"), os.path.join(os.fsencode(tmp_path), b"d\xe9"))
+    with pytest.raises(ValueError, match=r"d\\xe9.metadata\.csv cannot be read: its name is not UTF-8"):
+        open_corpus(DataConfig(str(tmp_path)))
+    corpus = open_corpus(DataConfig(str(tmp_path), skip_bad=True))
+    assert len(corpus.train) + len(corpus.test) == 6
+    assert len(corpus.bad) == 1
+
+
 def test_no_result_is_lost_for_a_character_that_utf_8_does_not_know(tmp_path):
     write_json(tmp_path / "r.json", {"data": "caf\udce9", "value": 0.5})
     assert read_json(tmp_path / "r.json") == {"data": "caf\udce9", "value": 0.5}

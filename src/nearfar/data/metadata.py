@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from nearfar.data import sheets
+from nearfar.data.bad import check_name, name_fault, printable
 from nearfar.data.columns import what_it_holds
 from nearfar.data.described import Described, not_named
 from nearfar.data.folders import Walk, parts_of
@@ -29,7 +31,13 @@ def from_metadata(folder: Path, described: Described, skip_bad: bool) -> Sheet:
     Raises:
         ValueError: If a table cannot be read; the message names it.
     """
-    tables, parts = described.tables, described.parts
+    named_well = [not name_fault(path) for path in described.tables]
+    if not skip_bad or not any(named_well):
+        for path in described.tables:
+            check_name(path)
+    tables = [*compress(described.tables, named_well)]
+    parts = [*compress(described.parts, named_well)]
+    misnamed = tuple(f"{printable(p)}: {name_fault(p)}" for p in described.tables if p not in tables)
     if tables[0].suffix.lower() in sheets.PARQUET_SUFFIXES:
         sheet = sheets.from_parquet(tables, folder.name, skip_bad, parts)
         read = [path for path in tables if not any(line.startswith(f"{path} ") for line in sheet.bad)]
@@ -55,4 +63,4 @@ def from_metadata(folder: Path, described: Described, skip_bad: bool) -> Sheet:
     files = walk.files(folder)
     notes = not_named(files, named, folder) if named else ()
     notes = (*described.notes, *notes, *walk.notes())
-    return replace(sheet, table=sheets.library().Dataset(held), base=None, notes=notes)
+    return replace(sheet, table=sheets.library().Dataset(held), base=None, notes=notes, bad=(*sheet.bad, *misnamed))
