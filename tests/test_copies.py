@@ -1,11 +1,13 @@
 """The same bytes under two names lie on one side of every split."""
 
+import json
 import shutil
 
 import pytest
 import torch
 
 import nearfar as nf
+from nearfar.cli import main
 from nearfar.compare.config import CompareConfig
 from nearfar.compare.inputs import make_task
 from nearfar.data.config import DataConfig
@@ -71,6 +73,48 @@ def test_copies_tie_identities_and_more_than_a_tenth_of_the_rows(tmp_path):
     assert not set(corpus.train.labels.tolist()) & set(corpus.test.labels.tolist())
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["in a class", "across classes", "many", "texts"])
+def test_each_class_gives_its_part_where_there_are_duplicates(kind, seed, tmp_path):
+    classes = "abcdefghij"
+    if kind == "texts":
+        rows = [f"text {i if i != 1 else 0},{classes[i // 2]}" for i in range(20)]
+        (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+        corpus = open_corpus(DataConfig(str(tmp_path / "t.csv"), split_seed=seed))
+        least = 9
+    else:
+        photos(tmp_path, classes, 2)
+        again = {"in a class": ["a"], "across classes": ["b"], "many": [*"abcd"]}[kind]
+        for name in again:  # the second image of a class is the first of this one or of another
+            source = tmp_path / ("a" if kind == "across classes" else name) / "0.png"
+            shutil.copy(source, tmp_path / name / "1.png")
+        corpus = open_corpus(DataConfig(str(tmp_path), split_seed=seed))
+        least = 10 - len(again)
+        data = load_data(tmp_path, seed=seed)
+        assert sorted(data.test_labels.tolist()) == sorted(corpus.test.labels.tolist())
+    train, test = corpus.train.labels.bincount(minlength=10), corpus.test.labels.bincount(minlength=10)
+    assert int(train.min()) >= 1, (train, test)
+    assert int((test >= 1).sum()) >= least - (kind == "across classes")  # there a third row lies with the first
+    assert len(corpus.train) + len(corpus.test) == 20
+
+
+def test_copies_of_all_images_to_test_on_are_told(tmp_path, capsys):
+    photos(tmp_path / "x" / "train", count=4)
+    for name in "ab":
+        (tmp_path / "x" / "test" / name).mkdir(parents=True)
+        shutil.copy(tmp_path / "x" / "train" / name / "0.png", tmp_path / "x" / "test" / name / "again.png")
+    run = nf.train(data=str(tmp_path / "x"), steps=2, batch_size=4, threads=1, show=False, out=str(tmp_path / "run"))
+    capsys.readouterr()
+    assert main(f"evaluate {run.path} -k 1".split()) == 0
+    said = "note: x holds out no rows: the figures are of its rows to train on, which say little if the model was trained on them"
+    assert capsys.readouterr().err.splitlines()[0] == said
+    figures = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
+    assert figures["part"] == "train"
+    assert figures["reading"][0] == said.removeprefix("note: ")
+    with pytest.raises(ValueError, match=r"leaves no image to test on: .* or of images to train on"):
+        make_task(str(tmp_path / "x"), CompareConfig())
+
+
 def test_a_split_that_comes_with_the_data_is_mended(tmp_path):
     photos(tmp_path / "train", count=6)
     photos(tmp_path / "test", count=4, seed=500)
@@ -126,7 +170,7 @@ def test_without_copies_a_split_is_what_it_was(tmp_path):
     assert sorted(train.tolist() + test.tolist()) == list(range(8))
     for i in range(4):
         noise(tmp_path / "ab"[i % 2] / f"{i}.png", 0)
-    with pytest.raises(ValueError, match="leaves no image to test on: all of each class are duplicates"):
+    with pytest.raises(ValueError, match=r"leaves no image to test on: all of each class are duplicates"):
         load_data(tmp_path)
 
 

@@ -229,3 +229,49 @@ def test_pillows_sixteen_bit_modes_and_a_clear_number():
     chunk = struct.pack(">I", 2) + b"tRNS" + struct.pack(">H", 16384)
     clear = clear[:at] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + clear[at:]
     assert decode_image(clear, (2, 2), 1)[0].tolist() == [[0, 255], [128, 255]]
+
+
+def raw_tiff(values: np.ndarray, kind: int) -> bytes:
+    """A TIFF file of one plane as the specification (6.0) has it: integers (1), signed integers (2) or floats (3)."""
+    (height, width), bits, data = values.shape, 8 * values.dtype.itemsize, values.tobytes()
+    tags = [
+        (256, width),
+        (257, height),
+        (258, bits),
+        (259, 1),
+        (262, 1),
+        (273, 134),
+        (277, 1),
+        (278, height),
+        (279, len(data)),
+        (339, kind),
+    ]
+    packed = b"".join(struct.pack("<HHII", number, 4, 1, value) for number, value in tags)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + packed + struct.pack("<I", 0) + data
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "said"),
+    [
+        ("<f8", 3, "floats of 64 bits"),
+        ("<f2", 3, "floats of 16 bits"),
+        ("<u8", 1, "integers of 64 bits"),
+        ("<c8", 6, "complex numbers of 64"),
+    ],
+)
+def test_a_kind_of_tiff_that_pillow_does_not_read_is_named(dtype, kind, said, tmp_path):
+    values = np.linspace(0, 1, 64).reshape(8, 8)
+    for i in range(6):
+        path = tmp_path / "ab"[i % 2] / f"{i}.tif"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(raw_tiff((values + i).astype("<f4"), 3))
+    assert len(open_corpus(DataConfig(str(tmp_path))).train) == 4
+    (tmp_path / "a" / "0.tif").write_bytes(raw_tiff(values.astype(dtype), kind))
+    for read in (lambda: open_corpus(DataConfig(str(tmp_path))), lambda: load_data(tmp_path)):
+        with pytest.raises(
+            ValueError, match=rf"0\.tif: .*a TIFF file of {said}.*Pillow does not read: save it with floats of 32"
+        ):
+            read()
+    (tmp_path / "a" / "0.tif").write_bytes(b"II*\0 broken")
+    with pytest.raises(ValueError, match="cannot identify image file"):
+        load_data(tmp_path)

@@ -45,7 +45,32 @@ def test_it_does_not_matter_how_arrays_come(made):
         torch.testing.assert_close(made.embed(given), wanted, rtol=0, atol=0.01)
     mixed = [RGB[0], Image.fromarray(PIXELS[1]), floats[2]]
     torch.testing.assert_close(made.embed(mixed), wanted, rtol=0, atol=0.01)
+    for given, held in ((PIXELS[:, ::-1], RGB.flip(2)), (PIXELS[..., ::-1], RGB.flip(1)), (PIXELS[::-1], RGB.flip(0))):
+        torch.testing.assert_close(made.embed(given), made.embed(held))
+        torch.testing.assert_close(made.embed(list(given)), made.embed(held))
+    torch.testing.assert_close(made.embed((PIXELS / 255).astype(">f4")), made.embed(floats))
     assert made.embed(RGB[:0]).shape == (0, 8)
+
+
+def test_paths_come_in_arrays_and_columns(made, tmp_path):
+    for i, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    arrow = pytest.importorskip("pyarrow")
+    for given in (np.array(paths), np.array(paths, object), arrow.array(paths), tuple(paths)):
+        assert torch.equal(made.embed(given), made.embed(paths))
+
+
+def test_what_is_no_image_is_refused(made, tmp_path):
+    with pytest.raises(ValueError, match=r"\(2, 3, 0, 0\) hold no pixel"):
+        made.embed(torch.zeros(2, 3, 0, 0, dtype=torch.uint8))
+    for given in (
+        torch.zeros(2, 3, 8, 8, dtype=torch.complex64),
+        np.zeros((2, 8, 8, 3), complex),
+        [np.zeros((8, 8, 3), complex)],
+    ):
+        with pytest.raises(TypeError, match=r"complex.* wanted real numbers"):
+            made.embed(given)
 
 
 def test_images_of_several_sizes_in_a_list(made):

@@ -1,6 +1,8 @@
 """What in a folder is a row: hidden files never, and tables beside images in every part."""
 
 import io
+import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from nearfar.cli import main
 from nearfar.data.config import DataConfig
 from nearfar.data.open import open_corpus
 from nearfar.data.sources import load_data
+from nearfar.report.files import read_json, write_json
+from nearfar.training.events import EventLog, read_events
 from photos import litter, names, noise, photos
 
 datasets = pytest.importorskip("datasets")
@@ -94,6 +98,56 @@ def test_hidden_tables_and_shards_are_no_data(tmp_path):
         assert corpus.notes == ("passed over 2 hidden files in the shards",)
         stream = open_corpus(DataConfig(str(data), streaming=True)).train
         assert next(stream.batches(12, seed=0)).labels.min() >= 0
+
+
+def test_what_is_passed_over_may_have_any_name(tmp_path, capsys):
+    photos(tmp_path / "x", count=4)
+    folder = os.fsencode(tmp_path / "x" / "a")
+    for name in (b"._caf\xe9.png", b"notes.t\xe9"):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(b"x")
+    run = nf.train(
+        data=str(tmp_path / "x"), steps=2, batch_size=4, threads=1, show=False, out=str(tmp_path / "run")
+    ).path
+    said = [
+        "passed over 1 hidden file: ._caf\\xe9.png",
+        "passed over 1 file that is no image by the ending: 1 .t\\xe9",
+    ]
+    described = tmp_path / "y"
+    for i in range(6):
+        noise(described / f"{i}.png", i)
+    (described / "metadata.csv").write_text("file_name,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(6)))
+    os.rename(os.fsencode(noise(described / "more.png", 9)), os.path.join(os.fsencode(described), b"caf\xe9.png"))
+    for data, lines in (
+        ("x", said),
+        ("y", [r"passed over 1 image that the table beside them does not name, such as caf\xe9.png"]),
+    ):
+        out = tmp_path / f"{data}.json"
+        assert main(f"evaluate {run} --data {tmp_path / data} -o {out}".split()) == 0
+        assert json.loads(out.read_text(encoding="utf-8"))["reading"][: len(lines)] == lines
+        assert all(line in capsys.readouterr().err for line in lines[:1])
+
+
+def test_a_table_in_a_folder_whose_name_is_no_utf_8_is_named_or_left_out(tmp_path):
+    for name in ("d", "e"):
+        photos(tmp_path, name, 6, seed=ord(name))
+        rows = (f"{i}.png,{i % 2}" for i in range(6))
+        (tmp_path / name / "metadata.csv").write_text("\n".join(["file_name,label", *rows]), encoding="utf-8")
+    os.rename(os.fsencode(tmp_path / "d"), os.path.join(os.fsencode(tmp_path), b"d\xe9"))
+    with pytest.raises(ValueError, match=r"d\\xe9.metadata\.csv cannot be read: its name is not UTF-8"):
+        open_corpus(DataConfig(str(tmp_path)))
+    corpus = open_corpus(DataConfig(str(tmp_path), skip_bad=True))
+    assert len(corpus.train) + len(corpus.test) == 6
+    assert len(corpus.bad) == 1
+
+
+def test_no_result_is_lost_for_a_character_that_utf_8_does_not_know(tmp_path):
+    write_json(tmp_path / "r.json", {"data": "caf\udce9", "value": 0.5})
+    assert read_json(tmp_path / "r.json") == {"data": "caf\udce9", "value": 0.5}
+    log = EventLog(tmp_path / "events.jsonl")
+    log.write("note", text="caf\udce9 é")
+    log.close()
+    assert [event["text"] for event in read_events(tmp_path / "events.jsonl")] == ["caf\udce9 é"]
 
 
 def test_a_gallery_and_every_command_pass_them_over(tmp_path, capsys):

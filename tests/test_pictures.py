@@ -49,6 +49,23 @@ def close(pixels: torch.Tensor, wanted: np.ndarray, form: str) -> bool:
     return difference == 0 if form in EXACT else difference < 15  # turned another way: 80
 
 
+@pytest.mark.parametrize("cell", [".", "..", "/", "more"])
+def test_a_folder_in_place_of_an_image_is_called_one(cell, tmp_path):
+    (tmp_path / "more").mkdir()
+    for i in range(6):
+        Image.fromarray(STORED[:, :, i % 3]).save(tmp_path / f"{i}.png")
+    rows = [f"{i}.png,{'ab'[i % 2]}" for i in range(6)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label", *rows, f"{cell},a"]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"t\.csv:8: column 'image'.* is a folder: an image file was wanted"):
+        open_corpus(DataConfig(str(tmp_path / "t.csv")))
+    corpus = open_corpus(DataConfig(str(tmp_path / "t.csv"), skip_bad=True))
+    assert (len(corpus.train) + len(corpus.test), len(corpus.bad)) == (6, 1)
+    embedder = Embedder([build_tower("image", {"name": "small-cnn", "shape": [1, 8, 8], "outputs": 4})])
+    for given in (str(tmp_path), tmp_path, [tmp_path / "0.png", tmp_path]):
+        with pytest.raises(ValueError, match="is a folder: an image file was wanted"):
+            embedder.embed(given)
+
+
 AVIF = pytest.param(
     "AVIF", marks=pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
 )

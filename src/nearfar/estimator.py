@@ -299,12 +299,13 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         rows: Any = validate_data(
             self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2 if reset else 1
         )
-        if self.image_shape_ is None:
-            return rows
-        channels, height, width = self.image_shape_
-        if channels * height * width != rows.shape[1]:
-            raise ValueError(f"image_shape is {self.image_shape}, but a row has {rows.shape[1]} numbers")
-        return np.moveaxis(rows.reshape(-1, height, width, channels), -1, 1).reshape(rows.shape) if last else rows
+        if self.image_shape_ is not None:
+            channels, height, width = self.image_shape_
+            if channels * height * width != rows.shape[1]:
+                raise ValueError(f"image_shape is {self.image_shape}, but a row has {rows.shape[1]} numbers")
+            if last:
+                rows = np.moveaxis(rows.reshape(-1, height, width, channels), -1, 1).reshape(rows.shape)
+        return np.ascontiguousarray(rows)  # torch knows no negative strides
 
     def _shaped(self, rows: Tensor) -> Tensor:
         return rows if self.image_shape_ is None else rows.view(len(rows), *self.image_shape_)

@@ -14,6 +14,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+"""Types that torch holds and hardly reckons with."""
+UNKNOWN = "−1 stands for one that is not known, column.fillna(-1).astype(int) in a data frame"
+
 
 def as_tensor(what: str, values: Any, wanted: str, device: torch.device | None = None) -> Tensor:
     """Numbers as a tensor: from a tensor, an array (a reversed or a read-only one too), a data frame's column, or a list.
@@ -26,6 +30,7 @@ def as_tensor(what: str, values: Any, wanted: str, device: torch.device | None =
 
     Raises:
         TypeError: If they are no numbers.
+        ValueError: If they are integers of 2⁶³ or more, which torch cannot tell apart.
 
     Example:
         >>> as_tensor("ids", np.arange(3)[::-1], "integers")
@@ -35,11 +40,12 @@ def as_tensor(what: str, values: Any, wanted: str, device: torch.device | None =
         if values.is_nested or values.device.type == "meta":
             kind = "a nested tensor" if values.is_nested else "on the meta device, which holds no numbers"
             raise TypeError(f"{what} are {kind}: wanted {wanted}")
+        values = _signed(what, values) if values.dtype in UNSIGNED else values
         return values if device is None else values.to(device)
-    if np.ma.is_masked(values):
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise TypeError(f"{what} are an array with masked entries, which torch does not know: fill them, .filled(…)")
     try:
-        array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+        array = array_of(values)
         if array.dtype.kind == "O":  # whole numbers in a column of objects
             array = np.asarray(array.tolist())
         if not array.size and isinstance(values, list | tuple):
@@ -51,11 +57,36 @@ def as_tensor(what: str, values: Any, wanted: str, device: torch.device | None =
     if array.dtype.kind not in "biufc":
         raise TypeError(_no_numbers(what, values, array, wanted))
     kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "u" and size == 8 and array.size and int(array.max()) >= 2**63:
+        raise _too_large(what, int(array.max()))
     if (kind in "iu" and size > 1) or (kind == "f" and size > 8):  # torch knows not all of NumPy's
         array = array.astype(np.int64 if kind in "iu" else np.float64, copy=False)
     if not array.dtype.isnative or not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.astype(array.dtype.newbyteorder("="))  # a copy: torch cannot share such memory
     return torch.as_tensor(array, device=device)
+
+
+def array_of(values: Any) -> np.ndarray:
+    """Values as an array, also from a column of a data frame or of Arrow's, where nulls become NaN or None."""
+    if hasattr(values, "to_pylist"):
+        return np.asarray(values.to_numpy(zero_copy_only=False))
+    return np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+
+
+def _signed(what: str, values: Tensor) -> Tensor:
+    """Unsigned integers as signed ones of 64 bits, which torch reckons with."""
+    if values.dtype == torch.uint64 and not torch.compiler.is_compiling():
+        wrapped = values.view(torch.int64)
+        if bool((wrapped < 0).any()):
+            raise _too_large(what, 2**64 + int(wrapped[wrapped < 0].max()))
+    return values.to(torch.int64)
+
+
+def _too_large(what: str, value: int) -> ValueError:
+    return ValueError(
+        f"{what} hold {value}, and integers of 2**63 or more cannot be told apart here: number them once for the whole data set, "
+        "np.unique(ids, return_inverse=True)[1]"
+    )
 
 
 def _no_numbers(what: str, values: Any, array: np.ndarray, wanted: str) -> str:
@@ -64,11 +95,13 @@ def _no_numbers(what: str, values: Any, array: np.ndarray, wanted: str) -> str:
         return f"{what} is {shown}: wanted {wanted}"
     entries = array.reshape(-1).tolist()
     odd = next((entry for entry in entries if not isinstance(entry, int | float)), entries[0])
+    odd = next((entry for entry in entries if isinstance(entry, str)), odd)
     remedy = ""
     if isinstance(odd, str):
         remedy = "; number names once for the whole data set, np.unique(names, return_inverse=True)[1]"
-    elif odd is None:
-        remedy = "; −1 stands for one that is not known"
+    elif odd is None or type(odd).__name__ == "NAType":
+        ids = "integer" in wanted or "class ids" in wanted
+        remedy = f"; {UNKNOWN}" if ids else "; leave out the rows that have none"
     return f"{what} are {array.dtype}, such as {odd!r}: wanted {wanted}{remedy}"
 
 
@@ -99,6 +132,10 @@ def as_labels(labels: Any, device: torch.device | None = None) -> Shaped[Tensor,
     """
     labels = ids_of("labels", labels, device)
     if labels.ndim == 1:
+        if labels.is_floating_point() and bool(labels.isnan().any()):
+            raise TypeError(
+                f"labels hold NaN, or nothing, in {int(labels.isnan().sum())} rows: wanted integers; {UNKNOWN}"
+            )
         if labels.is_floating_point() or labels.is_complex():
             raise TypeError(f"labels are {labels.dtype}, integers were wanted: pass labels.long()")
         return labels

@@ -18,6 +18,7 @@ from nearfar.compare.config import CompareConfig
 from nearfar.compare.unlabelled import labelled_rows
 from nearfar.data.labelled import LabelledData, class_ids, split_data, stratified_split
 from nearfar.data.sources import load_data
+from nearfar.given import as_tensor
 from nearfar.names import given, refuse_unused
 
 # More rows would only make choosing a rate slower: the standard error of an accuracy is then 0.7 points at most.
@@ -148,7 +149,7 @@ def _stack(dataset: Dataset[Any]) -> tuple[Tensor, list[Any]]:
     if not rows or not isinstance(rows[0], (tuple, list)) or len(rows[0]) != 2:
         raise ValueError(f"{type(dataset).__name__} has {len(rows)} rows: wanted some, each an (input, label)")
     labels = [y.item() if isinstance(y, Tensor) and y.numel() == 1 else y for _, y in rows]
-    return torch.stack([torch.as_tensor(x) for x, _ in rows]), labels
+    return torch.stack([as_tensor("inputs", x, "numbers") for x, _ in rows]), labels
 
 
 def _without_split(inputs: Any, labels: Any, config: CompareConfig) -> LabelledData:
@@ -165,7 +166,10 @@ def _with_split(train: Any, train_labels: Any, test: Any, test_labels: Any) -> L
 
 
 def _inputs(inputs: Any) -> Tensor:
-    return torch.as_tensor(inputs).float()
+    rows = as_tensor("inputs", inputs, "numbers, a row an input")
+    if rows.is_complex():
+        raise TypeError(f"inputs are {rows.dtype}: wanted real numbers")
+    return rows.float()
 
 
 def _numbered(*parts: tuple[Tensor, Any, str]) -> tuple[list[Tensor], tuple[str, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,11 +61,12 @@ def check_name(path: Path) -> None:
         raise ValueError(f"{printable(path)} cannot be read: {fault}")
 
 
-def printable(path: Path) -> str:
+def printable(path: Path | str) -> str:
     r"""The name of a file, its bytes that are no UTF-8 written out.
 
     Example:
-        >>> printable(Path(os.fsdecode(b"caf\xe9.png")))
+        >>> printable(Path("caf\udce9.png"))  # as Python holds the bytes caf\xe9.png
         'caf\\xe9.png'
     """
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    text = "".join(f"\\x{ord(char) & 0xFF:02x}" if "\udc80" <= char <= "\udcff" else char for char in str(path))
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nearfar.data.records import to_number
-from nearfar.given import as_tensor
+from nearfar.given import array_of, as_tensor
 
 MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "nat", "null", "none", "nil", "-", "--", "?", "."})
 """What tables write where a number is missing; case does not matter. Among texts, these may be texts."""
@@ -196,9 +196,11 @@ def known_ids(ids: Tensor) -> Tensor:
 
 def _names_or_ids(given: Any) -> Any:
     """Names in a list, numbers in a tensor; what is neither as it is, to be refused by its name."""
+    if str(getattr(given, "dtype", "")).endswith("uint64"):  # of which torch cannot tell the upper half apart
+        given = given.reshape(-1).tolist() if given.ndim == 2 and given.shape[1] == 1 else given.tolist()
     if isinstance(given, Tensor):
         return known_ids(given)
-    array = given.to_numpy() if isinstance(given, Series) else given
+    array = array_of(given) if isinstance(given, Series) else given
     whole = isinstance(array, np.ndarray) and array.dtype.kind in "iu" and not isinstance(array, np.ma.MaskedArray)
     if whole or (array is given and isinstance(array, np.ndarray) and array.dtype.kind in "fb"):
         return known_ids(as_tensor("labels", array, "class ids or names"))

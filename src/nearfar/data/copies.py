@@ -38,7 +38,7 @@ def same_files(paths: Sequence[Path | str]) -> Int64[Tensor, "n"] | None:
 def same_cells(
     table: Any, rows: Sequence[int], column: str, base: Path | None
 ) -> tuple[list[str], Int64[Tensor, "n"] | None]:
-    """What to call the image of each row, one name for images that hold the same bytes; and their numbers, as of ``same_files``.
+    """What to call the image of each row; and numbers, equal where they hold the same bytes, as of ``same_files``.
 
     Args:
         table: A ``datasets.Dataset``.
@@ -59,7 +59,7 @@ def same_cells(
             return _digest(held) if isinstance(held, bytes) else None
 
         copies = _copies(rows, (sizes.__getitem__, digest))
-    return names if copies is None else [names[first] for first in copies.tolist()], copies
+    return names, copies
 
 
 def _lengths(table: Any, column: str) -> list[int | None]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from nearfar.data.depth import Range, Ranges
 from nearfar.data.pictures import Source
 from nearfar.data.pixels import Header, find_ranges
+from nearfar.names import refuse_unused
 
 # The longer side of images nobody gave a size for: small enough to train on without a GPU.
 LONGEST_SIDE = 64
@@ -43,10 +44,14 @@ def find_form(
         size: The size that was asked for; by default ``common_size``.
         given: The range that was asked for.
         known: Ranges that are known of the model; they are kept.
+
+    Raises:
+        ValueError: If a range was asked for, and no image has more than 8 bits.
     """
     if not headers:
         return Form(ranges=dict(known or {}))
     depths = dict.fromkeys(header.depth for header in headers if header.depth is not None)
+    refuse_unused({} if depths else {"pixel_range": given}, "all images have 8 bits, of which 0 is black and 255 white")
     asked = {} if given is None else dict.fromkeys(("integer", "float"), given)
     ranges = find_ranges(sources, headers, {**(known or {}), **asked})
     told = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from nearfar.data.classes import class_name, label_names
 from nearfar.data.columns import USUAL
 from nearfar.data.copies import copies_told, one_side, same_files
 from nearfar.data.depth import Range
-from nearfar.data.folders import TEST_FOLDERS, Walk, metadata_tables, parts_of
+from nearfar.data.described import Described, find_described, not_named
+from nearfar.data.folders import TEST_NAMES, Walk, by_part, find_layout, other_parts, part_name, parts_of
 from nearfar.data.form import Form, find_form
 from nearfar.data.labelled import TEST_FRACTION, LabelledData, class_ids, require, stratified_split
 from nearfar.data.pixels import BROKEN, SUFFIXES, decode_image, image_header, unreadable
@@ -51,18 +53,14 @@ def read_image_folder(
     Raises:
         ValueError: If an image cannot be read, or the folder is not laid out so.
     """
-    walk = Walk()
-    listed, tested, bad = images_by_table(folder, label, skip_bad)
-    if listed is not None:
-        walk.files(folder)
-    else:
+    described = find_described(folder)
+    found = images_by_table(folder, described, label, skip_bad)
+    if found is None:
         why = f"the sub-folders of {folder} are its classes"
         refuse_unused({"label": label}, why, "leave it out, or pass a table as data=")
-        train, test = split_folders(folder, walk)
-        listed = images_by_class(train, walk)
-        tested = [] if test is None else images_by_class(test, walk, known={name for _, name in listed})
-    fit = len(listed)
-    listed = listed + tested
+        found = images_by_folder(folder, described)
+    listed = [*found.train, *found.test]
+    fit = len(found.train)
     images, form, kept, unread = _read_images([path for path, _ in listed], size, skip_bad, pixel_range)
     labels, names = class_ids([listed[i][1] for i in kept])
     if len(names) < 2:
@@ -83,32 +81,41 @@ def read_image_folder(
             + (", or of images to train on" if moved else "") + ". Add other images"
         )  # fmt: skip
     return LabelledData(
-        images[fitted], labels[fitted], images[held], labels[held], names, folder.name, (*bad, *unread),
-        (*walk.notes(), *form.notes, *copies_told(copies, moved)), None if copies is None else copies[fitted],
+        images[fitted], labels[fitted], images[held], labels[held], names, folder.name, (*found.bad, *unread),
+        (*found.notes, *form.notes, *copies_told(copies, moved)), None if copies is None else copies[fitted],
     )  # fmt: skip
 
 
-def images_by_table(
-    folder: Path, label: str | None, skip_bad: bool
-) -> tuple[list[tuple[Path, str]] | None, list[tuple[Path, str]], list[str]]:
-    """Images to train on and to test on, with their classes, as tables beside them say; and what is wrong with other rows.
+@dataclass(frozen=True)
+class Listed:
+    """Images with the names of their classes."""
 
-    None in place of the first where no table says it.
-    """
+    train: list[tuple[Path, str]]
+    """To train on, or all."""
+    test: list[tuple[Path, str]]
+    """To test on, where the data say so."""
+    notes: tuple[str, ...] = ()
+    """What was passed over, in words."""
+    bad: list[str] = field(default_factory=list)
+    """What is wrong with other rows of a table."""
+
+
+def images_by_table(folder: Path, described: Described, label: str | None, skip_bad: bool) -> Listed | None:
+    """Images as tables beside them say; None, where no table says it."""
     found: list[tuple[str, str, Path | None, Any]] = []
     bad: list[str] = []
-    image = column = None
-    tables, names = metadata_tables(folder)
-    for table, part in zip(tables, names or [""] * len(tables)):
+    image = column = own = None
+    for table, part in zip(described.tables, described.parts or [""] * len(described.tables)):
         for where, row in _rows(table):
             if isinstance(row, str):
                 bad.append(_bad(where, row, skip_bad))
                 continue
-            image, column = (_named(row, role) for role in ("image", "label"))
+            image, column, own = (_named(row, role) for role in ("image", "label", "split"))
             column = label if label is not None else column
             if image is None or column is None or (label is not None and label not in row):
-                return None, [], []
+                return None
             cell = str(row[image] or "").strip()
+            part = part if described.parts or own is None else part_name(row[own])
             found.append((where, part, table.parent / Path(cell).expanduser() if cell else None, row[column]))
     listed: list[tuple[Path, str]] = []
     parts: list[str] = []
@@ -120,9 +127,43 @@ def images_by_table(
         else:
             listed.append((path, name))
             parts.append(part)
-    parts = parts if names else parts_of([path for path, _ in listed], folder) or ["train"] * len(parts)
-    train, test = ([row for row, part in zip(listed, parts) if (part == "train") is wanted] for wanted in (True, False))
-    return train or None, test, bad
+    if not listed:
+        return None
+    if not described.parts:
+        parts = parts_of([path for path, _ in listed], folder) or parts
+    kept, of_part = by_part(listed, parts)
+    if own is not None and not described.parts and "train" in parts and not of_part:
+        raise ValueError(f"{folder}: column {own!r} puts no row in a test part, such as {', '.join(TEST_NAMES[:2])}")
+    train, test = (
+        [row for row, part in zip(kept, of_part or ["train"] * len(kept)) if (part == "train") is wanted]
+        for wanted in (True, False)
+    )
+    walk = Walk([*described.tables, *described.left])
+    notes = (
+        *described.notes,
+        *not_named(walk.files(folder), {path for _, _, path, _ in found if path}, folder),
+        *walk.notes(),
+    )
+    if rest := len(listed) - len(kept):
+        notes = (*notes, other_parts(rest))
+    return Listed(train, test, notes, bad)
+
+
+def images_by_folder(folder: Path, described: Described) -> Listed:
+    """Images with the class folders that they lie in.
+
+    Raises:
+        ValueError: If there are no such folders.
+    """
+    walk = Walk([*described.tables, *described.left])
+    layout = find_layout(folder, walk)
+    train = images_by_class(layout.train, walk)
+    known = {name for _, name in train}
+    for group in [] if layout.test is None else walk.folders(layout.test):
+        if class_name(group.name) not in known:
+            raise ValueError(f"{group} is a class without training images: add some, or take it out of the test folder")
+    test = [] if layout.test is None else images_by_class(layout.test, walk)
+    return Listed(train, test, (*described.notes, *layout.notes, *walk.notes()))
 
 
 def _rows(table: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
@@ -140,27 +181,19 @@ def _named(row: Mapping[str, Any], role: str) -> str | None:
     return next((known[name] for name in USUAL[role] if name in known), None)
 
 
-def split_folders(folder: Path, walk: Walk) -> tuple[Path, Path | None]:
-    """The training folder and the test folder, if any. A class may be called "train": it then holds no folders."""
-    if not ((train := folder / "train").is_dir() and walk.folders(train)):
-        return folder, None
-    return train, next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
-
-
-def images_by_class(folder: Path, walk: Walk, known: set[str] | None = None) -> list[tuple[Path, str]]:
-    """Every image file below a class folder, with the class; ``known``: the only classes there may be."""
-    listed = []
-    for group in walk.folders(folder):
-        name = class_name(group.name)
-        if known is not None and name not in known:
-            raise ValueError(f"{group} is a class without training images: add some, or take it out of the test folder")
-        files = walk.files(group)
-        if not files:
-            raise ValueError(f"{group} holds no image: a class folder wants files ending in {', '.join(SUFFIXES)}")
-        listed += [(path, name) for path in files]
-    if not listed:
-        raise ValueError(f"{folder} has no sub-folders: images are wanted as {folder.name}/<class>/<image>.png")
-    return listed
+def images_by_class(folder: Path, walk: Walk) -> list[tuple[Path, str]]:
+    """Every image file below a class folder, with the class."""
+    groups, beside = walk.image_folders(folder), walk.files(folder, below=False)
+    if not groups and (empty := walk.folders(folder)):
+        raise ValueError(f"{empty[0]} holds no image: a class folder wants files ending in {', '.join(SUFFIXES)}")
+    if not groups:
+        here = f"; {len(beside):,} images lie in {folder.name} itself, and nothing says their classes" if beside else ""
+        raise ValueError(
+            f"{folder} has no sub-folders: images are wanted as {folder.name}/<class>/<image>.png, or with a table beside them "
+            f"that has a column of labels (metadata.csv){here}"
+        )
+    walk.pass_over(beside)
+    return [(path, class_name(group.name)) for group in groups for path in walk.files(group)]
 
 
 def _read_images(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from nearfar.data import sheets
+from nearfar.data.bad import check_name, name_fault, printable
 from nearfar.data.columns import what_it_holds
+from nearfar.data.described import Described, not_named
 from nearfar.data.folders import Walk, parts_of
 from nearfar.data.labelled import require
 from nearfar.data.rows import from_records
@@ -18,18 +20,24 @@ from nearfar.data.sheets import Sheet
 SAMPLE = 256
 
 
-def from_metadata(folder: Path, tables: Sequence[Path], parts: Sequence[str], skip_bad: bool) -> Sheet:
+def from_metadata(folder: Path, described: Described, skip_bad: bool) -> Sheet:
     """Reads the tables of a folder of images; each names images by where they lie from its own folder.
 
     Args:
         folder: Of them all; image paths are made relative to it.
-        tables: As ``metadata_tables`` found them.
-        parts: The part that each is of, if they know.
+        described: The tables, as ``find_described`` found them.
         skip_bad: Leave out tables that cannot be read, and list them.
 
     Raises:
         ValueError: If a table cannot be read; the message names it.
     """
+    named_well = [not name_fault(path) for path in described.tables]
+    if not skip_bad or not any(named_well):
+        for path in described.tables:
+            check_name(path)
+    tables = [*compress(described.tables, named_well)]
+    parts = [*compress(described.parts, named_well)]
+    misnamed = tuple(f"{printable(p)}: {name_fault(p)}" for p in described.tables if p not in tables)
     if tables[0].suffix.lower() in sheets.PARQUET_SUFFIXES:
         sheet = sheets.from_parquet(tables, folder.name, skip_bad, parts)
         read = [path for path in tables if not any(line.startswith(f"{path} ") for line in sheet.bad)]
@@ -51,16 +59,8 @@ def from_metadata(folder: Path, tables: Sequence[Path], parts: Sequence[str], sk
         named |= {path for path in paths if path is not None}
         if not parts and sheet.split is None:
             sheet = replace(sheet, split=parts_of(paths, folder))
-    walk = Walk()
-    files = [path for place in dict.fromkeys(table.parent for table in tables) for path in walk.files(place)]
+    walk = Walk([*tables, *described.left])
+    files = walk.files(folder)
     notes = not_named(files, named, folder) if named else ()
-    return replace(sheet, table=sheets.library().Dataset(held), base=None, notes=(*notes, *walk.notes()))
-
-
-def not_named(paths: Sequence[Path], named: Collection[Path], folder: Path) -> tuple[str, ...]:
-    """How many images of a folder its tables do not name, in words."""
-    left = [path for path in paths if path not in named]
-    if not left:
-        return ()
-    count = f"{len(left):,} images" if len(left) > 1 else "1 image"
-    return (f"passed over {count} that the table beside them does not name, such as {left[0].relative_to(folder)}",)
+    notes = (*described.notes, *notes, *walk.notes())
+    return replace(sheet, table=sheets.library().Dataset(held), base=None, notes=notes, bad=(*sheet.bad, *misnamed))

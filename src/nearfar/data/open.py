@@ -20,7 +20,8 @@ from nearfar.data.config import DataConfig
 from nearfar.data.copies import copies_told, same_cells
 from nearfar.data.corpus import Corpus, Part, TensorPart
 from nearfar.data.depth import Ranges
-from nearfar.data.folders import TEST_NAMES, metadata_tables, visible
+from nearfar.data.described import find_described
+from nearfar.data.folders import held_part, other_parts, part_name, visible
 from nearfar.data.form import Form, find_form, size_pair
 from nearfar.data.labelled import first_rows
 from nearfar.data.lists import negative_lists, spread, unspread
@@ -66,6 +67,7 @@ def open_corpus(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
         asked = given(config, "image", "text", "positive", "negative", "similar", "scale", "label", "id")
         refuse_unused(asked, f"the columns of {config.data} are known", "leave it out, or pass a table as data=")
         refuse_unused(given(config, "streaming"), f"{config.data} is held in memory")
+        refuse_unused(given(config, "pixel_range"), f"the pixels of {config.data} are known")
         return _from_memory(SOURCES[config.data].rows(find_root(config.data, config.root)), config)
     refuse_unused(given(config, "root"), f"{config.data} is no data set by name, whose files would be there")
     check_name(Path(config.data))
@@ -126,9 +128,9 @@ def _open_folder(folder: Path, config: DataConfig) -> Sheet:
     """A folder with a metadata table, of images, of tables, of shards, or laid out as on the Hub."""
     from nearfar.data.metadata import from_metadata
 
-    tables, parts = metadata_tables(folder)
-    if tables:
-        return from_metadata(folder, tables, parts, config.skip_bad)
+    described = find_described(folder)
+    if described.tables:
+        return from_metadata(folder, described, config.skip_bad)
     inside = {path.name for path in visible(folder)}
     suffixes = {Path(name).suffix.lower() for name in inside}
     if not suffixes & set(SUFFIXES):
@@ -142,7 +144,7 @@ def _open_folder(folder: Path, config: DataConfig) -> Sheet:
             return sheets.from_parquet(paths, folder.name, config.skip_bad, split)
         if paths or any(folder.glob("data/*.parquet")) or any(folder.glob("*/*.parquet")):
             return sheets.from_hub(str(folder))
-    return sheets.from_images(folder, folder.name)
+    return sheets.from_images(folder, folder.name, described)
 
 
 def _from_memory(found: Found, config: DataConfig) -> Corpus:
@@ -222,9 +224,9 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
     similar = None if similar is None or judged is None else similar[rows]
     alike = None if similar is None else (similar >= LIKENESS).long()
     fields = make_fields(() if chosen.numbers else chosen.inputs, lists, sheet.base, form)
-    same, copies = _same(sheet, fields, rows)
+    same, ties, copies = _same(sheet, fields, rows)
     # a text that is a negative on both sides of the split gives nothing away
-    values = [same[c.name] for c in (field.column for field in fields) if c.role != "negative" and c.name in same]
+    values = [ties[c.name] for c in (field.column for field in fields) if c.role != "negative" and c.name in ties]
     split = _split(sheet, chosen, rows, labels if alike is None else alike, groups, values, copies, config)
 
     def part(at: Int64[Tensor, "m"]) -> Part:
@@ -249,7 +251,7 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
             f"column {chosen.label!r} does not name classes ({count:,} values in {len(rows):,} rows): it is not read",
         )
     if rest := len(rows) - len(split.train) - len(split.test):
-        classes = (*classes, f"{rest:,} rows are of other parts than train and test: they are not read")
+        classes = (*classes, other_parts(rest))
     once = first_rows(torch.tensor(unspread(table, rows.tolist())[1]))[0]  # an image with several texts is one
     of_images = (*form.notes, *copies_told(None if copies is None else copies[once], split.moved))
     notes = (*sheet.notes, *split.notes, *of_images, *shortest, *notes, *classes, *unread_note(chosen))
@@ -259,9 +261,14 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
     )  # fmt: skip
 
 
-def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> tuple[Same, Int64[Tensor, "m"] | None]:
-    """Which values come more than once, by column; and which rows have copies of one image for their first."""
+def _same(
+    sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]
+) -> tuple[Same, Same, Int64[Tensor, "m"] | None]:
+    """Which values come more than once, by column; which of them tie rows, and which rows have copies of one image for their
+    first. A split follows copies by themselves: they are no ties.
+    """
     values: dict[str, Sequence[str]] = {}
+    named: dict[str, Sequence[str]] = {}  # the first images, copies by their own names
     pictures: list[Int64[Tensor, "m"] | None] = []
     for field in fields:
         name, item = field.column.name, field.item
@@ -269,9 +276,13 @@ def _same(sheet: Sheet, fields: Sequence[Field], rows: Int64[Tensor, "m"]) -> tu
             cells = sheet.cells(field.source)
             values[name] = [str(cells[row] if item is None else cells[row][item]) for row in rows.tolist()]
         elif field.column.kind == "image":
-            values[name], copies = same_cells(*unspread(sheet.table, rows.tolist()), field.source, field.base)
+            names, copies = same_cells(*unspread(sheet.table, rows.tolist()), field.source, field.base)
+            values[name] = names if copies is None else [names[first] for first in copies.tolist()]
+            if not pictures and copies is not None:
+                named[name] = names
             pictures.append(copies)
-    return same_values(values), next(iter(pictures), None)
+    same = same_values(values)
+    return same, same_values({**values, **named}) if named else same, next(iter(pictures), None)
 
 
 def _check(
@@ -323,7 +334,7 @@ def _check(
     if not config.skip_bad:
         refuse(bad)
     if all(column.kind != "image" for column in chosen.inputs):
-        refuse_unused(given(config, "size"), f"{sheet.name} holds no images")
+        refuse_unused(given(config, "size", "pixel_range"), f"{sheet.name} holds no images")
     return (*bad, *unknown), find_form(sources, headers, config.size, config.pixel_range, ranges)
 
 
@@ -340,14 +351,14 @@ def _split(
     """Positions in ``rows``: the data's own split if there is one; else as ``draw_split`` has it."""
     parts = sheet.split
     if parts is None and chosen.split is not None:
-        parts = [str(part or "").strip().lower() for part in sheet.cells(chosen.split)]
+        parts = [part_name(part) for part in sheet.cells(chosen.split)]
         if "train" not in parts:
             parts = None
     if parts is None:
         pairs = any(column.role == "positive" for column in chosen.inputs)
         return draw_split(len(rows), labels, groups, values, config, pairs=pairs, copies=copies)
     refuse_unused(given(config, "test_fraction", "split_seed"), f"{sheet.name} comes with its split")
-    held = next((name for name in TEST_NAMES if name in parts), None)
+    held = held_part(parts)
     own = [parts[row] for row in rows.tolist()]
     train, test = (
         torch.tensor([i for i, part in enumerate(own) if part == name], dtype=torch.int64) for name in ("train", held)

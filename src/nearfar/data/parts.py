@@ -16,7 +16,7 @@ from nearfar.data.bad import shown
 from nearfar.data.corpus import Column, Raw, RawBatch
 from nearfar.data.depth import Range
 from nearfar.data.form import Form
-from nearfar.data.pixels import BROKEN, decode_image
+from nearfar.data.pixels import BROKEN, decode_image, reason_of
 
 REMEDY = "mend or remove it, or leave such rows out with skip_bad=True (--skip-bad)"
 
@@ -173,7 +173,7 @@ def decode(
                 values.append(field.read(cells[field.source][position]))
         except BROKEN as error:
             where = name(row)
-            reason = str(error).replace(f" {where!r}", "")
+            reason = reason_of(where, error)
             what = "cannot be read as an image" if field.column.kind == "image" else "cannot be read"
             message = f"{where}: column {field.source!r} {what} ({reason})"
             if not skip_bad:

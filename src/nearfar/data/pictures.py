@@ -12,6 +12,8 @@ from nearfar.data.labelled import require
 
 Source = Path | bytes | Any
 """A file, its bytes, or a Pillow image."""
+# How many bits Pillow reads of TIFF's integers, signed integers and floats: then something else is wrong with a file.
+READ = {1: (1, 2, 4, 8, 12, 16, 32), 2: (8, 16, 32), 3: (32,)}
 
 
 @contextmanager
@@ -31,8 +33,29 @@ def opened(source: Source) -> Iterator[Any]:
         image = pil.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except pil.DecompressionBombError as error:  # of no common kind with the others
         raise ValueError(str(error)) from error
+    except pil.UnidentifiedImageError as error:
+        if fault := _tiff_fault(source):
+            raise ValueError(fault) from error
+        raise
     with image:
         yield image
+
+
+def _tiff_fault(source: Source) -> str:
+    """What kind of TIFF file it is that Pillow does not read; empty: it is none, or broken."""
+    tiff = require("PIL.TiffImagePlugin", "reading images")
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            tags = tiff.ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+            bits, kind = tags[258][0], tags.get(339, (1,))[0]
+    except Exception:  # of a dozen kinds, by what is broken; Pillow's own message is told
+        return ""
+    if bits in READ.get(kind, ()):
+        return ""
+    numbers = {1: "integers", 2: "signed integers", 3: "floats"}.get(kind, "complex numbers")
+    return f"a TIFF file of {numbers} of {bits} bits, which Pillow does not read: save it with floats of 32 or integers of 16 bits"
 
 
 def _undecoded(image: Any) -> bytes | None:

@@ -161,11 +161,18 @@ def find_ranges(sources: Sequence[Source], headers: Sequence[Header], known: Ran
     return found
 
 
+def reason_of(where: Path | str, error: Exception) -> str:
+    """Why an image cannot be read, without its name, which Pillow repeats."""
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file {error.filename}"
+    if isinstance(error, IsADirectoryError):
+        return f"{error.filename} is a folder: an image file was wanted"
+    return str(error).replace(f" {str(where)!r}", "")
+
+
 def unreadable(where: Path | str, error: Exception) -> str:
     """What is wrong with an image, to list or to raise."""
-    if isinstance(error, FileNotFoundError):
-        return f"{where}: cannot be read as an image (there is no file {error.filename})"
-    reason = str(error).replace(f" {str(where)!r}", "")  # Pillow repeats the path
+    reason = reason_of(where, error)
     if str(where).lower().endswith((".heic", ".heif")):
         reason = "Pillow reads HEIC only after pillow_heif.register_heif_opener(): save it as JPEG or PNG"
     return f"{where}: cannot be read as an image ({reason})"

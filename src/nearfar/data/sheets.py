@@ -10,8 +10,8 @@ from typing import Any
 
 from nearfar.data.archives import hidden_notes, load_shards
 from nearfar.data.bad import name_fault, printable, refuse
-from nearfar.data.folders import TEST_FOLDERS, TEST_NAMES, Walk, by_part, is_hidden, is_part, visible
-from nearfar.data.images import split_folders
+from nearfar.data.described import Described
+from nearfar.data.folders import Walk, by_part, find_layout, held_part, is_hidden, part_name, untrained_note, visible
 from nearfar.data.labelled import require
 from nearfar.data.pixels import SUFFIXES
 from nearfar.data.records import CSV_SUFFIXES, JSON_SUFFIXES
@@ -139,10 +139,11 @@ def load(*arguments: Any, **options: Any) -> Any:
 
 def _from_parts(parts: Any, name: str, base: Path | None, own: bool) -> Sheet:
     """The training part and the test part of a ``DatasetDict``, one below the other."""
-    train = "train" if "train" in parts else next(iter(parts))
-    test = next((part for part in TEST_NAMES if part in parts and part != train), None) if own else None
-    chosen = [train] + ([test] if test else [])
-    split = [part for part in chosen for _ in range(len(parts[part]))] if test else None
+    named = {part_name(part) or part: part for part in reversed([*parts])}
+    train = "train" if "train" in named else next(reversed(named))
+    test = held_part(named.keys() - {train}) if own else None
+    chosen = [named[part] for part in (train, test) if part]
+    split = [part for part in (train, test) if part for _ in range(len(parts[named[part]]))] if test else None
     table = undecoded(library().concatenate_datasets([parts[part] for part in chosen]))
     return Sheet(name, table, Numbered(name), base, split, class_names=names_of_classes(table.features))
 
@@ -188,12 +189,13 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def from_images(folder: Path, name: str) -> Sheet:
+def from_images(folder: Path, name: str, described: Described) -> Sheet:
     """Lists the images of a folder: ``folder/class/*.png``, with ``train`` and ``test`` above the classes or not, or flat."""
-    walk = Walk()
-    train, test = _parts(folder, walk)
+    walk = Walk(described.left)
+    layout = find_layout(folder, walk)
+    test = layout.test
     paths, labels, split, bad = [], [], [], []
-    for part, place in (("train", train), ("test", test)):
+    for part, place in (("train", layout.train), ("test", test)):
         for path, label in _listed(place, walk) if place else ():
             if fault := name_fault(path):
                 bad.append(f"{printable(path)}: {fault}")
@@ -211,30 +213,22 @@ def from_images(folder: Path, name: str) -> Sheet:
     if any(label is not None for label in labels):
         columns["label"] = labels
     table = library().Dataset.from_dict(columns)
-    where, notes = Cells(table.select_columns(["image"]), "{image}"), (*_unread(train, test), *walk.notes())
+    of_part = {
+        part: {label for label, own in zip(labels, split) if label and own == part} for part in ("train", "test")
+    }
+    untrained = untrained_note(of_part["test"] - of_part["train"])
+    where, notes = (
+        Cells(table.select_columns(["image"]), "{image}"),
+        (*described.notes, *layout.notes, *walk.notes(), *untrained),
+    )
     return Sheet(name, table, where, None, split if test else None, tuple(bad), notes=notes)
-
-
-def _unread(train: Path, test: Path | None) -> tuple[str, ...]:
-    """Which further parts there are beside those that are read, in words."""
-    others = [] if test is None else [p.name for p in visible(train.parent) if p.name in TEST_FOLDERS and p != test]
-    return (f"passed over {', '.join(others)}: beside train, {test.name} is read",) if test and others else ()
-
-
-def _parts(folder: Path, walk: Walk) -> tuple[Path, Path | None]:
-    """The training folder and the test folder, which here may hold images without classes."""
-    names = {path.name for path in walk.folders(folder)}
-    test = next((name for name in TEST_FOLDERS if name in names), None)
-    if test is not None and "train" in names and names <= {"train", *TEST_FOLDERS}:
-        return folder / "train", folder / test
-    return split_folders(folder, walk)
 
 
 def _listed(folder: Path, walk: Walk) -> Iterator[tuple[Path, str | None]]:
     """Image files with the sub-folder they are in; None for those in no sub-folder."""
     for path in walk.files(folder, below=False):
         yield path, None
-    for below in walk.folders(folder):
+    for below in walk.image_folders(folder):
         for path in walk.files(below):
             yield path, below.name
 
@@ -271,8 +265,7 @@ def expand_shards(pattern: str) -> list[Path]:
 def files_of(folder: Path) -> tuple[list[Path], list[str]]:
     """The tables in a folder, and the part that each is by its name: ``train.csv``, ``test-00000-of-00001.parquet``."""
     paths = [path for path in visible(folder) if path.suffix.lower() in TABLE_SUFFIXES]
-    words = [re.split(r"[^a-z]", path.stem.lower())[0] for path in paths]
-    return by_part(paths, [word if is_part(word) else "" for word in words])
+    return by_part(paths, [part_name(re.split(r"[^a-z]", path.stem.lower())[0]) for path in paths])
 
 
 def shards_of(folder: Path) -> list[Path]:

@@ -111,6 +111,7 @@ def load_data(
             )
         own = {
             "size": size,
+            "pixel_range": pixel_range,
             "test_fraction": None if test_fraction == TEST_FRACTION else test_fraction,
             "seed": seed or None,
         }
@@ -131,7 +132,7 @@ def load_data(
         )  # fmt: skip
     if path.suffix.lower() not in (".csv", ".tsv", ".parquet", ".pq"):
         raise ValueError(f"{path} ends in {path.suffix!r}: wanted a folder of images by class, .csv, .tsv or .parquet")
-    refuse_unused({"size": size}, f"{name} is a table, without images")
+    refuse_unused({"size": size, "pixel_range": pixel_range}, f"{name} is a table, without images")
     return read_table(path, label=label, skip_bad=skip_bad, standardize=standardize, **split)
 
 

@@ -293,7 +293,9 @@ def _by_group(
         lowest = torch.zeros_like(ids).scatter_reduce_(0, of_row, labels, "amin", include_self=False)
         highest = torch.zeros_like(ids).scatter_reduce_(0, of_row, labels, "amax", include_self=False)
         within = float((lowest == highest).double().mean())
-        if within >= MOSTLY and len(ids) >= 2 * len(labels.unique()):
+        classes, groups_of = lowest.unique(return_counts=True)
+        several = 2 * int((groups_of > 1).sum()) >= len(classes)
+        if within >= MOSTLY and (several or len(ids) >= 2 * len(labels.unique())):
             held = stratified_split(lowest, fraction, seed)[1]
     if held is None:
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))

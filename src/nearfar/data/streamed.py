@@ -8,7 +8,7 @@ from typing import Any
 
 from nearfar.data import sheets
 from nearfar.data.config import DataConfig
-from nearfar.data.folders import TEST_NAMES
+from nearfar.data.folders import held_part, part_name
 from nearfar.data.lists import spread_row
 from nearfar.data.records import records
 from nearfar.data.whole import whole_files
@@ -62,9 +62,10 @@ def open_iterables(config: DataConfig) -> tuple[Any, Any, Path | None, str, tupl
         raise ValueError(unknown_data(config.data))
     name, _, configuration = config.data.partition(":")
     found = sheets.load(name, *([configuration] if configuration else []), streaming=True)
-    train = "train" if "train" in found else next(iter(found))
-    test = next((part for part in TEST_NAMES if part in found and part != train), None)
-    return found[train], found[test] if test else None, None, config.data, ()
+    named = {part_name(part) or part: part for part in reversed([*found])}
+    train = "train" if "train" in named else next(reversed(named))
+    test = held_part(named.keys() - {train})
+    return found[named[train]], found[named[test]] if test else None, None, config.data, ()
 
 
 def flat_rows(table: Any, name: str, listed: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -271,5 +271,5 @@ def _look(
             except BROKEN:
                 continue  # met again, and named, when it is decoded
     if all(column.kind != "image" for column in columns):
-        refuse_unused(given(config, "size"), f"{config.data} holds no images")
+        refuse_unused(given(config, "size", "pixel_range"), f"{config.data} holds no images")
     return find_form(sources, headers, config.size, config.pixel_range, ranges)

@@ -155,6 +155,17 @@ class ProjectionHead(nn.Sequential):
         first = nn.LazyLinear(hidden) if in_features is None else nn.Linear(in_features, hidden)
         super().__init__(first, nn.ReLU(), nn.Linear(hidden, out_features))
 
+    def forward(self, input: Float[Tensor, "n d"]) -> Float[Tensor, "n out"]:
+        """The projection of each row of features.
+
+        Those of another type are cast to the head's. A head that finds its width at the first call takes their type then,
+        float32 or float64.
+        """
+        first = self[0]
+        if isinstance(first, nn.LazyLinear) and input.dtype in (torch.float32, torch.float64):
+            self.to(input.dtype)
+        return super().forward(input.to(first.weight.dtype))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
 
 def cosine_logits(
     features: Float[Tensor, "n d"], classes: Float[Tensor, "c d"], scale: float = 10.0

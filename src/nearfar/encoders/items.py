@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -17,6 +18,7 @@ from nearfar.data.corpus import Raw
 from nearfar.data.depth import Ranges
 from nearfar.data.pixels import BROKEN, LUMA, SUFFIXES, decode_image, find_ranges, image_header, unreadable
 from nearfar.encoders.towers import ArrayTower, Tower
+from nearfar.given import as_tensor
 from nearfar.types import Kind
 
 
@@ -31,9 +33,9 @@ def as_items(items: Any) -> Tensor | list[Any]:
         return items
     if isinstance(items, str | Path) or hasattr(items, "convert"):
         return [items]
-    if hasattr(items, "__array__") and getattr(items, "dtype", None) is not None and items.dtype.kind in "fiub":
-        return torch.as_tensor(items)
-    return list(items)
+    if getattr(getattr(items, "dtype", None), "kind", "O") in "fiubc" and hasattr(items, "__array__"):
+        return _numbers("items", items)
+    return items.to_pylist() if hasattr(items, "to_pylist") else list(items)
 
 
 def kind_of(items: Any, kinds: Sequence[Kind]) -> Kind:
@@ -81,12 +83,12 @@ def read_items(items: Any, tower: Tower, ranges: Ranges | None = None) -> Raw:
         return list(items)
     assert isinstance(tower, ArrayTower)
     if tower.kind != "image":
-        rows = items if isinstance(items, Tensor) else torch.stack([torch.as_tensor(item) for item in items])
-        return rows.float()
+        rows = items if isinstance(items, Tensor) else _stacked(items)
+        return _real(rows).float()
     if isinstance(items, Tensor):
         return _from_array(items, tower)
     images = [
-        _from_array(torch.as_tensor(item)[None], tower)
+        _from_array(_numbers("an image", item)[None], tower)
         if is_array(item)
         else read_image(item, tower.shape, ranges)[None]
         for item in items
@@ -96,9 +98,25 @@ def read_items(items: Any, tower: Tower, ranges: Ranges | None = None) -> Raw:
     return torch.cat(images)
 
 
+def _numbers(what: str, items: Any) -> Tensor:
+    """An array as a tensor, of the type that it has: messages name it."""
+    if getattr(items, "dtype", None) in (np.uint16, np.uint32):
+        return torch.as_tensor(np.ascontiguousarray(items))
+    return as_tensor(what, items, "numbers")
+
+
+def _stacked(items: Sequence[Any]) -> Tensor:
+    rows = [_numbers("an item", item) for item in items]
+    if shapes := {tuple(row.shape) for row in rows[1:]} - {tuple(row.shape) for row in rows[:1]}:
+        raise ValueError(f"items have shapes {tuple(rows[0].shape)} and {shapes.pop()}: wanted one shape for all")
+    return torch.stack(rows) if rows else torch.empty(0)
+
+
 def is_array(item: Any) -> bool:
     """Whether an item is a tensor or an array, and no picture of Pillow's."""
-    return isinstance(item, Tensor) or (hasattr(item, "__array__") and not hasattr(item, "convert"))
+    return isinstance(item, Tensor) or (
+        hasattr(item, "__array__") and not (isinstance(item, str) or hasattr(item, "convert"))
+    )
 
 
 def ranges_of(items: Sequence[Any], tower: Tower) -> Ranges:
@@ -142,6 +160,10 @@ def read_image(item: Any, shape: tuple[int, ...], ranges: Ranges | None = None) 
 
 def _from_array(images: Tensor, tower: ArrayTower) -> Tensor:
     """Images as the tower reads them: bytes, or floats in [0, 1] standardised as bytes would be."""
+    if len(_real(images)) and not images.numel():
+        raise ValueError(
+            f"images of shape {tuple(images.shape)} hold no pixel: wanted a height and a width of one at least"
+        )
     if images.dtype == torch.uint8:
         return fit_images(images, tower.shape)
     given, images = str(images.dtype).removeprefix("torch."), images.float()
@@ -151,6 +173,13 @@ def _from_array(images: Tensor, tower: ArrayTower) -> Tensor:
             "or floats in [0, 1]; images that are normalised already go to embedder(kind, images)"
         )
     return tower.standardise(fit_images(images, tower.shape).to(tower.mean.device))
+
+
+def _real(items: Tensor) -> Tensor:
+    """The same, unless they are complex numbers."""
+    if items.is_complex():
+        raise TypeError(f"items are {items.dtype}: wanted real numbers")
+    return items
 
 
 def fit_images(images: Tensor, shape: tuple[int, ...]) -> Tensor:

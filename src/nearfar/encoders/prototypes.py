@@ -79,7 +79,8 @@ class Prototypes(SizedLater):
         """
         if self.sums.numel() == 0:
             raise RuntimeError("there are no prototypes yet: train a step, or fit them on labelled features")
-        logits = cosine_logits(features.to(self.sums.dtype), self.sums, self.scale)
+        with torch.autocast(features.device.type, enabled=False):  # bfloat16 would keep two digits of a cosine
+            logits = cosine_logits(features.to(self.sums.dtype), self.sums, self.scale)
         return torch.where((self.sums != 0).any(1), logits, -2 * self.scale)
 
 
@@ -104,6 +105,7 @@ def class_sums(
     look = labels.device.type == "cpu" and len(labels) and not torch.compiler.is_compiling()
     if look and (top := int(labels.max())) >= num_classes:
         raise ValueError(f"there is a label {top} where there are {num_classes} classes: pass num_classes={top + 1}")
+    labels = labels.long()
     known = labels >= 0  # rows of an unknown class are added as zeros, so that no shape depends on the values
     return rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, labels.clamp(min=0), rows * known.unsqueeze(1))
 

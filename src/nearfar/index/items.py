@@ -99,7 +99,9 @@ def item_schema(meta: Meta) -> pa.Schema:
     pa = require("pyarrow", "embeddings in files and stores")
     columns = [pa.field(name, pa.int64() if name == "row" else pa.string()) for name in FACTS]
     columns.append(pa.field("vector", pa.list_(pa.float32(), meta.dim)))
-    return pa.schema(columns, metadata={KEY: json.dumps(meta.to_dict(), ensure_ascii=False).encode()})
+    return pa.schema(
+        columns, metadata={KEY: json.dumps(meta.to_dict(), ensure_ascii=False).encode("utf-8", "backslashreplace")}
+    )
 
 
 def item_batch(

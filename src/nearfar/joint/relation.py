@@ -105,7 +105,7 @@ def labels_in(targets: object, outputs: object = None) -> Shaped[Tensor, "n *c"]
     """
     if not isinstance(targets, Tensor) or not targets.ndim or not len(targets):
         return None
-    targets = flat(targets)
+    targets = flat(as_tensor("targets", targets, "integer class ids"))
     if targets.ndim == 1:
         return targets if is_integer(targets) else None
     if targets.ndim != 2 or targets.shape[1] < 2 or (isinstance(outputs, Tensor) and outputs.ndim > 2):

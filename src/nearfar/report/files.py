@@ -10,10 +10,13 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash, never meets half of it."""
+    """Writes a file so that a reader, or a crash, never meets half of it.
+
+    What UTF-8 does not know, such as a byte of a file's name, is written out, as JSON writes it: no result is lost for it.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
         beside.replace(path)
     except OSError as error:  # named by the file that was asked for
         if error.errno is None:

@@ -35,7 +35,7 @@ class EventLog:
     def __init__(self, path: Path, until: int | None = None) -> None:
         if path.exists():
             _mend(path, until)
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._file: TextIO = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def write(self, event: str, **facts: Any) -> None:
         """One event: a name and what is to be said of it. A NaN is an error of the caller's."""
