@@ -256,3 +256,46 @@ def test_an_image_of_bytes_that_is_none(tmp_path):
     frame.to_parquet(path := str(tmp_path / "t.parquet"))
     with pytest.raises(ValueError, match=r"row 3: column 'image.bytes': cannot be read as an image \(is empty"):
         open_corpus(DataConfig(path))
+
+
+@pytest.mark.parametrize("odd", [["x y"], ["x", "y"], [], [1]], ids=str)
+@pytest.mark.parametrize("column", ["query", "reply", "label"])
+def test_a_list_among_texts_is_a_bad_cell(tmp_path, column, odd):
+    """One such cell leaves the column what it is."""
+    rows = [{"query": f"q{i}", "reply": f"a{i}", "label": "uv"[i % 2]} for i in range(8)]
+    rows[3] |= {column: odd}
+    path = json_lines(tmp_path / "t.jsonl", rows)
+    with pytest.raises(
+        ValueError, match=rf"^\S*t\.jsonl:4: column '{column}' holds .*most rows hold a text.*--skip-bad"
+    ):
+        open_corpus(DataConfig(path, positive="reply"))
+    corpus = open_corpus(DataConfig(path, positive="reply", skip_bad=True))
+    assert [(column.name, column.role) for column in corpus.columns] == [("query", "anchor"), ("reply", "positive")]
+    assert rows_of(corpus) == [(f"q{i}", f"a{i}") for i in range(8) if i != 3]
+    assert (corpus.class_names, len(corpus.bad)) == (("u", "v"), 1)
+    stream = open_corpus(DataConfig(path, positive="reply", skip_bad=True, streaming=True))
+    batches = [*Loader(stream.train, 8, seed=0).batches(stop=2)]
+    assert {row for batch in batches for row in zip(*batch.columns.values())} == {*rows_of(corpus)}
+    assert {line.partition(" ")[0] for batch in batches for line in batch.bad} == {f"{path}:4:"}
+
+
+@pytest.mark.parametrize("odd", [["3.png"], [], ["a.png", "b.png"]], ids=str)
+def test_a_list_among_paths_of_images_is_a_bad_cell(tmp_path, odd):
+    for i in range(8):
+        picture(tmp_path / f"{i}.png", 20 * i)
+    rows = [{"image": odd if i == 2 else f"{i}.png", "label": i % 2} for i in range(8)]
+    path = json_lines(tmp_path / "t.jsonl", rows)
+    with pytest.raises(ValueError, match=r"^\S*t\.jsonl:3: column 'image' holds .*--skip-bad"):
+        open_corpus(DataConfig(path))
+    corpus = open_corpus(DataConfig(path, skip_bad=True))
+    assert (corpus.columns[0].kind, len(corpus.train) + len(corpus.test), len(corpus.bad)) == ("image", 7, 1)
+
+
+@pytest.mark.parametrize("odd", [[], [1.0], "NA"], ids=str)
+def test_a_list_among_numbers_is_a_bad_cell(tmp_path, odd):
+    rows = [{"x": odd if i == 5 else 1.5 * i, "y": i, "label": "ab"[i % 2]} for i in range(8)]
+    path = json_lines(tmp_path / "t.jsonl", rows)
+    with pytest.raises(ValueError, match=r"^\S*t\.jsonl:6: column 'x' holds .*--skip-bad"):
+        open_corpus(DataConfig(path))
+    corpus = open_corpus(DataConfig(path, skip_bad=True))
+    assert (corpus.channels, len(corpus.train) + len(corpus.test), len(corpus.bad)) == (2, 7, 1)

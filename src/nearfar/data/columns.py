@@ -169,8 +169,8 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
             )
     negatives = list(config.negative)
     if not negatives and (text or image):
-        base, readable = USUAL["negative"], ("text", "texts", "image")
-        negatives = [name for name in free if _folded(name).rstrip("0123456789_- ") in base and free[name] in readable]
+        readable = ("text", "texts", "image")
+        negatives = [name for name in free if _unnumbered(name) in USUAL["negative"] and free[name] in readable]
     images = [name for name, kind in free.items() if kind == "image"]
     if image is None and text is None and len(images) == 1:
         image = take(images[0])
@@ -229,8 +229,17 @@ def _check_kinds(config: DataConfig, holds: Mapping[str, Holds], where: str) -> 
         raise ValueError(f"{where}: column {config.text!r} holds images: name it with image= (--image)")
 
 
+def may_be_several(name: str) -> bool:
+    """Whether a row may have several of what a column is called: positives or negatives."""
+    return _folded(name) in USUAL["positive"] or _unnumbered(name) in USUAL["negative"]
+
+
 def _folded(name: str) -> str:
     return name.rpartition(".")[2].lower()
+
+
+def _unnumbered(name: str) -> str:
+    return _folded(name).rstrip("0123456789_- ")
 
 
 def _kind(holds: Holds) -> Kind:

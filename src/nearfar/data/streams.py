@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from nearfar.data import sheets
-from nearfar.data.bad import refuse
+from nearfar.data.bad import refuse, shown
 from nearfar.data.classes import class_name, label_names
 from nearfar.data.columns import Holds, choose_columns, unread_note, what_it_holds
 from nearfar.data.config import DataConfig
@@ -80,7 +80,7 @@ class RowStream:
                     bad.append(row[BAD])
                     if not self.skip_bad:
                         refuse(bad)
-                elif wrong := self.unjudged(row):
+                elif wrong := self.fault(row):
                     bad.append(wrong)
                 else:
                     batch.append(row)
@@ -101,12 +101,18 @@ class RowStream:
             if empty:
                 raise ValueError(f"{self.name} holds no row that can be read")
 
-    def unjudged(self, row: dict[str, Any]) -> str:
-        """What is wrong with a row of which nobody says how alike its sides are; empty: nothing.
+    def fault(self, row: dict[str, Any]) -> str:
+        """What is wrong with a row by its class, or because nobody says how alike its sides are; empty: nothing.
 
         Raises:
             ValueError: If that is a fault, and bad rows are not skipped.
         """
+        label = None if self.label is None else row.get(self.label)
+        if isinstance(label, list | dict):
+            wrong = f"{where(row, self.name)}: column {self.label!r} holds {shown(label)}, wanted a class"
+            if not self.skip_bad:
+                refuse([wrong])
+            return wrong
         if self.similar is None or not bool(self.similar.read([row.get(self.similar.column)]).isnan()):
             return ""
         wrong = f"{where(row, self.name)}: {self.similar.unjudged(row.get(self.similar.column))}"
@@ -188,7 +194,7 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
     held = None
     if test is not None:
         rows, lost = _good(flat_rows(test, name, chosen.listed), MOST_TEST_ROWS, config.skip_bad)
-        wrong = [stream.unjudged(row) for row in rows]
+        wrong = [stream.fault(row) for row in rows]
         bad += lost + [line for line in wrong if line]
         rows = [row for row, line in zip(rows, wrong) if not line]
         table = sheets.library().Dataset.from_list(rows)
