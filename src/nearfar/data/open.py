@@ -301,7 +301,9 @@ def _check(
         report(row, f"{sheet.where(row)}: column {wrong!r} holds {shown(cells[wrong])}, wanted a finite number")
     if judged is not None and similar is not None:
         cells, rows = sheet.cells(judged.column), (good & similar.isnan()).nonzero().flatten().tolist()
-        (unknown if judged.words else bad).extend(f"{sheet.where(row)}: {judged.unjudged(cells[row])}" for row in rows)
+        for row in rows:
+            fault = f"{sheet.where(row)}: {judged.unjudged(cells[row])}"
+            (unknown if judged.is_unknown(cells[row]) else bad).append(fault)
         good[rows] = False
     headers, sources = [], []
     for column in () if chosen.numbers else chosen.inputs:

@@ -115,8 +115,9 @@ class RowStream:
             return wrong
         if self.similar is None or not bool(self.similar.read([row.get(self.similar.column)]).isnan()):
             return ""
-        wrong = f"{where(row, self.name)}: {self.similar.unjudged(row.get(self.similar.column))}"
-        if not self.similar.words and not self.skip_bad:
+        cell = row.get(self.similar.column)
+        wrong = f"{where(row, self.name)}: {self.similar.unjudged(cell)}"
+        if not self.similar.is_unknown(cell) and not self.skip_bad:
             refuse([wrong])
         return wrong
 
