@@ -20,6 +20,7 @@ from nearfar.data.config import DataConfig
 from nearfar.data.copies import copies_told, same_cells
 from nearfar.data.corpus import Corpus, Part, TensorPart
 from nearfar.data.depth import Ranges
+from nearfar.data.endings import completed
 from nearfar.data.folders import TEST_NAMES, metadata_tables, visible
 from nearfar.data.form import Form, find_form, size_pair
 from nearfar.data.labelled import first_rows
@@ -196,6 +197,8 @@ def take(part: TensorPart, rows: Int64[Tensor, "m"]) -> TensorPart:
 
 
 def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corpus:
+    if sheet.base is not None:
+        sheet = replace(sheet, table=completed(sheet.table, [sheet.base] * len(sheet.table)))
     sample = sheet.table[:: max(1, len(sheet.table) // SAMPLE)]
     holds: dict[str, Holds] = {
         name: what_it_holds(cells) for name, cells in sample.items() if not name.startswith("__")
@@ -252,7 +255,7 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
         classes = (*classes, f"{rest:,} rows are of other parts than train and test: they are not read")
     once = first_rows(torch.tensor(unspread(table, rows.tolist())[1]))[0]  # an image with several texts is one
     of_images = (*form.notes, *copies_told(None if copies is None else copies[once], split.moved))
-    notes = (*sheet.notes, *split.notes, *of_images, *shortest, *notes, *classes, *unread_note(chosen))
+    notes = (*sheet.notes, *split.notes, *of_images, *shortest, *notes, *classes, *unread_note(chosen, holds))
     return Corpus(
         sheet.name, columns, part(split.train), part(split.test), names, form.size, channels, bad, column, notes, form.ranges,
         split.by,
@@ -322,6 +325,7 @@ def _check(
                     named = where if where in str(error) else f"{where}: column {column.name!r}"
                     if good[row]:
                         report(row, unreadable(named, error))
+    bad, unknown = [*dict.fromkeys(bad)], [*dict.fromkeys(unknown)]  # of a line with several positives once
     if not config.skip_bad:
         refuse(bad)
     if all(column.kind != "image" for column in chosen.inputs):

@@ -15,7 +15,7 @@ from torch import Tensor
 from nearfar.data import sheets
 from nearfar.data.bad import refuse, shown
 from nearfar.data.classes import class_name, label_names
-from nearfar.data.columns import Holds, choose_columns, unread_note, what_it_holds
+from nearfar.data.columns import Holds, choose_columns, may_be_several, unread_note, what_it_holds
 from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Column, Corpus, RawBatch
 from nearfar.data.depth import Ranges
@@ -171,6 +171,9 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
         raise ValueError(f"{name} holds no row that can be read" + (f"; the first: {bad[0]}" if bad else ""))
     names = [n for n in dict.fromkeys(n for row in sample for n in row) if not n.startswith("__")]
     holds: dict[str, Holds] = {n: what_it_holds([row.get(n) for row in sample]) for n in names}
+    for several in (n for n in names if may_be_several(n) and holds[n] == "text"):
+        if any(isinstance(row.get(several), list) for row in sample):  # as of a table
+            holds[several] = "texts"
     chosen = choose_columns(holds, config, name)
     sample = [part for row in sample for part in spread_row(row, chosen.listed)]
     if chosen.numbers:
@@ -207,7 +210,7 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
             same_values({n: [str(row.get(source)) for row in rows] for n, source in same.items()}),
         )  # fmt: skip
     column = None if judged is None else judged.column
-    notes = (*form.notes, *map(spread_note, chosen.listed), *shortest, *notes, *unread_note(chosen))
+    notes = (*form.notes, *map(spread_note, chosen.listed), *shortest, *notes, *unread_note(chosen, holds))
     return Corpus(
         name,
         columns,
