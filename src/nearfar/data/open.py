@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nearfar.data import sheets
 from nearfar.data.bad import check_name, refuse, shown
-from nearfar.data.classes import class_notes
+from nearfar.data.classes import class_notes, label_names, unknown_notes
 from nearfar.data.columns import Chosen, Holds, choose_columns, unread_note, what_it_holds
 from nearfar.data.config import DataConfig
 from nearfar.data.copies import copies_told, same_cells
@@ -246,11 +246,13 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
     columns = chosen.inputs if numbers is not None else tuple(field.column for field in fields)
     column = None if judged is None else judged.column
     classes = () if labels is None else class_notes([names[i] if i >= 0 else "" for i in labels.tolist()])
-    if chosen.label is not None and labels is None:
-        count = len({*told[chosen.label]})
-        classes = (
-            f"column {chosen.label!r} does not name classes ({count:,} values in {len(rows):,} rows): it is not read",
+    if chosen.label is not None:
+        cells = [told[chosen.label][row] for row in rows.tolist()]
+        several = len({*label_names(cells)} - {""})
+        unnamed = (
+            f"column {chosen.label!r} does not name classes ({several:,} values in {len(rows):,} rows): it is not read"
         )
+        classes = (unnamed,) if labels is None else (*classes, *unknown_notes(cells, chosen.label))
     if rest := len(rows) - len(split.train) - len(split.test):
         classes = (*classes, f"{rest:,} rows are of other parts than train and test: they are not read")
     once = first_rows(torch.tensor(unspread(table, rows.tolist())[1]))[0]  # an image with several texts is one

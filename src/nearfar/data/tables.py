@@ -145,7 +145,10 @@ def _rows(path: Path, table: _Table, skip_bad: bool) -> tuple[Float64[Tensor, "n
         )
     labels = label_names(table.labels)
     wrong = {
-        row: f"{table.where(row)} has no label in column {table.label!r}" for row, name in enumerate(labels) if not name
+        row: f"{table.where(row)} has no label in column {table.label!r}"
+        + ("" if is_missing_word(cell := table.labels[row]) else f" ({shown(cell)} is none)")
+        for row, name in enumerate(labels)
+        if not name
     }
     for (row, at), cell in table.odd.items():
         held = f"column {table.names[at]!r} holds {shown(cell)}, wanted a finite number"
