@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -65,4 +66,5 @@ def _alike(cells: list[Any]) -> list[Any]:
     plain = len(types) <= 1 or types == {int, float}
     if plain and not any(isinstance(cell, int) and abs(cell) >= LARGEST for cell in cells):
         return cells
-    return [cell if cell is None or isinstance(cell, list | dict) else str(cell) for cell in cells]
+    whole = [None if isinstance(cell, float) and math.isnan(cell) else cell for cell in cells]  # NaN is no text
+    return [cell if cell is None or isinstance(cell, list | dict) else str(cell) for cell in whole]

@@ -29,6 +29,8 @@ def opened(source: Source) -> Iterator[Any]:
         source = held
     try:
         image = pil.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except pil.UnidentifiedImageError as error:  # Pillow names bytes by their address
+        raise pil.UnidentifiedImageError(str(error).partition(" <")[0]) from error
     except pil.DecompressionBombError as error:  # of no common kind with the others
         raise ValueError(str(error)) from error
     with image:
