@@ -192,19 +192,6 @@ class TestFiles:
         assert {*batch.columns["txt"]} == {f"caption {number}" for number in kept}
         assert [f"s-{which}.tar" in line for line in stream.bad] == [True]
 
-    def test_a_file_in_a_shard_that_cannot_be_read_is_told_of_its_shard(self, tmp_path):
-        paths = shards(tmp_path)
-        raw = paths[1].read_bytes()
-        paths[1].write_bytes(raw.replace(b"caption 5", b"caption \xe9"))
-        with pytest.raises(ValueError, match=r"s-1\.tar cannot be read \(UnicodeDecodeError.*--skip-bad") as error:
-            open_corpus(DataConfig(str(tmp_path)))
-        assert str(error.value).count(".tar") == 1
-        assert len(rows_of(open_corpus(DataConfig(str(tmp_path), skip_bad=True)))) == 8
-        with pytest.raises(
-            ValueError, match=r"cannot be read further \(UnicodeDecodeError"
-        ):  # no traceback of a library
-            open_corpus(DataConfig(str(tmp_path), streaming=True))
-
     def test_a_parquet_file_cut_short_among_whole_ones(self, tmp_path):
         for i in range(3):
             frame = pd.DataFrame({"text": [f"a {i} {j}" for j in range(4)], "label": list("abab")})

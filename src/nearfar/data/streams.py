@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from nearfar.data import sheets
+from nearfar.data.archives import BAD
 from nearfar.data.bad import refuse, shown
 from nearfar.data.classes import class_name, label_names
 from nearfar.data.columns import Holds, choose_columns, may_be_several, unread_note, what_it_holds
@@ -27,7 +28,7 @@ from nearfar.data.pixels import BROKEN, image_header
 from nearfar.data.same import hashed, same_value, same_values
 from nearfar.data.similar import Similar, find_similar
 from nearfar.data.splits import MOST_TEST_ROWS
-from nearfar.data.streamed import BAD, WHERE, flat_rows, open_iterables
+from nearfar.data.streamed import WHERE, flat_rows, open_iterables
 from nearfar.names import given, refuse_unused
 
 # Rows among which the next is drawn. Images wait in it as they are stored.
@@ -53,6 +54,7 @@ class RowStream:
         similar: How the column is read that says how alike the two sides of a row are.
         same: Inputs with values that come more than once: column name to the column of the table.
         listed: Columns of lists of texts, each of which makes a row.
+        lost: What is wrong with files, added to by the table when it meets them.
     """
 
     table: Any
@@ -65,6 +67,7 @@ class RowStream:
     similar: Similar | None = None
     same: Mapping[str, str] = field(default_factory=dict)
     listed: tuple[str, ...] = ()
+    lost: list[str] = field(default_factory=list)
 
     def batches(
         self, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, start: int = 0
@@ -84,6 +87,8 @@ class RowStream:
                     bad.append(wrong)
                 else:
                     batch.append(row)
+            bad += self.lost
+            self.lost.clear()
             if step >= start:
                 first = rank * batch_size
                 decoded = self._decoded(batch[first : first + batch_size], step * whole + first)
@@ -164,9 +169,12 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
     Raises:
         ValueError: If the data cannot be used; the message says what of them, and the remedy.
     """
-    train, test, base, name, lost_files = open_iterables(config)
+    opened = open_iterables(config)
+    name, base, train, test = opened.name, opened.base, opened.train, opened.test
     train, test = sheets.undecoded(train), None if test is None else sheets.undecoded(test)
     sample, bad = _good(flat_rows(train, name, ()), SAMPLE, config.skip_bad)
+    bad += opened.lost
+    opened.lost.clear()
     if not sample:
         raise ValueError(f"{name} holds no row that can be read" + (f"; the first: {bad[0]}" if bad else ""))
     names = [n for n in dict.fromkeys(n for row in sample for n in row) if not n.startswith("__")]
@@ -192,7 +200,17 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
     same = _same(sample, fields)
     classes, class_names = _classes(train, sample, chosen.label)
     stream = RowStream(
-        train, fields, name, chosen.label, chosen.id, classes, config.skip_bad, judged, same, chosen.listed
+        train,
+        fields,
+        name,
+        chosen.label,
+        chosen.id,
+        classes,
+        config.skip_bad,
+        judged,
+        same,
+        chosen.listed,
+        opened.lost,
     )
     judged = None if judged is None or judged.all_alike else judged
     held = None
@@ -219,7 +237,7 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
         class_names,
         form.size,
         form.channels,
-        (*lost_files, *bad),
+        (*opened.bad, *bad),
         column,
         notes,
         form.ranges,
