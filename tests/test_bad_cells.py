@@ -125,6 +125,7 @@ class TestImages:
             ("  ", "is empty"),
             ("notes.txt", "there is no file"),
             ("~nobody", "there is no file"),
+            (".", "\\S+ is a folder"),
         ],
     )
     def test_an_odd_cell_among_paths(self, folder, cell, told):
@@ -286,3 +287,22 @@ def test_a_list_among_numbers_is_a_bad_cell(tmp_path, odd):
         open_corpus(DataConfig(path))
     corpus = open_corpus(DataConfig(path, skip_bad=True))
     assert (corpus.channels, len(corpus.train) + len(corpus.test), len(corpus.bad)) == (2, 7, 1)
+
+
+def test_a_cell_that_is_unlike_the_others_within(tmp_path):
+    rows = [{"text": f"t{i}", "series": [[1.0, i], [2, 3]], "label": "ab"[i % 2]} for i in range(8)]
+    rows[3]["series"] = [[1.0, 2.0], ["x", 3.0]]
+    path = json_lines(tmp_path / "t.jsonl", rows)
+    with pytest.raises(
+        ValueError, match=rf"^{path}:4: column 'series' holds .*, unlike the rows before: mend it.*--skip-bad"
+    ):
+        open_corpus(DataConfig(path))
+    corpus = open_corpus(DataConfig(path, skip_bad=True))
+    assert (len(corpus.train) + len(corpus.test), len(corpus.bad)) == (7, 1)
+
+
+def test_blanks_around_the_names_of_columns(tmp_path):
+    path = json_lines(tmp_path / "t.jsonl", [{"text ": f"t{i}", " label": "ab"[i % 2]} for i in range(8)])
+    for streaming in (False, True):
+        corpus = open_corpus(DataConfig(path, streaming=streaming))
+        assert (corpus.columns[0].name, corpus.class_names) == ("text", ("a", "b"))

@@ -165,6 +165,8 @@ def unreadable(where: Path | str, error: Exception) -> str:
     """What is wrong with an image, to list or to raise."""
     if isinstance(error, FileNotFoundError):
         return f"{where}: cannot be read as an image (there is no file {error.filename})"
+    if isinstance(error, IsADirectoryError):
+        return f"{where}: cannot be read as an image ({error.filename} is a folder)"
     reason = str(error).replace(f" {str(where)!r}", "")  # Pillow repeats the path
     if str(where).lower().endswith((".heic", ".heif")):
         reason = "Pillow reads HEIC only after pillow_heif.register_heif_opener(): save it as JPEG or PNG"

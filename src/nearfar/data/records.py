@@ -178,7 +178,7 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             wrong = value = "holds half a surrogate pair, which is no text"
         if not wrong and not isinstance(value, dict):
             value = f"holds a {type(value).__name__}, wanted an object {{…}}"
-        yield line, value
+        yield line, {name.strip(): cell for name, cell in value.items()} if isinstance(value, dict) else value
 
 
 CSV_SUFFIXES = (".csv", ".tsv")

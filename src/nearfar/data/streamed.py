@@ -83,7 +83,7 @@ def open_iterables(config: DataConfig) -> Iterables:
             return Iterables(found["train"], found.get("test"), path.stem, files[0].parent, bad, lost)
         made = sheets.library().IterableDataset.from_generator
         both = [made(_records, gen_kwargs={"paths": parts[part]}) if parts[part] else None for part in (True, False)]
-        return Iterables(*both, path.stem, files[0].parent)
+        return Iterables(both[0], both[1], path.stem, files[0].parent)
     if not is_hub_name(config.data):
         raise ValueError(unknown_data(config.data))
     name, _, configuration = config.data.partition(":")
