@@ -7,6 +7,7 @@ import pytest
 from nearfar.data.config import DataConfig
 from nearfar.data.loading import Loader
 from nearfar.data.open import open_corpus
+from nearfar.data.sources import load_data
 from tables import json_lines, picture, rows_of, table
 
 
@@ -117,5 +118,7 @@ class TestImagesWithoutEndings:
         corpus = open_corpus(DataConfig(table(tmp_path / "t.csv", "filename,x,y,label", *rows)))
         assert (corpus.columns[0].kind, corpus.channels) == ("vector", 2)
         assert "not read: filename" in corpus.notes
-        with pytest.raises(ValueError, match="column 'image' is called as images are"):
-            open_corpus(DataConfig(table(tmp_path / "t.csv", "image,x,y,label", *rows)))
+        path = table(tmp_path / "t.csv", "image,x,y,label", *rows)
+        for read in (lambda: open_corpus(DataConfig(path)), lambda: load_data(path)):
+            with pytest.raises(ValueError, match="column 'image' is called as images are"):
+                read()

@@ -95,7 +95,7 @@ def unknown_number(names: Sequence[str]) -> str:
         >>> unknown_number(["0", "1", "-1"]), unknown_number(["-1", "1"]), unknown_number(["-2", "-1", "0", "1"])
         ('-1', '', '')
     """
-    whole = {name for name in names if re.fullmatch(r"-?[0-9]+", name)}
+    whole = {name for name in {*names} if re.fullmatch(r"-?[0-9]+", name)}
     below = {name for name in whole if name.startswith("-")}
     return below.pop() if len(below) == 1 and len(whole) > 2 else ""
 
