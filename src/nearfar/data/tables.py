@@ -146,7 +146,7 @@ def _rows(path: Path, table: _Table, skip_bad: bool) -> tuple[Float64[Tensor, "n
         )
     if called := [name for name in table.names if is_called_image(name)]:
         raise ValueError(
-            f"{path}: column {called[0]!r} is called as images are, and its numbers measure nothing: take it out, or call it otherwise"
+            f"{path}: column {called[0]!r} is called as images are, which measure nothing: take it out, or rename it"
         )
     labels = label_names(table.labels)
     wrong = {
