@@ -125,6 +125,7 @@ class TestImages:
             ("  ", "is empty"),
             ("notes.txt", "there is no file"),
             ("~nobody", "there is no file"),
+            (".", "\\S+ is a folder"),
         ],
     )
     def test_an_odd_cell_among_paths(self, folder, cell, told):
@@ -192,19 +193,6 @@ class TestFiles:
         assert {*batch.columns["txt"]} == {f"caption {number}" for number in kept}
         assert [f"s-{which}.tar" in line for line in stream.bad] == [True]
 
-    def test_a_file_in_a_shard_that_cannot_be_read_is_told_of_its_shard(self, tmp_path):
-        paths = shards(tmp_path)
-        raw = paths[1].read_bytes()
-        paths[1].write_bytes(raw.replace(b"caption 5", b"caption \xe9"))
-        with pytest.raises(ValueError, match=r"s-1\.tar cannot be read \(UnicodeDecodeError.*--skip-bad") as error:
-            open_corpus(DataConfig(str(tmp_path)))
-        assert str(error.value).count(".tar") == 1
-        assert len(rows_of(open_corpus(DataConfig(str(tmp_path), skip_bad=True)))) == 8
-        with pytest.raises(
-            ValueError, match=r"cannot be read further \(UnicodeDecodeError"
-        ):  # no traceback of a library
-            open_corpus(DataConfig(str(tmp_path), streaming=True))
-
     def test_a_parquet_file_cut_short_among_whole_ones(self, tmp_path):
         for i in range(3):
             frame = pd.DataFrame({"text": [f"a {i} {j}" for j in range(4)], "label": list("abab")})
@@ -256,3 +244,65 @@ def test_an_image_of_bytes_that_is_none(tmp_path):
     frame.to_parquet(path := str(tmp_path / "t.parquet"))
     with pytest.raises(ValueError, match=r"row 3: column 'image.bytes': cannot be read as an image \(is empty"):
         open_corpus(DataConfig(path))
+
+
+@pytest.mark.parametrize("odd", [["x y"], ["x", "y"], [], [1]], ids=str)
+@pytest.mark.parametrize("column", ["query", "reply", "label"])
+def test_a_list_among_texts_is_a_bad_cell(tmp_path, column, odd):
+    """One such cell leaves the column what it is."""
+    rows = [{"query": f"q{i}", "reply": f"a{i}", "label": "uv"[i % 2]} for i in range(8)]
+    rows[3] |= {column: odd}
+    path = json_lines(tmp_path / "t.jsonl", rows)
+    with pytest.raises(
+        ValueError, match=rf"^\S*t\.jsonl:4: column '{column}' holds .*most rows hold a text.*--skip-bad"
+    ):
+        open_corpus(DataConfig(path, positive="reply"))
+    corpus = open_corpus(DataConfig(path, positive="reply", skip_bad=True))
+    assert [(column.name, column.role) for column in corpus.columns] == [("query", "anchor"), ("reply", "positive")]
+    assert rows_of(corpus) == [(f"q{i}", f"a{i}") for i in range(8) if i != 3]
+    assert (corpus.class_names, len(corpus.bad)) == (("u", "v"), 1)
+    stream = open_corpus(DataConfig(path, positive="reply", skip_bad=True, streaming=True))
+    batches = [*Loader(stream.train, 8, seed=0).batches(stop=2)]
+    assert {row for batch in batches for row in zip(*batch.columns.values())} == {*rows_of(corpus)}
+    assert {line.partition(" ")[0] for batch in batches for line in batch.bad} == {f"{path}:4:"}
+
+
+@pytest.mark.parametrize("odd", [["3.png"], [], ["a.png", "b.png"]], ids=str)
+def test_a_list_among_paths_of_images_is_a_bad_cell(tmp_path, odd):
+    for i in range(8):
+        picture(tmp_path / f"{i}.png", 20 * i)
+    rows = [{"image": odd if i == 2 else f"{i}.png", "label": i % 2} for i in range(8)]
+    path = json_lines(tmp_path / "t.jsonl", rows)
+    with pytest.raises(ValueError, match=r"^\S*t\.jsonl:3: column 'image' holds .*--skip-bad"):
+        open_corpus(DataConfig(path))
+    corpus = open_corpus(DataConfig(path, skip_bad=True))
+    assert (corpus.columns[0].kind, len(corpus.train) + len(corpus.test), len(corpus.bad)) == ("image", 7, 1)
+
+
+@pytest.mark.parametrize("odd", [[], [1.0], "NA"], ids=str)
+def test_a_list_among_numbers_is_a_bad_cell(tmp_path, odd):
+    rows = [{"x": odd if i == 5 else 1.5 * i, "y": i, "label": "ab"[i % 2]} for i in range(8)]
+    path = json_lines(tmp_path / "t.jsonl", rows)
+    with pytest.raises(ValueError, match=r"^\S*t\.jsonl:6: column 'x' holds .*--skip-bad"):
+        open_corpus(DataConfig(path))
+    corpus = open_corpus(DataConfig(path, skip_bad=True))
+    assert (corpus.channels, len(corpus.train) + len(corpus.test), len(corpus.bad)) == (2, 7, 1)
+
+
+def test_a_cell_that_is_unlike_the_others_within(tmp_path):
+    rows = [{"text": f"t{i}", "series": [[1.0, i], [2, 3]], "label": "ab"[i % 2]} for i in range(8)]
+    rows[3]["series"] = [[1.0, 2.0], ["x", 3.0]]
+    path = json_lines(tmp_path / "t.jsonl", rows)
+    with pytest.raises(
+        ValueError, match=rf"^{path}:4: column 'series' holds .*, unlike the rows before: mend it.*--skip-bad"
+    ):
+        open_corpus(DataConfig(path))
+    corpus = open_corpus(DataConfig(path, skip_bad=True))
+    assert (len(corpus.train) + len(corpus.test), len(corpus.bad)) == (7, 1)
+
+
+def test_blanks_around_the_names_of_columns(tmp_path):
+    path = json_lines(tmp_path / "t.jsonl", [{"text ": f"t{i}", " label": "ab"[i % 2]} for i in range(8)])
+    for streaming in (False, True):
+        corpus = open_corpus(DataConfig(path, streaming=streaming))
+        assert (corpus.columns[0].name, corpus.class_names) == ("text", ("a", "b"))

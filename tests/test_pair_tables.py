@@ -24,7 +24,7 @@ from nearfar.methods.base import Batch, Setting
 from nearfar.methods.config import MethodConfig
 from nearfar.methods.labels import Siamese
 from nearfar.methods.pairs import CLIP, PairsMethod
-from nearfar.training.assemble import resolve, used_columns
+from nearfar.training.assemble import settle_method, used_columns
 from nearfar.training.trainer import Prepare
 from test_train_methods import XY, XYN, Line
 from train_cases import ENVIRONMENT
@@ -276,7 +276,7 @@ def test_trained_and_evaluated_by_judgements(tmp_path):
     )
     assert any(line.startswith("method siamese · encoder text-small") for line in told)
     looks = [line for line in told if line.startswith("step ")]
-    assert len(looks) == 2
+    assert len(looks) == 3  # before training, and every 15 steps
     assert all("average_precision" in line and "feature_std" in line for line in looks)  # a look is one line
     run = nf.Run(tmp_path / "run")
     assert run.metrics["average_precision"] > 0.9  # half of the pairs are similar
@@ -307,7 +307,7 @@ def test_a_label_that_no_two_rows_share_is_refused(tmp_path):
         nf.train(data=path, label="name", steps=1, show=False, out=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     corpus = open_corpus(DataConfig(path, label="name"))
-    assert resolve(nf.TrainConfig(method="simcse"), corpus, False).method == "simcse"
+    assert settle_method(nf.TrainConfig(method="simcse"), corpus) == "simcse"
 
 
 def test_held_out_rows_of_one_class_are_no_proof(tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -249,6 +251,19 @@ def test_what_does_not_fit_the_folder_is_said(learned, tmp_path):
         train(texts(columns=2), tmp_path / "c", model=str(tmp_path / "other"))
 
 
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """Afterwards this process is no rank, and no variable says that it was."""
+    before = dict(os.environ)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.mark.usefixtures("alone")
 def test_parameters_that_nothing_depends_on_keep_no_rank_waiting(bert, tmp_path):
     """A transformer's pooler has no gradient, which ``DistributedDataParallel`` would wait for."""
     assert train(texts(columns=2), tmp_path / "run", model=bert, steps=3, strategy="ddp", device="cpu").finished

@@ -118,3 +118,55 @@ def test_half_a_surrogate_pair_is_no_text(tmp_path):
     with pytest.raises(ValueError, match=r"t\.jsonl:2: holds half a surrogate pair"):
         open_corpus(DataConfig(path))
     assert texts(path, skip_bad=True) == ["a", "b", "😀"]
+
+
+ROWS = "text,label\n" + "".join(f"wörd {i},{'ab'[i % 2]}\n" for i in range(8))
+
+
+def test_utf_16_that_was_cut_or_is_broken(tmp_path):
+    """A line is bad, as any other, and the rest is read."""
+    cut = write(tmp_path / "cut.csv", ROWS.encode("utf-16")[:-3])
+    half = write(tmp_path / "half.csv", ROWS.encode("utf-16-be").replace("d 4".encode("utf-16-be"), b"\xd8\0\0 \x004"))
+    (tmp_path / "half.csv").write_bytes(b"\xfe\xff" + (tmp_path / "half.csv").read_bytes())
+    for path, line, at in ((cut, 9, 8), (half, 6, 4)):
+        for streaming in (False, True):
+            with pytest.raises(
+                ValueError, match=rf"^{path}:{line}: is not UTF-16 at its character {at} .*save it as UTF-8.*--skip-bad"
+            ):
+                open_corpus(DataConfig(path, streaming=streaming))
+        assert texts(path, skip_bad=True) == [f"wörd {i}" for i in range(8) if i != line - 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_wide_characters_without_a_mark(tmp_path, encoding, ending):
+    path = write(tmp_path / f"t.{ending}", ROWS, encoding)
+    for streaming in (False, True):
+        with pytest.raises(
+            ValueError, match=rf"{path} is UTF-32, or UTF-16 without its byte order mark: save it as UTF-8"
+        ):
+            open_corpus(DataConfig(path, streaming=streaming))
+
+
+def test_nul_characters(tmp_path):
+    path = write(tmp_path / "h.csv", ROWS.replace("text", "te\0xt"))
+    with pytest.raises(ValueError, match=rf"^{path}:1: holds a NUL character.*save the file as UTF-8"):
+        open_corpus(DataConfig(path))
+    path = write(tmp_path / "t.csv", ROWS.replace("wörd 3", "w\0rd 3"))
+    with pytest.raises(ValueError, match=rf"^{path}:5: holds a NUL character.*--skip-bad"):
+        open_corpus(DataConfig(path))
+    assert len(texts(path, skip_bad=True)) == 7
+
+
+def test_blanks_before_quotation_marks(tmp_path):
+    rows = "".join(f'"a, {i}", "{"uv"[i % 2]}"\n' for i in range(6))
+    corpus = open_corpus(DataConfig(write(tmp_path / "t.csv", '"text", "label"\n' + rows)))
+    assert (rows_of(corpus), corpus.class_names) == ([(f"a, {i}",) for i in range(6)], ("u", "v"))
+
+
+def test_nan_is_no_text(tmp_path):
+    rows = [{"text": float("nan") if i == 2 else f"t{i}", "label": "ab"[i % 2]} for i in range(8)]
+    path = json_lines(tmp_path / "t.jsonl", rows)
+    with pytest.raises(ValueError, match=rf"^{path}:3: column 'text' is empty.*--skip-bad"):
+        open_corpus(DataConfig(path))
+    assert texts(path, skip_bad=True) == [f"t{i}" for i in range(8) if i != 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -56,8 +57,8 @@ def class_name(value: Any) -> str:
     """The name of a class, the same however it is written: without blanks around it, accents composed, 1.0 as 1; empty: none.
 
     Example:
-        >>> class_name(" Jose\u0301 ") == "José", class_name(2.0), class_name(None)
-        (True, '2', '')
+        >>> class_name(" Jose\u0301 ") == "José", class_name(2.0), class_name("2.0"), class_name(None)
+        (True, '2', '2', '')
     """
     if not isinstance(value, str):
         if is_missing(value):
@@ -66,21 +67,46 @@ def class_name(value: Any) -> str:
             value = int(value)
         if isinstance(value, bytes):
             value = value.decode(errors="replace")
-    return unicodedata.normalize("NFC", str(value)).strip()
+    name = unicodedata.normalize("NFC", str(value)).strip()
+    return str(int(name.partition(".")[0])) if re.fullmatch(r"-?(0|[1-9][0-9]*)\.0+", name) else name
 
 
 def label_names(cells: Sequence[Any]) -> list[str]:
-    """The class of each row by its cell; empty: none is known. Among numbers, a word such as NA says so too.
+    """The class of each row by its cell; empty: none is known. Among numbers, a word such as NA says so too, and so does −1.
 
     Example:
         >>> label_names(["1", "NA", "2", None]), label_names(["cat", "NA", float("nan")])
         (['1', '', '2', ''], ['cat', 'NA', ''])
+        >>> label_names([0, 1, -1]), label_names([-1, 1])
+        (['0', '1', ''], ['-1', '1'])
     """
     names = [class_name(cell) for cell in cells]
     known = [name for name in names if name.lower() not in MISSING]
     if 2 * sum(to_number(name) is not None for name in known) <= len(known):
         return names
-    return ["" if name.lower() in MISSING else name for name in names]
+    unknown = unknown_number(known)
+    return ["" if name == unknown or name.lower() in MISSING else name for name in names]
+
+
+def unknown_number(names: Sequence[str]) -> str:
+    """The negative number that stands for no class among whole numbers from 0 on; empty: none does.
+
+    Example:
+        >>> unknown_number(["0", "1", "-1"]), unknown_number(["-1", "1"]), unknown_number(["-2", "-1", "0", "1"])
+        ('-1', '', '')
+    """
+    whole = {name for name in {*names} if re.fullmatch(r"-?[0-9]+", name)}
+    below = {name for name in whole if name.startswith("-")}
+    return below.pop() if len(below) == 1 and len(whole) > 2 else ""
+
+
+def unknown_notes(cells: Sequence[Any], column: str) -> tuple[str, ...]:
+    """How many rows have a negative number for their class, in words."""
+    names = [class_name(cell) for cell in cells]
+    unknown = unknown_number(names)
+    if not unknown or unknown in label_names(cells):
+        return ()
+    return (f"column {column!r} holds {unknown} in {names.count(unknown):,} row(s): their class is unknown",)
 
 
 def are_classes(names: Sequence[str]) -> bool:
@@ -154,7 +180,7 @@ def known_rows(labels: Any) -> tuple[Any, list[int]]:
     """
     values = values_of(labels) or []
     if {*map(type, values)} & {str} and all(isinstance(value, str) or is_missing(value) for value in values):
-        names = [class_name(value) for value in values]
+        names = label_names(values)
         rows = [row for row, name in enumerate(names) if name]
         same = all(isinstance(value, str) and value == name for value, name in zip(values, names))
         return (labels, rows) if same and len(rows) == len(names) else ([names[row] for row in rows], rows)
@@ -211,7 +237,7 @@ def _names_or_ids(given: Any) -> Any:
     if any(isinstance(value, list | tuple) for value in known):
         return as_tensor("labels", given, "class ids or names")
     if not all(isinstance(value, int | float) and abs(value) < 2**63 for value in known):
-        return [class_name(value) for value in values]
+        return label_names(values)
     if all(float(value).is_integer() for value in known) and len(known) < len(values):
         return torch.tensor([-1 if is_missing(value) else int(value) for value in values], dtype=torch.int64)
     return torch.tensor([math.nan if is_missing(value) else value for value in values])

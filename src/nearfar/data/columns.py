@@ -27,15 +27,19 @@ USUAL: dict[str, tuple[str, ...]] = {
         "filepath", "path", "jpg", "jpeg", "png", "webp", "image1",
     ),
     "anchor": (
-        "anchor", "query", "question", "question1", "sentence1", "sentence_1", "sentence_a", "text1", "premise", "sent1",
-        "source",
+        "anchor", "query", "question", "question1", "sentence1", "sentence_0", "sentence_1", "sentence_a", "text1", "text_a",
+        "premise", "sent0", "sent1", "source", "claim",
     ),
     "text": ("text", "caption", "sentence", "title", "description", "txt", "name"),
     "positive": (
-        "positive", "positives", "pos", "answer", "passage", "document", "question2", "sentence2", "sentence_2", "sentence_b",
-        "text2", "hypothesis", "sent2", "positive_image", "paraphrase", "image2", "positive_passages", "positive_ctxs",
+        "positive", "positives", "positive_1", "pos", "answer", "passage", "document", "question2", "sentence2", "sentence_1",
+        "sentence_2", "sentence_b", "text2", "text_b", "hypothesis", "sent1", "sent2", "positive_image", "paraphrase", "image2",
+        "positive_passages", "positive_ctxs", "response", "evidence", "context",
     ),
-    "negative": ("negative", "neg", "negatives", "hard_negative", "hard_negatives", "hard_neg", "negative_image"),
+    "negative": (
+        "negative", "neg", "negatives", "hard_negative", "hard_negatives", "hard_neg", "negative_image", "neg_passage",
+        "negative_passage", "negative_passages", "neg_document", "negative_document",
+    ),
     "label": ("label", "labels", "target", "class", "y", "cls", "category", "gold_label"),
     "similar": (
         "similar", "is_similar", "is_duplicate", "duplicate", "similarity", "similarity_score", "relatedness_score",
@@ -46,6 +50,8 @@ USUAL: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Role to the column names that are taken for it, the first found; case and what precedes a dot do not matter."""
 
+FILES = ("file_name", "filename", "file", "filepath", "path")
+"""Of the names of images those that other files have, too."""
 NO_COLUMN = "none"
 """What to call the column of judgements where there is none, whatever the columns' names."""
 
@@ -158,7 +164,7 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
     split = take(usual("split", "text"))
     image = take(config.image or usual("image", "image"))
     captions: tuple[Holds, ...] = ("text", "texts", "number") if image else ("text", "number")
-    text = take(config.text or usual("anchor", "text") or usual("text", *captions))
+    text = take(config.text or usual("anchor", "text") or usual("anchor", "texts") or usual("text", *captions))
     positive = take(config.positive or usual("positive", "text", "texts", "image"))
     if positive is None and text is not None and image is None and _folded(text) in USUAL["anchor"]:
         positive = take(usual("positive", "number") or usual("text", "text"))
@@ -169,21 +175,18 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
             )
     negatives = list(config.negative)
     if not negatives and (text or image):
-        base, readable = USUAL["negative"], ("text", "texts", "image")
-        negatives = [name for name in free if _folded(name).rstrip("0123456789_- ") in base and free[name] in readable]
+        readable = ("text", "texts", "image")
+        negatives = [name for name in free if _unnumbered(name) in USUAL["negative"] and free[name] in readable]
     images = [name for name, kind in free.items() if kind == "image"]
     if image is None and text is None and len(images) == 1:
         image = take(images[0])
     texts = [name for name, kind in free.items() if kind == "text"]
     measured = sum(kind == "number" for kind in free.values()) > 1  # a lone word beside numbers, as a flower's name
     if image is None and text is None and len(texts) == 1 and not measured:
-        if _folded(texts[0]) in USUAL["image"]:
-            raise ValueError(
-                f"{where}: column {texts[0]!r} is called as images are, and most of its cells end in no name of an image format "
-                f"({', '.join(SUFFIXES)}): mend them, or name the column with text= (--text) if it holds texts"
-            )
-        text = take(texts[0])
+        text = None if is_called_image(texts[0]) else take(texts[0])
     listed = next((name for name, kind in free.items() if kind in ("vector", "series") and name not in negatives), None)
+    if image is None and config.text is None:
+        _check_images(free, text, where)
     inputs: list[Column] = []
     for name in (image, text, positive):
         if name is not None:
@@ -192,7 +195,7 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
         inputs.append(Column(listed, _kind(holds[listed])))
     numbers: tuple[str, ...] = ()
     if not inputs:
-        numbers = tuple(name for name, kind in free.items() if kind == "number")
+        numbers = tuple(name for name, kind in free.items() if kind == "number" and not is_called_image(name))
         if not numbers:
             raise ValueError(
                 f"{where} has the columns {', '.join(holds)}: none is an input by its name; name one with text=, image= "
@@ -213,9 +216,35 @@ def choose_columns(holds: Mapping[str, Holds], config: DataConfig, where: str) -
     return Chosen(tuple(inputs), numbers, label, identity, split, similar, pair and positive is not None, lists, unread)
 
 
-def unread_note(chosen: Chosen) -> tuple[str, ...]:
-    """Says which columns are not read, if any."""
-    return (f"not read: {', '.join(chosen.unread)}",) if chosen.unread else ()
+def unread_note(chosen: Chosen, holds: Mapping[str, Holds]) -> tuple[str, ...]:
+    """Says which columns are not read, if any; first of all where a row is one text, and another text of it is not read."""
+    notes = (f"not read: {', '.join(chosen.unread)}",) if chosen.unread else ()
+    texts = [name for name in chosen.unread if holds.get(name) in ("text", "texts")]
+    anchor, *others = chosen.inputs
+    if others or anchor.kind != "text" or chosen.label is not None or not texts:
+        return notes
+    alone = f"trained on column {anchor.name!r} alone, each text with itself: "
+    unread = f"{', '.join(map(repr, texts))} {'hold' if len(texts) > 1 else 'holds'} texts that are not read"
+    return (f"{alone}{unread}; name what belongs to it with positive= (--positive {texts[0]})", *notes)
+
+
+def _check_images(free: Mapping[str, Holds], text: str | None, where: str) -> None:
+    """A column that is called as images are, and holds none, is passed over only where something else is the input."""
+    called = {name: kind for name, kind in free.items() if is_called_image(name) and kind in ("text", "number")}
+    measured = sum(kind == "number" for name, kind in free.items() if name not in called) > 1
+    for name, kind in called.items():
+        other_file = _folded(name) in FILES and (text or measured)
+        captioned = _folded(name) == "file_name" and kind == "number" and text
+        if captioned or not other_file:
+            raise ValueError(
+                f"{where}: column {name!r} is called as images are, and most of its cells end in no name of an image format "
+                f"({', '.join(SUFFIXES)}): mend them, or name the column that holds texts with text= (--text), or call it otherwise"
+            )
+
+
+def is_called_image(name: str) -> bool:
+    """Whether a column is called as images are."""
+    return _folded(name) in USUAL["image"]
 
 
 def _check_kinds(config: DataConfig, holds: Mapping[str, Holds], where: str) -> None:
@@ -229,8 +258,17 @@ def _check_kinds(config: DataConfig, holds: Mapping[str, Holds], where: str) -> 
         raise ValueError(f"{where}: column {config.text!r} holds images: name it with image= (--image)")
 
 
+def may_be_several(name: str) -> bool:
+    """Whether a row may have several of what a column is called: positives or negatives."""
+    return _folded(name) in USUAL["positive"] or _unnumbered(name) in USUAL["negative"]
+
+
 def _folded(name: str) -> str:
     return name.rpartition(".")[2].lower()
+
+
+def _unnumbered(name: str) -> str:
+    return _folded(name).rstrip("0123456789_- ")
 
 
 def _kind(holds: Holds) -> Kind:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from nearfar.data.bad import shown
+from nearfar.data.columns import may_be_several
 
 Shape = Literal[
     "a text or a number", "an object", "a list of texts", "a list of numbers", "a list of lists", "a list of objects",
@@ -20,8 +22,9 @@ LARGEST = 2**63
 def columns_of(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, list[Any]], dict[int, str]]:
     """Columns whose cells are of one type, and the rows that have a cell of another than most.
 
-    Numbers among texts become texts, so that what a column holds is asked of all alike; a text among lists of texts is a list of
-    one.
+    Numbers among texts become texts, so that what a column holds is asked of all alike. A text among lists of texts is a list of
+    one; a list among texts is a bad cell, except in columns that are called as positives or negatives are, which may have
+    several.
 
     Example:
         >>> columns_of([{"x": 1, "y": "a"}, {"x": "NA", "y": [2]}, {"y": "b"}])
@@ -35,14 +38,16 @@ def columns_of(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, list[Any]], di
             continue
         shapes = [None if cell is None else _shape(cell) for cell in cells]
         counts = Counter(shape for shape in shapes if shape is not None)
-        if "a list of texts" in counts and "a text or a number" in counts:
+        several = counts["a list of texts"] > counts["a text or a number"] or may_be_several(name)
+        if several and "a list of texts" in counts and "a text or a number" in counts:
             cells = [[cell] if isinstance(cell, str) else cell for cell in cells]
             shapes = [None if cell is None else _shape(cell) for cell in cells]
             counts = Counter(shape for shape in shapes if shape is not None)
         most = counts.most_common(1)[0][0] if counts else None
-        for row, shape in enumerate(shapes):
-            if shape not in (None, most):
-                odd.setdefault(row, f"column {name!r} holds {shown(cells[row])}, where most rows hold {most}")
+        for row, (cell, shape) in enumerate(zip(cells, shapes)):
+            fits = shape == most or cell is None or (shape is None and (most is None or most.startswith("a list")))
+            if not fits:
+                odd.setdefault(row, f"column {name!r} holds {shown(cell)}, where most rows hold {most}")
         columns[name] = _alike(cells) if most == "a text or a number" else cells
     return columns, odd
 
@@ -61,4 +66,5 @@ def _alike(cells: list[Any]) -> list[Any]:
     plain = len(types) <= 1 or types == {int, float}
     if plain and not any(isinstance(cell, int) and abs(cell) >= LARGEST for cell in cells):
         return cells
-    return [cell if cell is None or isinstance(cell, list | dict) else str(cell) for cell in cells]
+    whole = [None if isinstance(cell, float) and math.isnan(cell) else cell for cell in cells]  # NaN is no text
+    return [cell if cell is None or isinstance(cell, list | dict) else str(cell) for cell in whole]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from nearfar.data.classes import are_classes, label_names
+from nearfar.data.classes import are_classes, is_missing, label_names
 from nearfar.data.labelled import class_ids
 from nearfar.data.records import to_number
 from nearfar.data.sheets import Sheet
@@ -42,7 +42,8 @@ def wrong_cells(cells: Sequence[Any], kind: Kind) -> Iterator[tuple[int, str]]:
     shapes = [_shape(cell) if kind in ("vector", "series") else () for cell in cells]
     most = Counter(shapes).most_common(1)[0][0] if shapes else ()
     for row, (cell, shape) in enumerate(zip(cells, shapes)):
-        if cell is None or (isinstance(cell, str | list) and not (cell.strip() if isinstance(cell, str) else cell)):
+        held = cell.strip() if isinstance(cell, str) else cell
+        if is_missing(held) or held in ("", []):
             yield row, "is empty"
         elif shape != most:
             held, wanted = (" × ".join(map(str, each)) or "one" for each in (shape, most))

@@ -11,6 +11,7 @@ from nearfar.data import sheets
 from nearfar.data.bad import check_name, name_fault, printable
 from nearfar.data.columns import what_it_holds
 from nearfar.data.described import Described, not_named
+from nearfar.data.endings import completed
 from nearfar.data.folders import Walk, parts_of
 from nearfar.data.labelled import require
 from nearfar.data.rows import from_records
@@ -46,6 +47,7 @@ def from_metadata(folder: Path, described: Described, skip_bad: bool) -> Sheet:
     else:
         sheet = from_records(tables, folder.name, parts)
         owners = [Path(sheet.where(row).rpartition(":")[0]).parent for row in range(len(sheet.table))]
+    sheet = replace(sheet, table=completed(sheet.table, owners))
     arrow = require("pyarrow", "reading tables", "train")
     held: Any = sheet.table.data.table
     named: set[Path] = set()

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from nearfar.data import sheets
 from nearfar.data.bad import check_name, refuse, shown
-from nearfar.data.classes import class_notes
+from nearfar.data.classes import class_notes, label_names, unknown_notes
 from nearfar.data.columns import Chosen, Holds, choose_columns, unread_note, what_it_holds
 from nearfar.data.config import DataConfig
 from nearfar.data.copies import copies_told, same_cells
 from nearfar.data.corpus import Corpus, Part, TensorPart
 from nearfar.data.depth import Ranges
 from nearfar.data.described import find_described
+from nearfar.data.endings import completed
 from nearfar.data.folders import held_part, other_parts, part_name, visible
 from nearfar.data.form import Form, find_form, size_pair
 from nearfar.data.labelled import first_rows
@@ -198,6 +199,8 @@ def take(part: TensorPart, rows: Int64[Tensor, "m"]) -> TensorPart:
 
 
 def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corpus:
+    if sheet.base is not None:
+        sheet = replace(sheet, table=completed(sheet.table, [sheet.base] * len(sheet.table)))
     sample = sheet.table[:: max(1, len(sheet.table) // SAMPLE)]
     holds: dict[str, Holds] = {
         name: what_it_holds(cells) for name, cells in sample.items() if not name.startswith("__")
@@ -245,16 +248,18 @@ def _from_sheet(sheet: Sheet, config: DataConfig, ranges: Ranges | None) -> Corp
     columns = chosen.inputs if numbers is not None else tuple(field.column for field in fields)
     column = None if judged is None else judged.column
     classes = () if labels is None else class_notes([names[i] if i >= 0 else "" for i in labels.tolist()])
-    if chosen.label is not None and labels is None:
-        count = len({*told[chosen.label]})
-        classes = (
-            f"column {chosen.label!r} does not name classes ({count:,} values in {len(rows):,} rows): it is not read",
+    if chosen.label is not None:
+        cells = [told[chosen.label][row] for row in rows.tolist()]
+        several = len({*label_names(cells)} - {""})
+        unnamed = (
+            f"column {chosen.label!r} does not name classes ({several:,} values in {len(rows):,} rows): it is not read"
         )
+        classes = (unnamed,) if labels is None else (*classes, *unknown_notes(cells, chosen.label))
     if rest := len(rows) - len(split.train) - len(split.test):
         classes = (*classes, other_parts(rest))
     once = first_rows(torch.tensor(unspread(table, rows.tolist())[1]))[0]  # an image with several texts is one
     of_images = (*form.notes, *copies_told(None if copies is None else copies[once], split.moved))
-    notes = (*sheet.notes, *split.notes, *of_images, *shortest, *notes, *classes, *unread_note(chosen))
+    notes = (*sheet.notes, *split.notes, *of_images, *shortest, *notes, *classes, *unread_note(chosen, holds))
     return Corpus(
         sheet.name, columns, part(split.train), part(split.test), names, form.size, channels, bad, column, notes, form.ranges,
         split.by,
@@ -312,7 +317,9 @@ def _check(
         report(row, f"{sheet.where(row)}: column {wrong!r} holds {shown(cells[wrong])}, wanted a finite number")
     if judged is not None and similar is not None:
         cells, rows = sheet.cells(judged.column), (good & similar.isnan()).nonzero().flatten().tolist()
-        (unknown if judged.words else bad).extend(f"{sheet.where(row)}: {judged.unjudged(cells[row])}" for row in rows)
+        for row in rows:
+            fault = f"{sheet.where(row)}: {judged.unjudged(cells[row])}"
+            (unknown if judged.is_unknown(cells[row]) else bad).append(fault)
         good[rows] = False
     headers, sources = [], []
     for column in () if chosen.numbers else chosen.inputs:
@@ -331,6 +338,7 @@ def _check(
                     named = where if where in str(error) else f"{where}: column {column.name!r}"
                     if good[row]:
                         report(row, unreadable(named, error))
+    bad, unknown = [*dict.fromkeys(bad)], [*dict.fromkeys(unknown)]  # of a line with several positives once
     if not config.skip_bad:
         refuse(bad)
     if all(column.kind != "image" for column in chosen.inputs):

@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from nearfar.data.bad import shown
+from nearfar.data.classes import is_missing
 from nearfar.data.corpus import Column, Raw, RawBatch
 from nearfar.data.depth import Range
 from nearfar.data.form import Form
@@ -49,7 +50,7 @@ class Field:
             if cell is None or len(cell) <= self.item:
                 raise ValueError(f"holds {len(cell or ())} items, wanted {self.item + 1} or more")
             cell = cell[self.item]
-        if cell is None or cell == "":
+        if is_missing(cell) or cell == "":
             raise ValueError("is empty")
         if self.column.kind == "image":
             return decode_image(image_source(cell, self.base), self.size, self.channels, self.ranges)

@@ -36,7 +36,9 @@ def opened(source: Source) -> Iterator[Any]:
     except pil.UnidentifiedImageError as error:
         if fault := _tiff_fault(source):
             raise ValueError(fault) from error
-        raise
+        raise pil.UnidentifiedImageError(
+            str(error).partition(" <")[0]
+        ) from error  # Pillow names bytes by their address
     with image:
         yield image
 

@@ -25,6 +25,8 @@ Cells = list[str] | str
 def read_csv(path: Path) -> tuple[list[str], Iterator[tuple[int, Cells]]]:
     """The names of the columns, and the records: the line each starts on, and its cells; empty lines are passed over.
 
+    Where the first line has blanks before its quotation marks, they are passed over in all lines.
+
     Quotation marks are those of RFC 4180. Where tabs separate cells, many programs write none: there a mark that does not
     enclose a cell is a character like others, and a cell in marks may hold a tab or a line break, not both.
 
@@ -39,7 +41,8 @@ def read_csv(path: Path) -> tuple[list[str], Iterator[tuple[int, Cells]]]:
     first = re.sub(r'"[^"]*"', "", feed.lines[0].text if feed.more() else "")
     tabs = path.suffix.lower() == ".tsv"
     mark = "\t" if tabs and "\t" in first else max("\t,;|" if tabs else ",;\t|", key=first.count)
-    reader = csv.reader(feed, delimiter=mark, strict=True)
+    blanks = re.search(rf'{re.escape(mark)} +"', feed.lines[0].text if feed.lines else "") is not None
+    reader = csv.reader(feed, delimiter=mark, strict=True, skipinitialspace=blanks)
     line, header = 1, []
     while feed.more() and not header:
         line, header = _record(feed, reader)
@@ -175,7 +178,7 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             wrong = value = "holds half a surrogate pair, which is no text"
         if not wrong and not isinstance(value, dict):
             value = f"holds a {type(value).__name__}, wanted an object {{…}}"
-        yield line, value
+        yield line, {name.strip(): cell for name, cell in value.items()} if isinstance(value, dict) else value
 
 
 CSV_SUFFIXES = (".csv", ".tsv")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.bad import shown
+from nearfar.data.bad import MOST_NAMED, refuse, shown
 from nearfar.data.kinds import columns_of
 from nearfar.data.labelled import require
 from nearfar.data.records import records
@@ -57,25 +57,37 @@ def from_records(paths: Sequence[Path], name: str, split: Sequence[str] = ()) ->
     for row, what in odd.items():
         bad.append(f"{places[row][0]}:{places[row][1]}: {what}")
     kept = [row for row in range(len(rows)) if row not in odd]
+    made: dict[str, Any] = {}
+    while kept and len(made) < len(columns):
+        name_of = next(column for column in columns if column not in made)
+        found = _arrow_column([columns[name_of][row] for row in kept])
+        if isinstance(found, int):  # of no other type than the rest, and yet unlike them within
+            path, line = places[kept[found]]
+            bad.append(
+                f"{path}:{line}: column {name_of!r} holds {shown(columns[name_of][kept[found]])}, unlike the rows before"
+            )
+            del kept[found]
+            made.clear()
+            if len(bad) > MOST_NAMED:
+                refuse(bad)
+        else:
+            made[name_of] = found
     if not kept:
         raise ValueError(f"{paths[0]} holds no row that can be read" + (f"; the first: {bad[0]}" if bad else ""))
     where = Lines([places[row][0] for row in kept], [places[row][1] for row in kept])
-    made = {name: _arrow_column(name, [cells[row] for row in kept], where) for name, cells in columns.items()}
     table = library().Dataset(require("pyarrow", "reading tables", "train").table(made))
     return Sheet(name, table, where, paths[0].parent, [parts[row] for row in kept] if split else None, tuple(bad))
 
 
-def _arrow_column(name: str, cells: list[Any], where: Callable[[int], str]) -> Any:
+def _arrow_column(cells: list[Any]) -> Any:
+    """An Arrow array; or the place of the first cell that does not fit those before it."""
     arrow = require("pyarrow", "reading tables", "train")
 
     def made(count: int) -> Any:
         try:
             return arrow.array(cells[:count])
-        except (arrow.ArrowException, OverflowError) as error:
-            return error
+        except (arrow.ArrowException, OverflowError):
+            return None
 
     found = made(len(cells))
-    if isinstance(found, Exception):
-        row = bisect_left(range(len(cells)), True, key=lambda row: isinstance(made(row + 1), Exception))
-        raise ValueError(f"{where(row)}: column {name!r} holds {shown(cells[row])}, unlike the rows before ({found})")
-    return found
+    return bisect_left(range(len(cells)), True, key=lambda row: made(row + 1) is None) if found is None else found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.archives import hidden_notes, load_shards
+from nearfar.data.archives import BAD, hidden_notes, load_shards
 from nearfar.data.bad import name_fault, printable, refuse
 from nearfar.data.described import Described
 from nearfar.data.folders import Walk, by_part, find_layout, held_part, is_hidden, part_name, untrained_note, visible
@@ -73,8 +73,13 @@ def from_shards(paths: Sequence[Path], name: str, skip_bad: bool) -> Sheet:
     """Reads WebDataset shards: tar files in which files of one name make a row, their endings its columns."""
     found, bad = _load_files("webdataset", dict.fromkeys(paths, "train"), skip_bad)
     sheet = _from_parts(found, name, None, False)
-    keys = sheet.table.select_columns(["__url__", "__key__"])
-    return replace(sheet, where=Cells(keys, "{__url__}: {__key__}"), bad=bad, notes=hidden_notes(paths))
+    wrong = sheet.table[BAD][:]
+    table = sheet.table.select([row for row, what in enumerate(wrong) if not what])
+    if not len(table):
+        raise ValueError(f"{name} holds no row that can be read" + (f"; the first: {wrong[0]}" if wrong else ""))
+    where = Cells(table.select_columns(["__url__", "__key__"]), "{__url__}: {__key__}")
+    bad = (*bad, *filter(None, wrong))
+    return replace(sheet, table=table, where=where, bad=bad, notes=hidden_notes(paths))
 
 
 def _load_files(kind: str, part_of: Mapping[Path, str], skip_bad: bool) -> tuple[Any, tuple[str, ...]]:
@@ -130,8 +135,9 @@ def load(*arguments: Any, **options: Any) -> Any:
     except Exception as error:  # of a dozen kinds, by what is below
         cause = error.__cause__ or error
         files = [file for part in options.get("data_files", {}).values() for file in part]
+        why = " ".join(str(cause).split())
         what = files[0] if len(files) == 1 else f"one of {len(files)} files ({files[0]} …)" if files else arguments[0]
-        raise ValueError(f"{what} cannot be read ({type(cause).__name__}: {cause})") from error
+        raise ValueError(f"{what} cannot be read ({type(cause).__name__}: {why})") from error
     finally:
         if bars:
             datasets.enable_progress_bars()

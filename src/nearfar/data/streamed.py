@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nearfar.data import sheets
+from nearfar.data.archives import BAD
 from nearfar.data.config import DataConfig
 from nearfar.data.folders import held_part, part_name
 from nearfar.data.lists import spread_row
 from nearfar.data.records import records
 from nearfar.data.whole import whole_files
 
-# Cells that say where a record is, and what is wrong with it.
-WHERE, BAD = "__where__", "__bad__"
+# The cell that says where a record is.
+WHERE = "__where__"
 
 
 def _records(paths: list[str]) -> Iterator[dict[str, Any]]:
@@ -29,8 +32,32 @@ def _records(paths: list[str]) -> Iterator[dict[str, Any]]:
             yield {BAD: str(error)}
 
 
-def open_iterables(config: DataConfig) -> tuple[Any, Any, Path | None, str, tuple[str, ...]]:
-    """The iterable to train on, that to test on, what paths are relative to, the name, and which files are left out."""
+@dataclass(frozen=True)
+class Iterables:
+    """What is read in order."""
+
+    train: Any
+    """A ``datasets.IterableDataset``."""
+    test: Any
+    name: str
+    base: Path | None = None
+    """What image paths are relative to."""
+    bad: tuple[str, ...] = ()
+    """Which files are left out."""
+    lost: list[str] = field(default_factory=list)
+    """What is wrong with files, added to when it is met while reading."""
+
+
+class BrokenFileError(ValueError):
+    """A file that cannot be read to its end; the message names it."""
+
+
+def open_iterables(config: DataConfig) -> Iterables:
+    """Opens what can be read in order.
+
+    Raises:
+        ValueError: If it is nothing that can.
+    """
     from nearfar.data.open import is_hub_name, unknown_data
 
     path = Path(config.data).expanduser()
@@ -38,7 +65,7 @@ def open_iterables(config: DataConfig) -> tuple[Any, Any, Path | None, str, tupl
         shards = sheets.shards_of(path) if path.is_dir() else sheets.expand_shards(config.data)
         good, bad = whole_files(shards, config.skip_bad)
         found = sheets.load("webdataset", data_files={"train": [*map(str, good)]}, streaming=True)
-        return found["train"], None, None, path.stem, bad
+        return Iterables(found["train"], None, path.stem, bad=bad)
     if path.exists():
         files, split = sheets.files_of(path) if path.is_dir() else ([path], [])
         if not files or any(file.suffix.lower() not in sheets.TABLE_SUFFIXES for file in files):
@@ -53,11 +80,11 @@ def open_iterables(config: DataConfig) -> tuple[Any, Any, Path | None, str, tupl
         }
         if parquet:
             named = {name: parts[part] for name, part in (("train", True), ("test", False)) if parts[part]}
-            found = sheets.load("parquet", data_files=named, streaming=True)
-            return found["train"], found.get("test"), files[0].parent, path.stem, bad
+            found, lost = _parquet(named, config.skip_bad)
+            return Iterables(found["train"], found.get("test"), path.stem, files[0].parent, bad, lost)
         made = sheets.library().IterableDataset.from_generator
         both = [made(_records, gen_kwargs={"paths": parts[part]}) if parts[part] else None for part in (True, False)]
-        return both[0], both[1], files[0].parent, path.stem, ()
+        return Iterables(both[0], both[1], path.stem, files[0].parent)
     if not is_hub_name(config.data):
         raise ValueError(unknown_data(config.data))
     name, _, configuration = config.data.partition(":")
@@ -65,7 +92,38 @@ def open_iterables(config: DataConfig) -> tuple[Any, Any, Path | None, str, tupl
     named = {part_name(part) or part: part for part in reversed([*found])}
     train = "train" if "train" in named else next(reversed(named))
     test = held_part(named.keys() - {train})
-    return found[named[train]], found[named[test]] if test else None, None, config.data, ()
+    return Iterables(found[named[train]], found[named[test]] if test else None, config.data)
+
+
+def _parquet(data_files: dict[str, list[str]], skip_bad: bool) -> tuple[Any, list[str]]:
+    """Parquet files that are read in order, and a list that what is wrong with them is added to when it is met.
+
+    Args:
+        data_files: Paths, by part.
+        skip_bad: Read on after a file that is broken within; otherwise that is an error that names it.
+    """
+    builder = sheets.library().load_dataset_builder("parquet", data_files=data_files)
+    tables, lost = builder._generate_tables, []
+    if [*inspect.signature(tables).parameters] != [
+        "files",
+        "row_groups_list",
+    ]:  # another version, whose errors stay its own
+        return builder.as_streaming_dataset(), lost
+
+    def each(files: Sequence[str], row_groups_list: Sequence[Any]) -> Iterator[Any]:
+        for at, (file, groups) in enumerate(zip(files, row_groups_list)):
+            try:
+                for key, rows in tables([file], [groups]):
+                    yield replace(key, original_shard_id=at), rows
+            except Exception as error:  # of many kinds, by what is below
+                told = f"{file} cannot be read further ({type(error).__name__}: {' '.join(str(error).split())})"
+                if not skip_bad:
+                    mend = "get it anew, or leave such files out with skip_bad=True (--skip-bad)"
+                    raise BrokenFileError(f"{told}: {mend}") from error
+                lost.append(told)
+
+    builder._generate_tables = each
+    return builder.as_streaming_dataset(), lost
 
 
 def flat_rows(table: Any, name: str, listed: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -80,9 +138,13 @@ def flat_rows(table: Any, name: str, listed: Sequence[str]) -> Iterator[dict[str
             row = next(rows)
         except StopIteration:
             return
+        except BrokenFileError:
+            raise
         except Exception as error:  # of many kinds, by what is below
             cause = error.__cause__ or error
             raise ValueError(
                 f"{name} cannot be read further ({type(cause).__name__}: {cause}): mend or remove the file"
             ) from error
+        if not row.get(BAD, True):
+            del row[BAD]
         yield from spread_row(sheets.flat(row), () if BAD in row else listed)

@@ -13,9 +13,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from nearfar.data import sheets
-from nearfar.data.bad import refuse
+from nearfar.data.archives import BAD
+from nearfar.data.bad import refuse, shown
 from nearfar.data.classes import class_name, label_names
-from nearfar.data.columns import Holds, choose_columns, unread_note, what_it_holds
+from nearfar.data.columns import Holds, choose_columns, may_be_several, unread_note, what_it_holds
 from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Column, Corpus, RawBatch
 from nearfar.data.depth import Ranges
@@ -27,7 +28,7 @@ from nearfar.data.pixels import BROKEN, image_header
 from nearfar.data.same import hashed, same_value, same_values
 from nearfar.data.similar import Similar, find_similar
 from nearfar.data.splits import MOST_TEST_ROWS
-from nearfar.data.streamed import BAD, WHERE, flat_rows, open_iterables
+from nearfar.data.streamed import WHERE, flat_rows, open_iterables
 from nearfar.names import given, refuse_unused
 
 # Rows among which the next is drawn. Images wait in it as they are stored.
@@ -53,6 +54,7 @@ class RowStream:
         similar: How the column is read that says how alike the two sides of a row are.
         same: Inputs with values that come more than once: column name to the column of the table.
         listed: Columns of lists of texts, each of which makes a row.
+        lost: What is wrong with files, added to by the table when it meets them.
     """
 
     table: Any
@@ -65,6 +67,7 @@ class RowStream:
     similar: Similar | None = None
     same: Mapping[str, str] = field(default_factory=dict)
     listed: tuple[str, ...] = ()
+    lost: list[str] = field(default_factory=list)
 
     def batches(
         self, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, start: int = 0
@@ -80,10 +83,12 @@ class RowStream:
                     bad.append(row[BAD])
                     if not self.skip_bad:
                         refuse(bad)
-                elif wrong := self.unjudged(row):
+                elif wrong := self.fault(row):
                     bad.append(wrong)
                 else:
                     batch.append(row)
+            bad += self.lost
+            self.lost.clear()
             if step >= start:
                 first = rank * batch_size
                 decoded = self._decoded(batch[first : first + batch_size], step * whole + first)
@@ -101,16 +106,23 @@ class RowStream:
             if empty:
                 raise ValueError(f"{self.name} holds no row that can be read")
 
-    def unjudged(self, row: dict[str, Any]) -> str:
-        """What is wrong with a row of which nobody says how alike its sides are; empty: nothing.
+    def fault(self, row: dict[str, Any]) -> str:
+        """What is wrong with a row by its class, or because nobody says how alike its sides are; empty: nothing.
 
         Raises:
             ValueError: If that is a fault, and bad rows are not skipped.
         """
+        label = None if self.label is None else row.get(self.label)
+        if isinstance(label, list | dict):
+            wrong = f"{where(row, self.name)}: column {self.label!r} holds {shown(label)}, wanted a class"
+            if not self.skip_bad:
+                refuse([wrong])
+            return wrong
         if self.similar is None or not bool(self.similar.read([row.get(self.similar.column)]).isnan()):
             return ""
-        wrong = f"{where(row, self.name)}: {self.similar.unjudged(row.get(self.similar.column))}"
-        if not self.similar.words and not self.skip_bad:
+        cell = row.get(self.similar.column)
+        wrong = f"{where(row, self.name)}: {self.similar.unjudged(cell)}"
+        if not self.similar.is_unknown(cell) and not self.skip_bad:
             refuse([wrong])
         return wrong
 
@@ -157,13 +169,19 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
     Raises:
         ValueError: If the data cannot be used; the message says what of them, and the remedy.
     """
-    train, test, base, name, lost_files = open_iterables(config)
+    opened = open_iterables(config)
+    name, base, train, test = opened.name, opened.base, opened.train, opened.test
     train, test = sheets.undecoded(train), None if test is None else sheets.undecoded(test)
     sample, bad = _good(flat_rows(train, name, ()), SAMPLE, config.skip_bad)
+    bad += opened.lost
+    opened.lost.clear()
     if not sample:
         raise ValueError(f"{name} holds no row that can be read" + (f"; the first: {bad[0]}" if bad else ""))
     names = [n for n in dict.fromkeys(n for row in sample for n in row) if not n.startswith("__")]
     holds: dict[str, Holds] = {n: what_it_holds([row.get(n) for row in sample]) for n in names}
+    for several in (n for n in names if may_be_several(n) and holds[n] == "text"):
+        if any(isinstance(row.get(several), list) for row in sample):  # as of a table
+            holds[several] = "texts"
     chosen = choose_columns(holds, config, name)
     sample = [part for row in sample for part in spread_row(row, chosen.listed)]
     if chosen.numbers:
@@ -182,13 +200,23 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
     same = _same(sample, fields)
     classes, class_names = _classes(train, sample, chosen.label)
     stream = RowStream(
-        train, fields, name, chosen.label, chosen.id, classes, config.skip_bad, judged, same, chosen.listed
+        train,
+        fields,
+        name,
+        chosen.label,
+        chosen.id,
+        classes,
+        config.skip_bad,
+        judged,
+        same,
+        chosen.listed,
+        opened.lost,
     )
     judged = None if judged is None or judged.all_alike else judged
     held = None
     if test is not None:
         rows, lost = _good(flat_rows(test, name, chosen.listed), MOST_TEST_ROWS, config.skip_bad)
-        wrong = [stream.unjudged(row) for row in rows]
+        wrong = [stream.fault(row) for row in rows]
         bad += lost + [line for line in wrong if line]
         rows = [row for row, line in zip(rows, wrong) if not line]
         table = sheets.library().Dataset.from_list(rows)
@@ -200,7 +228,7 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
             same_values({n: [str(row.get(source)) for row in rows] for n, source in same.items()}),
         )  # fmt: skip
     column = None if judged is None else judged.column
-    notes = (*form.notes, *map(spread_note, chosen.listed), *shortest, *notes, *unread_note(chosen))
+    notes = (*form.notes, *map(spread_note, chosen.listed), *shortest, *notes, *unread_note(chosen, holds))
     return Corpus(
         name,
         columns,
@@ -209,7 +237,7 @@ def open_stream(config: DataConfig, ranges: Ranges | None = None) -> Corpus:
         class_names,
         form.size,
         form.channels,
-        (*lost_files, *bad),
+        (*opened.bad, *bad),
         column,
         notes,
         form.ranges,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nearfar.data.bad import refuse, shown
 from nearfar.data.classes import are_classes, class_notes, is_missing_word, label_names
+from nearfar.data.columns import is_called_image
 from nearfar.data.labelled import TEST_FRACTION, LabelledData, class_ids, require, stratified_split
 from nearfar.data.meanings import number_of
 from nearfar.data.records import no_name_twice, read_csv
@@ -143,9 +144,16 @@ def _rows(path: Path, table: _Table, skip_bad: bool) -> tuple[Float64[Tensor, "n
             f"{path}: column {texts[0]!r} holds no numbers ({len(texts)} such: {', '.join(texts)}): "
             "features must be numeric, so encode it or take it out"
         )
+    if called := [name for name in table.names if is_called_image(name)]:
+        raise ValueError(
+            f"{path}: column {called[0]!r} is called as images are, which measure nothing: take it out, or rename it"
+        )
     labels = label_names(table.labels)
     wrong = {
-        row: f"{table.where(row)} has no label in column {table.label!r}" for row, name in enumerate(labels) if not name
+        row: f"{table.where(row)} has no label in column {table.label!r}"
+        + ("" if is_missing_word(cell := table.labels[row]) else f" ({shown(cell)} is none)")
+        for row, name in enumerate(labels)
+        if not name
     }
     for (row, at), cell in table.odd.items():
         held = f"column {table.names[at]!r} holds {shown(cell)}, wanted a finite number"

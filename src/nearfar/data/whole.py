@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +21,10 @@ def whole_files(paths: Sequence[Path], skip_bad: bool) -> tuple[list[Path], tupl
         ValueError: If one is damaged and such files are not skipped, or all are; the message names each.
     """
     good, bad = [], []
+    odd = _other_columns(paths)
     for path in paths:
         fault, readable = (_tar_fault if path.suffix.lower() == ".tar" else _parquet_fault)(path)
+        fault, readable = (odd[path], False) if path in odd else (fault, readable)
         if fault:
             bad.append(f"{path} {fault}")
         if readable:
@@ -31,6 +34,18 @@ def whole_files(paths: Sequence[Path], skip_bad: bool) -> tuple[list[Path], tupl
     if not good:
         raise ValueError(f"none of {len(paths)} file(s) can be read; the first: {bad[0]}")
     return good, tuple(bad)
+
+
+def _other_columns(paths: Sequence[Path]) -> dict[Path, str]:
+    """What is wrong with Parquet files that have other columns than most."""
+    parquet = require("pyarrow.parquet", "reading Parquet", "train")
+    names: dict[Path, tuple[str, ...]] = {}
+    for path in paths if len(paths) > 1 else ():
+        if path.suffix.lower() != ".tar" and not _parquet_fault(path)[0]:
+            names[path] = tuple(sorted(parquet.read_schema(path).names))
+    most = Counter(names.values()).most_common(1)[0][0] if names else ()
+    wanted = f", where {'most others have' if len(paths) > 2 else f'{paths[0].name} has'} {', '.join(most)}"
+    return {path: f"has the columns {', '.join(held)}{wanted}" for path, held in names.items() if held != most}
 
 
 def _tar_fault(path: Path) -> tuple[str, bool]:

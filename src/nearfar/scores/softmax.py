@@ -260,7 +260,6 @@ def _cross_gradient(
 
 
 @presigned
-@one_gradient
 class _MeanLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]

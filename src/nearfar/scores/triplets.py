@@ -18,7 +18,7 @@ from torch import Tensor
 from nearfar.pairs import Pairs
 from nearfar.rules import tally
 from nearfar.scores import hinge_tiles
-from nearfar.scores.autograd import full_precision, made_in_forward, one_gradient, presigned
+from nearfar.scores.autograd import full_precision, made_in_forward, presigned
 from nearfar.scores.buffers import Buffer
 from nearfar.scores.exponentials import softplus
 from nearfar.scores.hinges import Classmates, FewPositives
@@ -59,7 +59,6 @@ def triplets(
 
 
 @presigned
-@one_gradient
 class _Triplets(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
