@@ -14,6 +14,7 @@ from torch import Tensor
 from nearfar.data.bad import left_out
 from nearfar.data.config import READING, DataConfig
 from nearfar.data.corpus import Corpus, Part
+from nearfar.data.place import contents_of, whole_path
 from nearfar.data.similar import LIKENESS
 from nearfar.diagnostics.collapse import collapse
 from nearfar.diagnostics.geometry import FEW, alignment, geometry
@@ -21,7 +22,7 @@ from nearfar.evaluation.config import EvaluateConfig
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.evaluation import Evaluation
 from nearfar.evaluation.zeroshot import prompt_prototypes
-from nearfar.index.evaluated import file_of, protocol_of, source_of
+from nearfar.index.evaluated import file_of, protocol_of
 from nearfar.index.held_out import CHUNK, HeldOut, embed_held_out
 from nearfar.index.items import shown
 from nearfar.index.run import Run, is_named, open_named, open_run
@@ -138,17 +139,18 @@ def _facts(
     prototypes: Tensor | None = None,
 ) -> dict[str, Any]:
     taught, sentences = 0 if train is None else len(train[1]), () if prototypes is None else config.templates
-    name, own = held.corpus.name, opened.config.get("data")
-    source = source_of(own, config.data)
+    name = held.corpus.name
+    source = None if config.data is None or opened.is_own(config.data) else whole_path(config.data)
+    place = opened.where() if config.data is None else config.data
     if source is None and (
         otherwise := opened.otherwise(given(config, *READING))
     ):  # its own data, but not as it knows them
         name += " ({})".format(", ".join(f"{option} {value}" for option, value in otherwise.items()))
-        source = source_of(None, str(own))
+        source = whole_path(place)
     return {
         "data": name,
         "source": source,
-        "protocol": protocol_of(held, config.metric, config.k, config.ks, taught, sentences),
+        "protocol": protocol_of(held, config.metric, config.k, config.ks, taught, sentences, contents_of(place)),
         "part": "test" if held.tested else "train",
         "inputs": [column.name for column in held.columns],
         "model": opened.model,

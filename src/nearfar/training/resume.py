@@ -47,6 +47,9 @@ def resumed(asked: TrainConfig, run: Run, named: set[str]) -> TrainConfig:
     for name, now in vars(asked).items():
         if name not in named or now in (getattr(then, name), before.get(name, getattr(then, name))):
             continue
+        if name == "data" and run.is_own(now, then.data):
+            changed[name] = now  # the same in another place
+            continue
         if name not in FREE:
             raise ValueError(
                 f"{name} was {_told(name, then, before)} when {run.path} was begun and is {_words(now)} now: to go on leave it "
