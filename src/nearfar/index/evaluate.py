@@ -15,6 +15,7 @@ from nearfar.data.bad import left_out
 from nearfar.data.config import READING, DataConfig
 from nearfar.data.corpus import Corpus, Part
 from nearfar.data.place import contents_of, whole_path
+from nearfar.data.same import different_rows
 from nearfar.data.similar import LIKENESS
 from nearfar.diagnostics.collapse import collapse
 from nearfar.diagnostics.geometry import FEW, alignment, geometry
@@ -83,7 +84,8 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
         why = f"{held.corpus.name} {nothing}, so nothing says what belongs together: pass --data with labelled rows"
         if config.tasks:
             raise ValueError(why)
-        found = Evaluation((), len(z), z.shape[1], config.metric, (f"{why} to measure more than geometry",))
+        notes = (*held.notes, f"{why} to measure more than geometry")
+        found = Evaluation((), len(z), z.shape[1], config.metric, notes)
         return found, _geometry(z, None, None) | _facts(opened, held, config)
     prototypes = _prototypes(opened, held.corpus, config) if named and held.columns[0].kind == "image" else None
     if prototypes is None:
@@ -100,8 +102,7 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
         prototypes=prototypes,
         **_options(config),
     )
-    if held.repeated:
-        found = replace(found, notes=(f"{held.repeated:,} pairs repeat another one, and were left out", *found.notes))
+    found = replace(found, notes=(*held.notes, *found.notes))
     if held.similar is not None and pairs is not None:
         alike = held.similar >= LIKENESS  # only those are said to lie near
         told = _geometry(z, labels, None)
@@ -214,7 +215,7 @@ def _training_rows(
         return None
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(config.seed))[: config.rows]
     rows, labels = [], []
-    for chunk in order.sort().values.split(CHUNK):
+    for chunk in torch.tensor(different_rows(part, [column], order.sort().values.tolist())).split(CHUNK):
         batch = part.fetch(chunk.tolist())
         held.bad.extend(batch.bad)
         if len(batch) and batch.labels is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -227,9 +228,10 @@ def measure(held: HeldOut) -> Evaluation | None:
         return None
     try:
         ids = held.ids if held.similar is None else None
-        return evaluate(held.embeddings[0], labels, pairs=pairs, scores=held.similar, ids=ids, k=VOTERS, ks=KS)
+        found = evaluate(held.embeddings[0], labels, pairs=pairs, scores=held.similar, ids=ids, k=VOTERS, ks=KS)
     except ValueError:  # too few rows
         return None
+    return replace(found, notes=(*held.notes, *found.notes))
 
 
 def page_evaluation(found: Evaluation, about: str, columns: Sequence[str] = ()) -> page.Evaluation:
