@@ -26,6 +26,7 @@ from nearfar.evaluation.zeroshot import prompt_prototypes
 from nearfar.index.evaluated import file_of, protocol_of
 from nearfar.index.held_out import CHUNK, HeldOut, embed_held_out
 from nearfar.index.items import shown
+from nearfar.index.measured import who_votes
 from nearfar.index.run import Run, is_named, open_named, open_run
 from nearfar.index.vectors import read_labels, read_vectors
 from nearfar.names import given, refuse_unused
@@ -102,7 +103,9 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
         prototypes=prototypes,
         **_options(config),
     )
-    found = replace(found, notes=(*held.notes, *found.notes))
+    voted = any(measure.task == "knn" for measure in found.measures)
+    voting = (f"knn: by the vote of {who_votes(found.rows, 0 if train is None else len(train[1]))}",) if voted else ()
+    found = replace(found, notes=(*held.notes, *voting, *found.notes))
     if held.similar is not None and pairs is not None:
         alike = held.similar >= LIKENESS  # only those are said to lie near
         told = _geometry(z, labels, None)

@@ -21,6 +21,7 @@ from nearfar.index.measured import (
     page_evaluation,
     singular_values,
     verification,
+    who_votes,
 )
 from nearfar.index.run import open_run, read_config
 from nearfar.report import run_schema as page
@@ -98,7 +99,7 @@ def _add(facts: RunFacts, held: HeldOut, map: Literal["pca", "umap"]) -> None:
         which = "held-out" if held.tested else "training"
         sides = [column.name for column in held.columns] if len(held.columns) > 1 else []
         facts["evaluation"] = page_evaluation(
-            found, f"Measured for this page on {len(held.rows):,} {which} rows.", sides
+            found, f"Measured for this page on {len(held.rows):,} {which} rows.", sides, who_votes(found.rows, 0)
         )
         facts["evaluation"]["data"] = corpus.name
         facts["evaluation"]["protocol"] = protocol_of(held, "cosine", VOTERS, KS)
@@ -136,6 +137,9 @@ def read_diary(path: Path) -> Events:
         events["kept"] = int(end["best"])
     if "lost" in end:
         events["lost"] = str(end["lost"])
+    looked = read_json(path / "environment.json").get("looked") if (path / "environment.json").is_file() else None
+    if looked:
+        events["looked"] = str(looked)
     return events
 
 
@@ -173,7 +177,9 @@ def _figures(told: dict[str, Any]) -> tuple[page.Evaluation, str | None]:
         protocol = {str(name): str(value) for name, value in known.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{told['file']} is damaged ({error!r}): make it again with nearfar evaluate") from error
-    evaluation = page_evaluation(found, "Measured by nearfar evaluate.", inputs if len(inputs) == 2 else [])
+    taught = protocol.get("rows to learn from", "").replace(",", "")
+    voting = who_votes(found.rows, int(taught)) if taught.isdigit() else ""
+    evaluation = page_evaluation(found, "Measured by nearfar evaluate.", inputs if len(inputs) == 2 else [], voting)
     evaluation["data"], evaluation["protocol"] = str(told.get("data", "other data")), protocol
     if told.get("source"):
         evaluation["source"] = str(told["source"])

@@ -132,7 +132,7 @@ class Session:
         if self.reason is not None:  # killed between its last checkpoint and its last word, or not at all
             self.progress.say(f"{self.run.path} is finished, at step {self.first}: nothing is left to train")
             return self._finish(self.first, self.seconds)
-        for line in opening(self.trainer):
+        for line in opening(self.trainer, self.watched):
             self.progress.say(line)
         for line in decided(self.trainer.corpus, self.watched):
             self.progress.say(f"note: {line}")

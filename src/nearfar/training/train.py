@@ -119,7 +119,7 @@ def train(
             new.begin(settled, {
                 "machine": describe_machine(fabric.device, settled.threads), "ranks": fabric.world_size, "data": facts,
                 "source": source, "model": model, "pretrained": sorted(embedder.pretrained), "asked": asked_besides(asked, settled),
-                "decided": decided(corpus, watched),
+                "decided": decided(corpus, watched), "looked": None if watched is None else watched.looked,
             })  # fmt: skip
             path = str(new.path)
         run = Run(fabric.broadcast(path))

@@ -42,6 +42,13 @@ class Watched:
     warnings: tuple[str, ...] = ()
     """What is missing, and why."""
 
+    @property
+    def looked(self) -> str | None:
+        """Where the neighbours of a row are looked for, in words; None: by no classes."""
+        if "knn" not in self.metrics:
+            return None
+        return "among the others looked at" if self.gallery is None else "among rows that are trained on"
+
 
 def watched_rows(corpus: Corpus, columns: Sequence[Column], most: int, seed: int) -> Watched | None:
     """Rows held out, or else training rows, which show a collapse as well; None: rows are streamed, and none are held out.
