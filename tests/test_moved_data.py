@@ -149,3 +149,11 @@ class TestContents:
         pattern = str(tmp_path / "s-{0..0}.tar")
         assert contents_of(pattern) is not None
         assert whole_path(pattern) == pattern
+
+
+def test_a_run_goes_on_in_its_own_folder(root, monkeypatch, capsys):
+    monkeypatch.chdir(root / "one")
+    assert main(["train", "--resume", "run", "--out", "r2"]) == 2
+    assert "out is 'r2', and a run goes on in its own folder, run: leave it out" in capsys.readouterr().err
+    assert not Path("r2").exists()
+    assert main(["train", "--resume", "run", "--out", "./run"]) == 0

@@ -16,6 +16,7 @@ from nearfar.data.bad import shown
 from nearfar.data.classes import is_missing_word
 from nearfar.data.columns import NO_COLUMN, Chosen
 from nearfar.data.config import DataConfig
+from nearfar.names import refuse_unused
 
 WORDS = {
     **dict.fromkeys(("entailment", "similar", "same", "duplicate", "equivalent", "match", "true", "yes"), 1.0),
@@ -65,6 +66,9 @@ class Similar:
         return f"column {self.column!r} does not say how alike the sides are{wanted}: it holds {shown(cell)}"
 
 
+GRADES = "leave it out, or name the column of grades with similar= (--similar)"
+
+
 def find_similar(
     chosen: Chosen,
     columns: Mapping[str, Sequence[Any]],
@@ -88,11 +92,15 @@ def find_similar(
         ValueError: If the column says something else, or that no row's sides are similar.
     """
     name = chosen.similar or (chosen.label if chosen.judged else None)
+    scaled = {"scale": config.scale}
     if name is None or not any(column.role == "positive" for column in chosen.inputs):
+        refuse_unused(scaled, f"no column of {where} grades how alike two sides of a row are", GRADES)
         return None, ()
     cells = [_named(cell, names.get(name, ())) for cell in columns[name]]
     values = torch.tensor([_value(cell) for cell in cells], dtype=torch.float64)
     words = 2 * sum(map(_is_word, cells)) > int((~values.isnan()).sum())
+    if words:
+        refuse_unused(scaled, f"column {name!r} of {where} judges in words")
     given = None if config.scale is None else (float(config.scale[0]), float(config.scale[1]))
     scale = SCALES[0] if words else given or _scale(values)
     if chosen.similar is None:
@@ -106,6 +114,7 @@ def find_similar(
                 "neutral, contradiction), or keep the rows that are entailed and leave the column out"
             )
         if config.label is not None or kind != "judgements":
+            refuse_unused(scaled, f"column {name!r} of {where} is read as classes", GRADES)
             classes = (
                 f"column {name!r} is read as classes, and the sides of every row as belonging together; if it says how "
             )
