@@ -31,7 +31,7 @@ ALL = tuple(ARMS)
 
 def small(tmp_path, **options):
     given = SMALL | {"data": blobs(), "model": tiny, "out": tmp_path / "run"} | options
-    return compare(**(given | {"out": str(given["out"])}))
+    return compare(**(given | {"out": None if given["out"] is None else str(given["out"])}))
 
 
 def accuracies(folder) -> dict[Run, list[float]]:
@@ -452,7 +452,10 @@ def test_going_on_with_something_else_is_refused(tmp_path):
         small(tmp_path)
     with pytest.raises(ValueError, match="holds no comparison"):
         small_again(tmp_path, resume=str(tmp_path))
-    assert small_again(tmp_path, seeds=2).complete
+    with pytest.raises(ValueError, match=r"a comparison goes on in its own folder, .*run: leave it out"):
+        small_again(tmp_path, out=str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+    assert small_again(tmp_path, seeds=2, out=str(tmp_path / "run")).complete
 
 
 def test_run_folders_are_numbered(tmp_path, monkeypatch):

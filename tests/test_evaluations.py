@@ -15,7 +15,7 @@ import yaml
 
 from little_runs import identities, identity_run
 from nearfar.cli import main
-from nearfar.index.evaluated import file_of, source_of
+from nearfar.index.evaluated import file_of
 from nearfar.index.facts import run_facts
 from nearfar.report.run_check import check_runs
 from nearfar.report.run_page import render_runs
@@ -82,7 +82,6 @@ class TestFiles:
         assert file_of(tmp_path, "a/b: c?", "x").name == "evaluation-a-b-c.json"
         assert file_of(tmp_path, "../..", "x").name == "evaluation-data.json"
         assert file_of(tmp_path, "数据", "x").name == "evaluation-数据.json"
-        assert source_of(None, "digits") == "digits"  # a model folder, which knows no data
 
     def test_a_damaged_one_is_named(self, run):
         (run / "evaluation-x.json").write_text("[]")

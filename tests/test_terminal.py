@@ -94,6 +94,35 @@ def test_the_head_of_a_pipe(command, pairs):
     assert "evaluate" not in command or json.loads(Path(pairs[-1]).read_text())["rows"] == 12
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_full_disk_stops_no_study(stream, tmp_path, monkeypatch, capsys):
+    """It goes on and writes its files, and the exit code says that not all was printed."""
+    options = "--arms task joint --rates 0.01 --budget 1 --sweep-seeds 1 --seeds 2 --steps 8 --workers 1".split()  # noqa: SIM905
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, stream, full)
+        code = cli.main(["compare", "--data", "digits", *options, "--out", str(tmp_path / "c")])
+        monkeypatch.undo()
+    assert {"config.json", "events.jsonl", "result.json", "report.html"} <= {
+        path.name for path in (tmp_path / "c").iterdir()
+    }
+    assert json.loads((tmp_path / "c/result.json").read_text())["complete"]
+    if stream == "stdout":
+        assert code == 2
+        assert "not all could be printed (No space left on device)" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk_and_figures(pairs):
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.quote(sys.executable)} -m nearfar {shlex.join(pairs)} > /dev/full"],
+        capture_output=True, text=True, timeout=120, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert json.loads(Path(pairs[-1]).read_text())["rows"] == 12
+
+
 def test_figures_are_written_before_they_are_printed(pairs, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("the terminal is on fire")

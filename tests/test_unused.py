@@ -78,6 +78,13 @@ def test_a_known_set_takes_no_names_of_columns(name, option):
         ("numbers.csv", {"pixel_range": (0.0, 9.0)}, "numbers holds no images"),
         ("texts.csv", {"streaming": True, "pixel_range": (0.0, 9.0)}, "holds no images"),
         ("pictures", {"pixel_range": (0.0, 9.0)}, r"\(--pixel-range\), and all images have 8 bits.*leave it out"),
+        (
+            "texts.csv",
+            {"scale": (0, 5)},
+            r"scale is \(0, 5\) \(--scale\), and no column of texts grades .*: leave it out, or name",
+        ),
+        ("texts.csv", {"scale": (0, 5), "streaming": True}, "no column of .*texts.* grades"),
+        ("pictures", {"scale": (0, 5)}, "no column of pictures grades"),
         ("pictures", {"root": "/x"}, "root is '/x'"),
         ("pictures", {"label": "kind"}, "there is no column 'kind'"),
         ("parted", {"test_fraction": 0.5}, "parted comes with its split"),
@@ -136,6 +143,15 @@ def test_a_comparison_of_data_in_memory_reads_no_files(option, value):
         make_task(blobs(30), CompareConfig(**{option: value}))
     with pytest.raises(ValueError, match="the data are in memory"):
         make_task(load_data("digits"), CompareConfig(**{option: value}))
+
+
+def test_a_comparison_of_data_by_name_leaves_nothing_out(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"skip_bad is True \(--skip-bad\), and all of digits can be read: leave it out"
+    ):
+        make_task("digits", CompareConfig(skip_bad=True))
+    with pytest.raises(ValueError, match=r"skip_bad is True .* the data are in memory"):
+        make_task(blobs(30), CompareConfig(skip_bad=True))
 
 
 def test_a_comparison_refuses_what_no_arm_or_loss_reads():

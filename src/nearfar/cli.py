@@ -7,6 +7,7 @@ answers at once. Mistakes of the user's end in one line on stderr and exit code 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -84,10 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: As on the command line, without the program's name; by default those of the process.
 
     Returns:
-        The exit code: 0; 2 after a mistake in what was asked; 130 after Ctrl-C.
+        The exit code: 0; 2 after a mistake in what was asked, or where not all could be printed; 130 after Ctrl-C.
     """
-    with steady():
-        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    with steady() as streams:
+        code = _main(list(sys.argv[1:] if arguments is None else arguments))
+    lost = next((stream.failed for stream in streams if stream.failed is not None), None)
+    if lost is None:
+        return code
+    with contextlib.suppress(OSError):
+        print(
+            f"nearfar: not all could be printed ({lost.strerror or lost}); what is written to files is whole",
+            file=sys.stderr,
+        )
+    return code or 2
 
 
 def _main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""What is printed never ends a program: a terminal shows what it can, and a reader may go before the end."""
+"""What is printed never ends a program: a terminal shows what it can, a reader may go before the end, a disk may be full."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ SPELLED = str.maketrans(
 
 
 class Steady:
-    """A stream that takes any text, and goes on when nobody reads it any more."""
+    """A stream that takes any text, and goes on when nobody reads it any more, or it cannot be written to.
+
+    Attributes:
+        failed: Why it could not be written to; None: it could, or its reader has gone, who has what was wanted.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self.failed: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -42,10 +47,11 @@ class Steady:
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[None]:
-        """Where the other end of a pipe is closed (``| head``), the rest goes nowhere."""
+        """Where the other end of a pipe is closed (``| head``), or no space is left, the rest goes nowhere."""
         try:
             yield
-        except BrokenPipeError:
+        except OSError as error:
+            self.failed = None if isinstance(error, BrokenPipeError) else error
             with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream without a file
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._stream.fileno())
@@ -53,14 +59,16 @@ class Steady:
 
 
 @contextlib.contextmanager
-def steady() -> Iterator[None]:
-    """While it lasts, no print to stdout or stderr raises: neither for a sign that cannot be shown, nor for a closed pipe.
+def steady() -> Iterator[list[Steady]]:
+    """While it lasts, no print to stdout or stderr raises: neither for a sign that cannot be shown, nor for a closed pipe or a
+    full disk. Gives the streams, which say at the end whether all could be written.
 
     Example:
         >>> with steady():
         ...     print("caption → image")
         caption → image
     """
+    streams: list[Steady] = []
     with contextlib.ExitStack() as held:
         for name, redirect in (("stdout", contextlib.redirect_stdout), ("stderr", contextlib.redirect_stderr)):
             stream = getattr(sys, name)
@@ -68,4 +76,5 @@ def steady() -> Iterator[None]:
                 made: Any = Steady(stream)
                 held.enter_context(redirect(made))
                 held.callback(made.flush)
-        yield
+                streams.append(made)
+        yield streams

@@ -154,6 +154,14 @@ def prepare(
 def _resumed(config: CompareConfig, stored: dict[str, Any]) -> CompareConfig:
     """The configuration that a comparison was begun with; what is asked for now may not differ from it."""
     begun = CompareConfig.of(**stored)
+    if (
+        config.out is not None
+        and Path(config.out).expanduser().resolve() != Path(str(config.resume)).expanduser().resolve()
+    ):
+        raise ValueError(
+            f"out is {str(config.out)!r}, and a comparison goes on in its own folder, {config.resume}: leave it out, or start a "
+            "new comparison there"
+        )
     for field in fields(CompareConfig):
         now, then = getattr(config, field.name), getattr(begun, field.name)
         if field.name not in ("resume", "out", "workers") and now not in (field.default, then):

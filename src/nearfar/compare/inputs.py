@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from nearfar.compare.config import CompareConfig
 from nearfar.compare.unlabelled import labelled_rows
 from nearfar.data.labelled import LabelledData, class_ids, split_data, stratified_split
-from nearfar.data.sources import load_data
+from nearfar.data.sources import SOURCES, load_data
 from nearfar.given import as_tensor
 from nearfar.names import given, refuse_unused
 
@@ -123,8 +123,10 @@ def make_task(data: Any, config: CompareConfig) -> Task:
 
 def _labelled(data: Any, config: CompareConfig) -> LabelledData:
     if isinstance(data, (str, Path)):
+        if str(data) in SOURCES:
+            refuse_unused(given(config, "skip_bad"), f"all of {data} can be read")
         return load_data(data, root=config.root, label=config.label, skip_bad=config.skip_bad)
-    refuse_unused(given(config, "root", "label"), "the data are in memory")
+    refuse_unused(given(config, "root", "label", "skip_bad"), "the data are in memory")
     if isinstance(data, LabelledData):
         return data
     if isinstance(data, Dataset):

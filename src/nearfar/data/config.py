@@ -44,7 +44,7 @@ class Reading:
     """The part of the rows held out, where the data have no split of their own; by default a third, at most 5,000."""
     hold_out: Literal["rows", "classes"] | None = None
     """What that part is made of, where no ids and no second column say it: rows of every class, or whole classes. By default
-    classes if there are 20 or more and most would hold out a single row."""
+    classes if most would keep a single row to train on, or there are 20 or more and most would hold out a single one."""
     split_seed: int = 0
     """Seed of that split."""
 

@@ -70,17 +70,49 @@ def the_same(part: Part, column: Column) -> bool:
     return isinstance(held, list) and len({same_value(cell) for cell in held}) == 1
 
 
-def different_rows(rows: Sequence[int], values: Sequence[Int64[Tensor, "n"] | None]) -> list[int]:
-    """The first row of each combination of values; all rows where some column has no value twice.
+def different_rows(part: Part, columns: Sequence[Column], rows: Sequence[int]) -> list[int]:
+    """The first row of each content: what its columns hold, and of a single column its class and its id as well.
+
+    Args:
+        part: Whose rows.
+        columns: Those that are looked at. Where it is not known what one holds, no row repeats another.
+        rows: Positions in the part.
 
     Example:
-        >>> different_rows([0, 1, 2], [torch.tensor([7, 7, 7]), torch.tensor([1, 2, 1])])
-        [0, 1]
+        >>> part = TensorPart({"text": ["a", "b", "A ", "a"]}, torch.tensor([0, 0, 0, 1]))
+        >>> different_rows(part, [Column("text", "text")], [0, 1, 2, 3])
+        [0, 1, 3]
     """
-    known = [ids for ids in values if ids is not None]
-    if not known or len(known) < len(values):
+    keys = [_contents(part, column, rows) for column in columns]
+    if None in keys or not rows:
         return list(rows)
-    seen: dict[tuple[int, ...], int] = {}
-    for row, key in zip(rows, torch.stack(known, 1)[torch.tensor(rows)].tolist()):
-        seen.setdefault(tuple(key), row)
+    if len(columns) == 1:  # what is said to be another thing is none
+        at = torch.as_tensor(rows)
+        keys += [ids[at].tolist() for ids in (part.labels, part.groups) if ids is not None]
+    seen: dict[tuple[Any, ...], int] = {}
+    for row, key in zip(rows, zip(*(key for key in keys if key is not None))):
+        seen.setdefault(key, row)
     return list(seen.values())
+
+
+def _contents(part: Part, column: Column, rows: Sequence[int]) -> list[Any] | None:
+    """What rows hold in a column, equal where it is the same; None: nothing comes twice, or it is not known."""
+    numbers = getattr(part, "same", {}).get(column.name)
+    if isinstance(numbers, Tensor):
+        return numbers[torch.as_tensor(rows)].tolist()
+    held = part.data.get(column.name) if isinstance(part, TensorPart) else None
+    if isinstance(held, Tensor):
+        return [held[row].numpy().tobytes() for row in rows]
+    return None if held is None else [same_value(held[row]) for row in rows]
+
+
+def repeated_note(count: int, columns: Sequence[Column], where: str = "") -> str:
+    """That rows repeat others, in words.
+
+    Example:
+        >>> repeated_note(1, [Column("text", "text")]), repeated_note(2, [Column("text", "text")], " that are looked at")
+        ('1 row repeats another one, and is left out', '2 rows that are looked at repeat another one, and are left out')
+    """
+    what = "pair" if len(columns) > 1 else "row"
+    does, are = ("repeats", "is") if count == 1 else ("repeat", "are")
+    return f"{count:,} {what}{'s' * (count != 1)}{where} {does} another one, and {are} left out"

@@ -16,6 +16,7 @@ from nearfar.data.bad import shown
 from nearfar.data.classes import is_missing_word
 from nearfar.data.columns import NO_COLUMN, Chosen
 from nearfar.data.config import DataConfig
+from nearfar.names import refuse_unused
 
 WORDS = {
     **dict.fromkeys(
@@ -98,6 +99,9 @@ class Similar:
         return f"column {self.column!r} does not say how alike the sides are{wanted}: it holds {shown(cell)}"
 
 
+GRADES = "leave it out, or name the column of grades with similar= (--similar)"
+
+
 def find_similar(
     chosen: Chosen,
     columns: Mapping[str, Sequence[Any]],
@@ -121,12 +125,16 @@ def find_similar(
         ValueError: If the column says something else, or that no row's sides are similar.
     """
     name = chosen.similar or (chosen.label if chosen.judged else None)
+    scaled = {"scale": config.scale}
     if name is None or not any(column.role == "positive" for column in chosen.inputs):
+        refuse_unused(scaled, f"no column of {where} grades how alike two sides of a row are", GRADES)
         return None, ()
     cells = [_named(cell, names.get(name, ())) for cell in columns[name]]
     letters = _are_letters(cells)
     values = _values(cells, letters)
     words = letters or 2 * sum(map(_is_word, cells)) > int((~values.isnan()).sum())
+    if words:
+        refuse_unused(scaled, f"column {name!r} of {where} judges in words")
     given = None if config.scale is None else (float(config.scale[0]), float(config.scale[1]))
     scale = SCALES[0] if words else given or _scale(values)
     if chosen.similar is None:
@@ -143,6 +151,7 @@ def find_similar(
                 f"(--label {name})"
             )
         if config.label is not None or kind != "judgements":
+            refuse_unused(scaled, f"column {name!r} of {where} is read as classes", GRADES)
             classes = (
                 f"column {name!r} is read as classes, and the sides of every row as belonging together; if it says how "
             )

@@ -94,14 +94,15 @@ def draw_split(
         )
         refuse_classes(config, why)
         return Split(*split_rows(count, labels, tied if groups is None else groups, fraction, seed, copies))
-    by = config.hold_out or usual_split(labels, fraction, tied, copies)
+    why = _too_few(labels, fraction, tied, copies)
+    by = config.hold_out or ("classes" if why else "rows")
     if by == "rows":
         return Split(*split_rows(count, labels, tied, fraction, seed, copies), by)
     train, test = split_classes(labels, tied, fraction, seed, copies)
     held, all_of_them = (len(ids[ids >= 0].unique()) for ids in (labels[test], labels))
     note = f"whole classes are held out, {held:,} of {all_of_them:,}"
     if config.hold_out is None:
-        note += ": most have too few rows to hold out two of each (--hold-out rows takes rows of every class)"
+        note += f": {why} (--hold-out rows takes rows of every class)"
     return Split(train, test, by, (note,))
 
 
@@ -155,9 +156,10 @@ def usual_split(
 ) -> Literal["rows", "classes"]:
     """Whether rows of every class are held out, or whole classes.
 
-    A held-out row that is alone of its class has no neighbour of its class among the others. Where that is so of most rows
-    and there are 20 classes or more with two rows, whole classes are held out: people, products, places, of whom others
-    will come. Of fewer classes none can be spared, nor of classes that ties hold together.
+    Of rows of every class, some may be left that show nothing. A training row that is alone of its class has nothing to be
+    near to: where that is so of most rows, whole classes are held out. So they are where most held-out rows are alone of their
+    class and there are 20 classes or more: people, products, places, of whom others will come. Of fewer than three classes
+    with two rows none can be spared, nor of classes that ties hold together.
 
     Args:
         labels: Class ids; negative: unknown.
@@ -168,17 +170,30 @@ def usual_split(
     Example:
         >>> usual_split(torch.arange(160) % 40), usual_split(torch.arange(160) % 4), usual_split(torch.arange(16) % 4)
         ('classes', 'rows', 'rows')
+        >>> usual_split(torch.arange(24) % 12), usual_split(torch.arange(36) % 12, 0.6), usual_split(torch.arange(4) % 2)
+        ('classes', 'classes', 'rows')
     """
+    return "classes" if _too_few(labels, fraction, tied, copies) else "rows"
+
+
+def _too_few(
+    labels: Int64[Tensor, "n"],
+    fraction: float | None,
+    tied: Int64[Tensor, "n"] | None,
+    copies: Int64[Tensor, "n"] | None,
+) -> str:
+    """Why whole classes are held out, in words; empty: rows of every class are."""
     fraction = usual_fraction(len(labels)) if fraction is None else fraction
     classes, sizes = _distinct(labels, copies).unique(return_counts=True)
     sizes = sizes[(classes >= 0) & (sizes > 1)]
-    alone = (sizes * fraction).round() < 2
-    mostly = int(sizes[alone].sum()) > int(sizes.sum()) / 2
-    if not mostly or len(sizes) < MANY_CLASSES:
-        return "rows"
+    held = (sizes * fraction).round().clamp_min(1).minimum(sizes - 1)
+    lone = [2 * int(sizes[few].sum()) > int(sizes.sum()) for few in (sizes - held < 2, held < 2)]
+    if len(sizes) < 3 or not (lone[0] or (lone[1] and len(sizes) >= MANY_CLASSES)):
+        return ""
     largest = int(_whole(labels, tied, copies).bincount().max())
-    apart = largest <= max(fraction * len(labels), int(labels[labels >= 0].bincount().max()))
-    return "classes" if apart else "rows"
+    if largest > max(fraction * len(labels), int(labels[labels >= 0].bincount().max())):
+        return ""
+    return "most have too few rows to hold out two of each" if lone[1] else "most would keep a single row to train on"
 
 
 def split_classes(
@@ -219,7 +234,7 @@ def split_classes(
             f"{len(labels[several].unique())} classes have two rows or more and can be told apart by their rows: to hold out "
             "whole classes, two at least were wanted; hold out rows of every class (hold_out=rows)"
         )
-    held = _by_group(whole[several], None, fraction, seed, least=2 if there > 3 else 1)[1]
+    held = _by_group(whole[several], None, fraction, seed, least=2 if there > 3 else 1, kept=2 if there > 2 else 1)[1]
     tested = torch.isin(whole, whole[several][held])
     return (~tested).nonzero().squeeze(1), tested.nonzero().squeeze(1)
 
@@ -283,7 +298,12 @@ def _components(columns: Sequence[Int64[Tensor, "n"]]) -> Int64[Tensor, "n"]:
 
 
 def _by_group(
-    groups: Int64[Tensor, "n"], labels: Int64[Tensor, "n"] | None, fraction: float, seed: int, least: int = 1
+    groups: Int64[Tensor, "n"],
+    labels: Int64[Tensor, "n"] | None,
+    fraction: float,
+    seed: int,
+    least: int = 1,
+    kept: int = 1,
 ) -> tuple[Int64[Tensor, "train"], Int64[Tensor, "test"]]:
     ids, of_row, sizes = groups.unique(return_inverse=True, return_counts=True)
     if len(ids) < 2:
@@ -300,6 +320,6 @@ def _by_group(
     if held is None:
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
         enough = int((sizes[order].cumsum(0) < fraction * len(groups)).sum()) + 1
-        held = order[: min(max(enough, least), len(ids) - 1)]
+        held = order[: min(max(enough, least), len(ids) - kept)]
     tested = torch.isin(of_row, held)
     return (~tested).nonzero().squeeze(1), tested.nonzero().squeeze(1)

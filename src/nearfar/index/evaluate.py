@@ -14,6 +14,8 @@ from torch import Tensor
 from nearfar.data.bad import left_out
 from nearfar.data.config import READING, DataConfig
 from nearfar.data.corpus import Corpus, Part
+from nearfar.data.place import contents_of, whole_path
+from nearfar.data.same import different_rows
 from nearfar.data.similar import LIKENESS
 from nearfar.diagnostics.collapse import collapse
 from nearfar.diagnostics.geometry import FEW, alignment, geometry
@@ -21,9 +23,10 @@ from nearfar.evaluation.config import EvaluateConfig
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.evaluation import Evaluation
 from nearfar.evaluation.zeroshot import prompt_prototypes
-from nearfar.index.evaluated import file_of, protocol_of, source_of
+from nearfar.index.evaluated import file_of, protocol_of
 from nearfar.index.held_out import CHUNK, HeldOut, embed_held_out
 from nearfar.index.items import shown
+from nearfar.index.measured import who_votes
 from nearfar.index.run import Run, is_named, open_named, open_run
 from nearfar.index.vectors import read_labels, read_vectors
 from nearfar.names import given, refuse_unused
@@ -82,7 +85,8 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
         why = f"{held.corpus.name} {nothing}, so nothing says what belongs together: pass --data with labelled rows"
         if config.tasks:
             raise ValueError(why)
-        found = Evaluation((), len(z), z.shape[1], config.metric, (f"{why} to measure more than geometry",))
+        notes = (*held.notes, f"{why} to measure more than geometry")
+        found = Evaluation((), len(z), z.shape[1], config.metric, notes)
         return found, _geometry(z, None, None) | _facts(opened, held, config)
     prototypes = _prototypes(opened, held.corpus, config) if named and held.columns[0].kind == "image" else None
     if prototypes is None:
@@ -99,8 +103,9 @@ def _of_run(config: EvaluateConfig) -> tuple[Evaluation, dict[str, Any]]:
         prototypes=prototypes,
         **_options(config),
     )
-    if held.repeated:
-        found = replace(found, notes=(f"{held.repeated:,} pairs repeat another one, and were left out", *found.notes))
+    voted = any(measure.task == "knn" for measure in found.measures)
+    voting = (f"knn: by the vote of {who_votes(found.rows, 0 if train is None else len(train[1]))}",) if voted else ()
+    found = replace(found, notes=(*held.notes, *voting, *found.notes))
     if held.similar is not None and pairs is not None:
         alike = held.similar >= LIKENESS  # only those are said to lie near
         told = _geometry(z, labels, None)
@@ -138,17 +143,18 @@ def _facts(
     prototypes: Tensor | None = None,
 ) -> dict[str, Any]:
     taught, sentences = 0 if train is None else len(train[1]), () if prototypes is None else config.templates
-    name, own = held.corpus.name, opened.config.get("data")
-    source = source_of(own, config.data)
+    name = held.corpus.name
+    source = None if config.data is None or opened.is_own(config.data) else whole_path(config.data)
+    place = opened.where() if config.data is None else config.data
     if source is None and (
         otherwise := opened.otherwise(given(config, *READING))
     ):  # its own data, but not as it knows them
         name += " ({})".format(", ".join(f"{option} {value}" for option, value in otherwise.items()))
-        source = source_of(None, str(own))
+        source = whole_path(place)
     return {
         "data": name,
         "source": source,
-        "protocol": protocol_of(held, config.metric, config.k, config.ks, taught, sentences),
+        "protocol": protocol_of(held, config.metric, config.k, config.ks, taught, sentences, contents_of(place)),
         "part": "test" if held.tested else "train",
         "inputs": [column.name for column in held.columns],
         "model": opened.model,
@@ -218,7 +224,7 @@ def _training_rows(
         return None
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(config.seed))[: config.rows]
     rows, labels = [], []
-    for chunk in order.sort().values.split(CHUNK):
+    for chunk in torch.tensor(different_rows(part, [column], order.sort().values.tolist())).split(CHUNK):
         batch = part.fetch(chunk.tolist())
         held.bad.extend(batch.bad)
         if len(batch) and batch.labels is not None:

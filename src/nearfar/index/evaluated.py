@@ -18,35 +18,13 @@ OWN = "evaluation.json"
 """On the data that the run was trained on."""
 
 
-def source_of(own: Any, data: str | None) -> str | None:
-    """Where other data are, as a whole path; None: they are the run's own.
-
-    Args:
-        own: The run's data, as its configuration names them; None: it does not say.
-        data: Those that are evaluated; None: its own.
-
-    Example:
-        >>> source_of("digits", None), source_of("digits", "digits"), source_of("digits", "fashion-mnist")
-        (None, None, 'fashion-mnist')
-    """
-    if data is None:
-        return None
-    there = _whole(data)
-    return None if own is not None and there == _whole(str(own)) else there
-
-
-def _whole(data: str) -> str:
-    path = Path(data).expanduser()
-    return str(path.resolve()) if path.exists() else data
-
-
 def file_of(run: Path, name: str, source: str | None) -> Path:
     """The file for figures on a data set: ``evaluation.json`` for the run's own, else one with the data set's name in it.
 
     Args:
         run: The folder of the run.
         name: Of the data set.
-        source: As :func:`source_of` says. Two data sets of one name have two files.
+        source: Where other data are, as a whole path; None: they are the run's own. Two data sets of one name have two files.
     """
     if source is None:
         return run / OWN
@@ -83,7 +61,13 @@ def _is_own(told: Mapping[str, Any], own: Any) -> bool:
 
 
 def protocol_of(
-    held: HeldOut, metric: str, k: int, ks: Sequence[int], taught: int = 0, sentences: Sequence[str] = ()
+    held: HeldOut,
+    metric: str,
+    k: int,
+    ks: Sequence[int],
+    taught: int = 0,
+    sentences: Sequence[str] = (),
+    contents: str | None = None,
 ) -> dict[str, str]:
     """How rows were measured: figures of runs are compared where all of this is the same.
 
@@ -94,6 +78,7 @@ def protocol_of(
         ks: Cut-offs of retrieval.
         taught: Training rows that classifiers learned from.
         sentences: About a class, of zero-shot classification.
+        contents: A name for what the data's files hold, if they are files.
     """
     told = {
         "data": held.corpus.name,
@@ -104,6 +89,7 @@ def protocol_of(
         "cut-offs": ", ".join(map(str, ks)),
         "rows to learn from": f"{taught:,}",
     }
+    told |= {"contents of the data": contents} if contents is not None else {}
     return told | ({"sentences about classes": " | ".join(sentences)} if sentences else {})
 
 

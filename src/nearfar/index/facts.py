@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +22,13 @@ from nearfar.index.measured import (
     page_evaluation,
     singular_values,
     verification,
+    who_votes,
 )
 from nearfar.index.run import open_run, read_config
 from nearfar.report import run_schema as page
 from nearfar.report.files import read_json
 from nearfar.report.run_schema import Events, RunFacts
-from nearfar.training.events import read_events
+from nearfar.training.events import LEFT_OUT, read_events
 
 ROWS = 1_000
 """Held-out rows on the page: its pictures are then some 3 MB."""
@@ -85,20 +87,23 @@ def run_facts(
 
 
 def _add(facts: RunFacts, held: HeldOut, map: Literal["pca", "umap"]) -> None:
-    corpus = held.corpus
-    train: Any = len(corpus.train) if isinstance(corpus.train, Part) else None
+    corpus, gone = held.corpus, dict.fromkeys((*held.bad, *_left_out(facts)))
+    rows = {"train": _readable(corpus.train, gone), "test": 0 if corpus.test is None else _readable(corpus.test, gone)}
     facts["data"] = {
-        "name": corpus.name, "rows": {"train": train, "test": len(corpus.test) if corpus.test is not None else 0},
+        "name": corpus.name, "rows": rows,
         "inputs": {column.name: column.kind for column in corpus.columns}, "classes": len(corpus.class_names),
-        "size": list(corpus.size) if corpus.size else None, "left out": len(corpus.bad),
+        "size": list(corpus.size) if corpus.size else None, "left out": len(gone),
     }  # fmt: skip
+    known = facts.get("environment", {}).get("data")
+    if gone and isinstance(known, dict):  # as it was opened; what cannot be read is met later
+        known |= {"left_out": list(gone)} | rows
     if corpus.class_names:
         facts["class_names"] = list(corpus.class_names)
     if "evaluation" not in facts and (found := measure(held)) is not None:
         which = "held-out" if held.tested else "training"
         sides = [column.name for column in held.columns] if len(held.columns) > 1 else []
         facts["evaluation"] = page_evaluation(
-            found, f"Measured for this page on {len(held.rows):,} {which} rows.", sides
+            found, f"Measured for this page on {len(held.rows):,} {which} rows.", sides, who_votes(found.rows, 0)
         )
         facts["evaluation"]["data"] = corpus.name
         facts["evaluation"]["protocol"] = protocol_of(held, "cosine", VOTERS, KS)
@@ -113,6 +118,20 @@ def _add(facts: RunFacts, held: HeldOut, map: Literal["pca", "umap"]) -> None:
         ):  # fmt: skip
             if made is not None:
                 facts[key] = made
+
+
+def _left_out(facts: RunFacts) -> list[str]:
+    """Rows that could not be read while training, as the run told them."""
+    told = (warned["message"] for warned in facts.get("events", {}).get("warnings", ()))
+    return [message.removeprefix(LEFT_OUT) for message in told if message.startswith(LEFT_OUT)]
+
+
+def _readable(part: object, gone: Iterable[str]) -> Any:
+    """How many rows of a part could be read, as far as that is known; None: they are streamed."""
+    if not isinstance(part, Part):
+        return None
+    names = {line.partition(": column ")[0] for line in gone}
+    return len(part) - (sum(part.name(row) in names for row in range(len(part))) if names else 0)
 
 
 def read_diary(path: Path) -> Events:
@@ -136,6 +155,9 @@ def read_diary(path: Path) -> Events:
         events["kept"] = int(end["best"])
     if "lost" in end:
         events["lost"] = str(end["lost"])
+    looked = read_json(path / "environment.json").get("looked") if (path / "environment.json").is_file() else None
+    if looked:
+        events["looked"] = str(looked)
     return events
 
 
@@ -173,7 +195,9 @@ def _figures(told: dict[str, Any]) -> tuple[page.Evaluation, str | None]:
         protocol = {str(name): str(value) for name, value in known.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{told['file']} is damaged ({error!r}): make it again with nearfar evaluate") from error
-    evaluation = page_evaluation(found, "Measured by nearfar evaluate.", inputs if len(inputs) == 2 else [])
+    taught = protocol.get("rows to learn from", "").replace(",", "")
+    voting = who_votes(found.rows, int(taught)) if taught.isdigit() else ""
+    evaluation = page_evaluation(found, "Measured by nearfar evaluate.", inputs if len(inputs) == 2 else [], voting)
     evaluation["data"], evaluation["protocol"] = str(told.get("data", "other data")), protocol
     if told.get("source"):
         evaluation["source"] = str(told["source"])

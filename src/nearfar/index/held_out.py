@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from nearfar.data.corpus import Column, Corpus, Part, Raw, joined, same_things
-from nearfar.data.same import different_rows
+from nearfar.data.same import different_rows, repeated_note
 from nearfar.index.run import Run
 from nearfar.types import Kind
 
@@ -34,7 +34,7 @@ class HeldOut:
         bad: Rows that could not be read and were left out.
         similar: How alike the two sides of a row are; None: every row's belong together.
         ids: As ``nf.evaluate`` takes them: rows of one id, or with the same text, are the same thing.
-        repeated: Pairs that repeat another one, and are left out.
+        repeated: Rows that repeat another one, and are left out.
     """
 
     corpus: Corpus
@@ -55,6 +55,11 @@ class HeldOut:
     def known(self) -> bool:
         """Whether some row has a class."""
         return self.labels is not None and bool((self.labels >= 0).any())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, in words."""
+        return (repeated_note(self.repeated, self.columns),) if self.repeated else ()
 
     @property
     def unseen(self) -> bool:
@@ -90,8 +95,7 @@ def embed_held_out(
     if not used:
         raise ValueError(f"{run.path} was trained on {corpus.name}, which holds no {kind}")
     drawn = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:most].sort().values.tolist()
-    same = getattr(part, "same", {})
-    kept = different_rows(drawn, [same.get(column.name) for column in used]) if len(used) > 1 else drawn
+    kept = different_rows(part, used, drawn)
     order = torch.tensor(kept)
     found: list[list[Tensor]] = [[] for _ in used]
     raw: list[list[Raw]] = [[] for _ in used]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -227,25 +228,38 @@ def measure(held: HeldOut) -> Evaluation | None:
         return None
     try:
         ids = held.ids if held.similar is None else None
-        return evaluate(held.embeddings[0], labels, pairs=pairs, scores=held.similar, ids=ids, k=VOTERS, ks=KS)
+        found = evaluate(held.embeddings[0], labels, pairs=pairs, scores=held.similar, ids=ids, k=VOTERS, ks=KS)
     except ValueError:  # too few rows
         return None
+    return replace(found, notes=(*held.notes, *found.notes))
 
 
-def page_evaluation(found: Evaluation, about: str, columns: Sequence[str] = ()) -> page.Evaluation:
+def who_votes(rows: int, taught: int) -> str:
+    """Whose classes kNN goes by, in words: it is not the same everywhere.
+
+    Example:
+        >>> who_votes(599, 1198), who_votes(599, 0)
+        ('1,198 rows that were trained on', 'the other 598 rows that are measured')
+    """
+    return f"{taught:,} rows that were trained on" if taught else f"the other {rows - 1:,} rows that are measured"
+
+
+def page_evaluation(found: Evaluation, about: str, columns: Sequence[str] = (), voting: str = "") -> page.Evaluation:
     """An evaluation as a page takes it.
 
     Args:
         found: What was measured.
         about: On what.
         columns: Names of a pair's two sides, whose figures then come first.
+        voting: Whose neighbours vote in kNN, if known.
     """
-    tasks = {measure.task for measure in found.measures}
     sides = {"first→second": " → ".join(columns), "second→first": " → ".join(reversed(columns))} if columns else {}
     metrics: list[page.Metric] = []
     for measure in sorted(found.measures, key=lambda measure: "→" not in measure.task):
-        name = measure.name if len(tasks) == 1 else f"{sides.get(measure.task, measure.task)} {measure.name}"
+        name = f"{sides.get(measure.task, measure.task)} {measure.name}"
         metric: page.Metric = {"name": name, "value": _finite(measure.value)}
+        if measure.task == "knn" and voting:
+            metric["about"] = f"by the vote of {voting}"
         for key, value in (("low", measure.low), ("high", measure.high), ("chance", measure.chance)):
             if _finite(value) is not None:
                 metric[key] = value

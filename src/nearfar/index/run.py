@@ -18,6 +18,7 @@ from nearfar.data.depth import Ranges
 from nearfar.data.labelled import require
 from nearfar.data.open import open_corpus
 from nearfar.data.pixels import SUFFIXES
+from nearfar.data.place import contents_of
 from nearfar.encoders.backbones import ENCODERS
 from nearfar.encoders.embedder import Embedder
 from nearfar.encoders.items import read_image
@@ -86,13 +87,12 @@ class Run:
             data: By default those it was trained on, read the same way.
             options: Fields of ``DataConfig`` that are to be otherwise; None: as they are.
         """
-        own = self.config.get("data")
-        if data is None or data == own:
+        own = data is None or self.is_own(data)
+        if data is None or own:
             config = self.data_config()
+            config = replace(config, data=self.where() if data is None else data)
         else:  # columns are found anew; grades mean what they meant
             config = DataConfig(data, scale=tuple(self.config.get("scale") or ()) or None)
-        if data is None:
-            TrainedRun(self.path).check_data(config.data)
         ranges = None
         if "image" in self.embedder.kinds:
             tower = self.embedder.tower("image")
@@ -101,17 +101,39 @@ class Run:
             config = replace(config, size=config.size or (tower.shape[1], tower.shape[2]))
         told = {name: value for name, value in options.items() if value is not None}
         corpus = passing_over(lambda asked: open_corpus(asked, ranges), replace(config, **told), told)
-        if data is not None and data != own:
-            return corpus
-        return replace(corpus, notes=(*corpus.notes, *self._changed(corpus, told)))
+        return replace(corpus, notes=(*corpus.notes, *self.changed(corpus, config.data, told))) if own else corpus
 
-    def _changed(self, corpus: Corpus, told: Mapping[str, Any]) -> tuple[str, ...]:
-        """Whether the run's own data are split otherwise than when it was trained, in words."""
+    def where(self) -> str:
+        """Where its own data are, seen from here.
+
+        Raises:
+            ValueError: If they are not there, or it is a model folder.
+        """
+        return TrainedRun(self.path).find_data(self.data_config().data)
+
+    def is_own(self, data: str) -> bool:
+        """Whether data are those it was trained on, wherever they are now."""
+        own = self.config.get("data")
+        return own is not None and TrainedRun(self.path).is_own(data, str(own))
+
+    def changed(self, corpus: Corpus, data: str, told: Mapping[str, Any]) -> tuple[str, ...]:
+        """Whether the run's own data hold something else than when it was trained, or are split otherwise, in words.
+
+        Args:
+            corpus: As they are now.
+            data: Where they are.
+            told: Options that are otherwise.
+        """
         file = self.path / "environment.json"
         then = read_json(file).get("data", {}) if file.is_file() else {}
         before = then.get("train"), then.get("test")
         now = tuple(len(part) if isinstance(part, Part) else 0 for part in (corpus.train, corpus.test))
         if None in before or before == now:
+            held = TrainedRun(self.path).source.get("contents")
+            if held is not None and contents_of(data) not in (None, held):
+                return (
+                    f"{data} holds something else than when the run was trained: some rows may have been trained on",
+                )
             drawn = [name for name in self.otherwise(told) if name in SPLIT]
             why = f"the rows held out are drawn otherwise than when the run was trained ({', '.join(drawn)})"
             return (f"{why}: some may have been trained on",) if drawn else ()

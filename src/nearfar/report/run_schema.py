@@ -58,6 +58,8 @@ class Events(TypedDict, total=False):
     warnings: Sequence[Warned]
     end: str
     """Why training ended, in a few words: ``"all 2,000 steps done"``, ``"stopped early: …"``. Left out: it has not."""
+    looked: str
+    """Where looks find the neighbours of a row, such as ``"the others looked at"``: another place than an evaluation's."""
     kept: int
     """The step whose weights are kept."""
     lost: str

@@ -52,19 +52,34 @@ def settle_method(config: TrainConfig, corpus: Corpus) -> str:
     if METHODS[method].needs.startswith("labels") and len(used) == 1 and labels is not None:
         classes, counts = labels[labels >= 0].unique(return_counts=True)
         column = f"column {config.label!r}" if config.label else "the labels"
+        without = choose_method(None, replace(what_it_holds(corpus), labels=False))
         if not bool((counts > 1).any()):
             raise ValueError(
                 f"method {method!r} puts rows of one class together, and by {column} each of the {len(classes):,} classes has "
-                f"one row of {rows:,} to train on: name a column that rows share with label= (--label), or leave it out to "
-                "train without"
+                f"one row of {rows:,} to train on: {_more_of_a_class(config, corpus, labels)}, or train without classes "
+                f"(--method {without})"
             )
         if len(classes) < 2:
-            without = choose_method(None, replace(what_it_holds(corpus), labels=False))
             raise ValueError(
                 f"method {method!r} tells classes apart, and by {column} all rows to train on are of one: name another column "
                 f"with label= (--label), or train without classes (--method {without})"
             )
     return method
+
+
+def _more_of_a_class(config: TrainConfig, corpus: Corpus, trained: Int64[Tensor, "n"]) -> str:
+    """What would give a class two rows to train on, where each has one."""
+    tested = getattr(corpus.test, "labels", None)
+    known = trained if tested is None else torch.cat([trained, tested])
+    sizes = known[known >= 0].unique(return_counts=True)[1]
+    fewer = "hold out fewer rows (--test-fraction)" if int(sizes.max()) > 2 else ""
+    if corpus.held_out == "rows" and (int((sizes > 1).sum()) > 2 or fewer):
+        whole = "hold out whole classes (--hold-out classes)" if int((sizes > 1).sum()) > 2 else ""
+        return ", or ".join(filter(None, (whole, fewer)))
+    if config.label:
+        return "name a column that rows share with label= (--label)"
+    three = ", three where one is held out" if corpus.held_out == "rows" else ""
+    return f"add rows until a class has two to train on{three}"
 
 
 def resolve(

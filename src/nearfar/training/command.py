@@ -39,5 +39,7 @@ def run(config: TrainConfig) -> int:
         print(done.end["lost"])
     for name, told in done.changes().items():
         print(f"{name} {told}")
+    if looked := done.environment.get("looked"):
+        print(f"knn and recall@1 are {looked}; nearfar evaluate says who votes there")
     print(f"Encoder: {done.path / 'model'}")
     return 0

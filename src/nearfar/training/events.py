@@ -9,6 +9,9 @@ from typing import Any, TextIO
 
 from nearfar.report.files import write_text
 
+LEFT_OUT = "left out: "
+"""How a warning of a row that could not be read begins."""
+
 
 def free_folder(kind: str, data: str) -> Path:
     """Makes the first free ``runs/KIND-DATA-N``."""

@@ -42,10 +42,18 @@ def resumed(asked: TrainConfig, run: Run, named: set[str]) -> TrainConfig:
         ValueError: If an option is another than it was, and numbers depend on it.
     """
     then = run.config
+    if asked.out is not None and Path(asked.out).expanduser().resolve() != run.path.resolve():
+        raise ValueError(
+            f"out is {asked.out!r}, and a run goes on in its own folder, {run.path}: leave it out, or start a new run there, from "
+            f"new weights or from these (--model {run.path})"
+        )
     before = {name: tuple(value) if isinstance(value, list) else value for name, value in _asked(run, then).items()}
     changed = {}
     for name, now in vars(asked).items():
         if name not in named or now in (getattr(then, name), before.get(name, getattr(then, name))):
+            continue
+        if name == "data" and run.is_own(now, then.data):
+            changed[name] = now  # the same in another place
             continue
         if name not in FREE:
             raise ValueError(

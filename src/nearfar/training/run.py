@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nearfar.data.place import contents_of, is_there, whole_path
 from nearfar.report.files import read_json, write_json, write_text
 from nearfar.training.config import EARLIER, TrainConfig
 from nearfar.training.events import free_folder, read_events
@@ -89,24 +90,58 @@ class Run:
         """The machine, the data and the model."""
         return read_json(self.path / "environment.json")
 
-    def check_data(self, data: str) -> None:
-        """Finds out whether the data are still where they were read, seen from here.
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where its data were and what they held (``path``, ``contents``); empty for data in memory, and of earlier versions."""
+        known = self.path / "environment.json"
+        return (read_json(known).get("source") or {}) if known.is_file() else {}
+
+    def is_own(self, data: str, own: str) -> bool:
+        """Whether data are those it was trained on: they lie where those lay, or hold the same in another place.
 
         Args:
-            data: As ``config.yaml`` says.
+            data: As they are named now.
+            own: As ``config.yaml`` names its own.
+        """
+        then = self.source
+        if whole_path(data) == then.get("path", whole_path(own)):
+            return True
+        return then.get("contents") is not None and contents_of(data) == then["contents"]
+
+    def find_data(self, own: str) -> str:
+        """Where its data are, seen from here: where they were, or by their name, if that holds the same.
+
+        Args:
+            own: As ``config.yaml`` names them.
 
         Raises:
-            ValueError: If they came from a path that is not here, as seen from another folder. A path such as
-                ``photos/cats`` would else be asked for on the Hub, as a name.
+            ValueError: If they came from a path that is not there, or that is others' here. A path such as ``photos/cats``
+                would else be asked for on the Hub, as a name.
         """
+        then = self.source
+        if then.get("contents") is not None and whole_path(own) != then["path"]:
+            if is_there(then["path"]):
+                return then["path"]
+            if contents_of(own) != then["contents"]:
+                here = f", and {own} here holds others" if is_there(own) else ""
+                raise ValueError(
+                    f"{own}, which {self.path} was trained on, is not here: it was {then['path']}{here}; name the data (--data)"
+                )
+            return own
         known = self.path / "environment.json"
-        name = read_json(known).get("data", {}).get("name", data) if known.is_file() else data
-        path = Path(data).expanduser()
-        if name != data and path.suffix.lower() != ".tar" and not path.exists():  # of missing shards others say more
+        name = read_json(known).get("data", {}).get("name", own) if known.is_file() else own
+        if name != own and not is_there(own):  # of missing shards others say more
             raise ValueError(
-                f"{data}, which {self.path} was trained on, is not here: go to the folder that the path begins in, or name "
-                "the data"
+                f"{own}, which {self.path} was trained on, is not here: go to the folder that the path begins in, or name the "
+                "data"
             )
+        return own
+
+    def moved(self, data: str) -> None:
+        """Writes down where its data are now."""
+        then = self.source
+        if then and then["path"] != whole_path(data):
+            write_json(self.path / "environment.json", self.environment | {"source": then | {"path": whole_path(data)}})
 
     @property
     def checkpoints(self) -> Path:

@@ -15,7 +15,7 @@ from nearfar.data.corpus import Stream
 from nearfar.methods.table import METHODS
 from nearfar.shards import all_whole
 from nearfar.training.checkpoint import last_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
-from nearfar.training.events import EventLog
+from nearfar.training.events import LEFT_OUT, EventLog
 from nearfar.training.loggers import Logger, figures, make_logger
 from nearfar.training.looks import Look, collapse_warnings, look
 from nearfar.training.loop import Diverged, Pause
@@ -132,7 +132,7 @@ class Session:
         if self.reason is not None:  # killed between its last checkpoint and its last word, or not at all
             self.progress.say(f"{self.run.path} is finished, at step {self.first}: nothing is left to train")
             return self._finish(self.first, self.seconds)
-        for line in opening(self.trainer):
+        for line in opening(self.trainer, self.watched):
             self.progress.say(line)
         for line in decided(self.trainer.corpus, self.watched):
             self.progress.say(f"note: {line}")
@@ -215,8 +215,8 @@ class Session:
     def _tell_bad(self, step: int) -> None:
         """Each row that was left out, once."""
         for line in list(self.trainer.bad)[self.told :]:
-            self._write("warning", step=step, message=f"left out: {line}")
-            self.progress.say(f"left out: {line}")
+            self._write("warning", step=step, message=f"{LEFT_OUT}{line}")
+            self.progress.say(f"{LEFT_OUT}{line}")
         self.told = len(self.trainer.bad)
 
     def _look(self, step: int, seconds: float, loss: float | None = None) -> bool:

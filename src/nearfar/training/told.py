@@ -11,7 +11,7 @@ from nearfar.training.trainer import Trainer
 from nearfar.training.watched import Watched
 
 
-def opening(trainer: Trainer) -> list[str]:
+def opening(trainer: Trainer, watched: Watched | None) -> list[str]:
     """What was understood of the data, and what will be done: the lines that a run begins with."""
     corpus, config, setting = trainer.corpus, trainer.config, trainer.method.setting
     rows = "rows in a stream" if isinstance(corpus.train, Stream) else f"{len(corpus.train):,} rows"
@@ -30,6 +30,8 @@ def opening(trainer: Trainer) -> list[str]:
     ]
     if trainer.start != "scratch":
         lines.append(_from_weights(config, trainer.freeze.steps))
+    if watched is not None and watched.rows and watched.looked:
+        lines.append(f"looks at {len(watched.rows):,} rows: knn and recall@1 {watched.looked}")
     return lines
 
 

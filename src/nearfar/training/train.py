@@ -12,12 +12,13 @@ import torch
 from nearfar.data.config import DataConfig
 from nearfar.data.corpus import Corpus, Stream
 from nearfar.data.open import open_corpus
+from nearfar.data.place import contents_of, whole_path
 from nearfar.encoders.make import images_of, make_embedder
 from nearfar.encoders.precision import building, dtype_of
 from nearfar.names import given, passing_over, refuse_unused
 from nearfar.training.assemble import check_unused, resolve, settle_method, used_columns
 from nearfar.training.config import TrainConfig
-from nearfar.training.devices import make_fabric
+from nearfar.training.devices import is_first, make_fabric
 from nearfar.training.environment import describe_machine
 from nearfar.training.loggers import check_logger
 from nearfar.training.loop import Diverged
@@ -73,16 +74,21 @@ def train(
         asked = resumed(asked, run, said(config) | options.keys())
     check_logger(asked.logger)
     fabric = make_fabric(asked)
+    source: dict[str, Any] = {}
     if corpus is None:
         if run is not None:
-            run.check_data(asked.data)
+            asked = replace(asked, data=run.find_data(asked.data) if asked.data == run.config.data else asked.data)
+            _check_contents(run, asked.data)
+        else:
+            source = {"path": whole_path(asked.data), "contents": contents_of(asked.data)}
         asked, corpus = _opened(asked, new=run is None)
     elif run is None:
         refuse_unused(given(asked, *(field.name for field in fields(DataConfig))), "corpus= has the data")
         asked = replace(asked, data=corpus.name)
     facts = _data_facts(corpus)
     if run is not None:
-        _check_same(run, "data", facts)
+        renamed = {"name": run.environment["data"]["name"]} if run.source.get("contents") else {}
+        _check_same(run, "data", facts | renamed)
     method = settle_method(asked, corpus)
     if run is None:
         check_unused(asked, method, corpus)
@@ -112,8 +118,8 @@ def train(
             new = Run.create(asked.out, corpus.name, asked.data)
             new.begin(settled, {
                 "machine": describe_machine(fabric.device, settled.threads), "ranks": fabric.world_size, "data": facts,
-                "model": model, "pretrained": sorted(embedder.pretrained), "asked": asked_besides(asked, settled),
-                "decided": decided(corpus, watched),
+                "source": source, "model": model, "pretrained": sorted(embedder.pretrained), "asked": asked_besides(asked, settled),
+                "decided": decided(corpus, watched), "looked": None if watched is None else watched.looked,
             })  # fmt: skip
             path = str(new.path)
         run = Run(fabric.broadcast(path))
@@ -143,6 +149,18 @@ def _data_facts(corpus: Corpus) -> dict[str, Any]:
         "classes": list(corpus.class_names),
         "left_out": list(corpus.bad),
     }
+
+
+def _check_contents(run: Run, data: str) -> None:
+    """Refuses to go on with data that hold something else than when the run was begun; notes where they are."""
+    then = run.source.get("contents")
+    if then is not None and contents_of(data) not in (None, then):
+        raise ValueError(
+            f"{data} holds something else than when {run.path} was begun: put it back as it was, or start a new run, from new "
+            f"weights or from these (--model {run.path})"
+        )
+    if is_first():
+        run.moved(data)
 
 
 def _model_facts(trainer: Trainer) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from nearfar.data.corpus import Column, Corpus, Part, same_things, similar_of
-from nearfar.data.same import different_rows
+from nearfar.data.same import different_rows, repeated_note
 from nearfar.data.similar import is_binary
 from nearfar.diagnostics.geometry import FEW
 from nearfar.evaluation.knn import VOTERS, fitting_voters
@@ -42,6 +42,13 @@ class Watched:
     warnings: tuple[str, ...] = ()
     """What is missing, and why."""
 
+    @property
+    def looked(self) -> str | None:
+        """Where the neighbours of a row are looked for, in words; None: by no classes."""
+        if "knn" not in self.metrics:
+            return None
+        return "among the others looked at" if self.gallery is None else "among rows that are trained on"
+
 
 def watched_rows(corpus: Corpus, columns: Sequence[Column], most: int, seed: int) -> Watched | None:
     """Rows held out, or else training rows, which show a collapse as well; None: rows are streamed, and none are held out.
@@ -59,6 +66,10 @@ def watched_rows(corpus: Corpus, columns: Sequence[Column], most: int, seed: int
     used = tuple(column for column in columns if column.role != "negative")[:2]
     rows = _drawn(len(part), most, seed)
     notes = () if held_out else ("no rows are held out: looks are at rows that are trained on",)
+    kept = different_rows(part, used, rows)
+    if len(kept) < len(rows):
+        notes = (*notes, repeated_note(len(rows) - len(kept), used, " that are looked at"))
+        rows = kept
     if len(used) > 1:
         found = _pairs(part, used, rows, notes)
     else:
@@ -76,12 +87,9 @@ def _drawn(count: int, most: int, seed: int) -> list[int]:
     return sorted(torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].tolist())
 
 
-def _pairs(part: Part, used: tuple[Column, ...], rows: list[int], notes: tuple[str, ...]) -> Watched:
-    """Pairs are looked at once each. Where nearly every partner is a right one, finding one is no merit."""
+def _pairs(part: Part, used: tuple[Column, ...], kept: list[int], notes: tuple[str, ...]) -> Watched:
+    """Where nearly every partner is a right one, finding one is no merit."""
     same: Mapping[str, Int64[Tensor, "n"]] = getattr(part, "same", {})
-    kept = different_rows(rows, [same.get(column.name) for column in used])
-    if len(kept) < len(rows):
-        notes = (*notes, f"{len(rows) - len(kept):,} pairs that are looked at repeat another one, and are left out")
     at, similar = torch.tensor(kept), similar_of(part)
     if similar is not None:
         metrics, why = judged_metrics(similar[at])
@@ -143,7 +151,7 @@ def _classes(
     if alone > len(known) / 2 and taught is not None and bool(torch.isin(known, taught).any()):
         assert isinstance(train, Part)
         assert theirs is not None
-        gallery = _gallery(theirs, torch.isin(theirs, known), most, seed)
+        gallery = different_rows(train, used, _gallery(theirs, torch.isin(theirs, known), most, seed))
         voters = fitting_voters(VOTERS, theirs[torch.tensor(gallery)])
         found = "kNN and recall@1 of held-out rows are looked for among rows that are trained on: most are alone of their class"
         return Watched(part, rows, used, _vote_first(voters), (train, gallery), voters, (*notes, found))

@@ -43,7 +43,8 @@ def series(one: Shown) -> Iterator[Series]:
         yield Series("Loss", name, along, [finite(step.get("terms", {}).get(name)) for step in steps])
     for group, field in (("Held-out metrics", "metrics"), ("Geometry of the embeddings", "geometry")):
         for name in dict.fromkeys(name for look in looks for name in look.get(field, {}) if name not in _ELSEWHERE):
-            yield Series(group, name, seen, [finite(look.get(field, {}).get(name)) for look in looks])
+            called = one.look_name(name)
+            yield Series(group, called, seen, [finite(look.get(field, {}).get(name)) for look in looks])
     for field, name in (("rate", "learning rate"), ("temperature", "temperature")):
         values = [finite(step.get(field)) for step in steps]
         if len(set(values) - {None}) > 1:

@@ -58,7 +58,7 @@ def _headline(runs: Sequence[Shown]) -> list[str]:
     if len(told) < 2:
         return []
     ranked, reasons = alike(told), unlike(told)
-    if len(ranked) < 2:
+    if not ranked:
         return [f"By {name}, the {len(told)} runs are not ranked: they differ in {in_words(reasons)}."]
     found = _ranked(str(name), [(one, metric) for one, _, metric in ranked])
     if not reasons:
@@ -99,6 +99,8 @@ def _said(one: Shown, found: Evaluation, where: str) -> str:
         words += f" (95% interval {span(first)})"
     if rows:
         words += f" on {rows:,} {where}"
+    if (about := first.get("about", "")).startswith("by "):
+        words += f", {about}"
     if first.get("chance") is not None:
         words += f"; chance is {number(first.get('chance'), fraction=is_fraction(first))}"
     return f"{words}."
@@ -115,6 +117,7 @@ def _moved(one: Shown) -> list[str]:
         return []
     known = next((metric for metric in one.metrics if metric["name"] == lead), None)
     metric: Metric = known or {"name": str(lead), "value": told[-1][1]}
+    lead = one.look_name(str(lead))
     fraction = is_fraction(metric)
     lower = metric.get("better") == "lower"
     (start, first), (stop, last) = told[0], told[-1]

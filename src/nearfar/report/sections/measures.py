@@ -7,7 +7,7 @@ from html import escape
 
 from nearfar.report.html import Section, table
 from nearfar.report.run_schema import Evaluation, Metric
-from nearfar.report.sections.alike import Told, in_words, unlike
+from nearfar.report.sections.alike import Told, alike, in_words, unlike
 from nearfar.report.sections.shown import Shown, is_fraction, number, span
 
 Measured = Sequence[tuple[Shown, Evaluation]]
@@ -41,10 +41,12 @@ def _figures(told: Measured, caption: str) -> str:
     else:
         names = dict.fromkeys(metric["name"] for _, evaluation in told for metric in evaluation["metrics"])
         head, rows = ["metric", *(one.name for one, _ in told), "chance"], [_row(name, told) for name in names]
-        apart = dict.fromkeys(reason for name in names for reason in unlike(list(filter(None, _found(name, told)))))
+        there = {name: [figure for figure in _found(name, told) if figure is not None] for name in names}
+        apart = dict.fromkeys(reason for figures in there.values() for reason in unlike(figures))
         why = "★ marks the best of a row, whether or not the difference is more than luck."
         if apart:
-            why += f" No ★: not ranked, since the runs differ in {in_words(list(apart))}."
+            which = " in some rows," if any(alike(figures) for figures in there.values()) else ""
+            why += f" No ★:{which} not ranked, since the runs differ in {in_words(list(apart))}."
     abouts = {one.name: about for one, evaluation in told if (about := evaluation.get("about"))}
     if len(set(abouts.values())) == 1:
         abouts = {"": next(iter(abouts.values()))}
@@ -66,9 +68,8 @@ def _row(name: str, told: Measured) -> list[str]:
     found = _found(name, told)
     there = [figure for figure in found if figure is not None]
     metrics = [metric for *_, metric in there]
-    known = [metric["value"] for metric in metrics if metric["value"] is not None]
-    lower, apart = metrics[0].get("better") == "lower", unlike(there)
-    best = (min if lower else max)(known) if len(known) > 1 and not apart else None
+    lower, apart, ranked = metrics[0].get("better") == "lower", unlike(there), alike(there)
+    best = (min if lower else max)((metric["value"] or 0 for *_, metric in ranked), default=None)
     cells = []
     for figure in found:
         if figure is None:
@@ -76,7 +77,7 @@ def _row(name: str, told: Measured) -> list[str]:
             continue
         metric = figure[-1]
         small = [span(metric), f"chance {_chance(metric)}" if "chance" in apart and _chance(metric) else ""]
-        star = "★ " if best is not None and metric["value"] == best else ""
+        star = "★ " if metric["value"] == best and any(one is figure[0] for one, *_ in ranked) else ""
         cells.append("\n".join(filter(None, [f"{star}{_value(metric)}", "; ".join(filter(None, small))])))
     note = metrics[0].get("about", "") or ("lower is better" if lower else "")
     return [f"{name}\n{note}" if note else name, *cells, "" if "chance" in apart else _chance(metrics[0])]

@@ -41,6 +41,11 @@ class Shown:
         evaluation = self.run.get("evaluation")
         return [] if evaluation is None else evaluation["metrics"]
 
+    def look_name(self, name: str) -> str:
+        """What a figure of its looks is called: kNN and recall by where neighbours were looked for."""
+        looked = self.run.get("events", {}).get("looked")
+        return f"{name} {looked}" if looked and name in ("knn", "recall@1") else name
+
     def class_name(self, label: int | None) -> str:
         """What a class is called."""
         names = self.run.get("class_names", [])
