@@ -80,7 +80,7 @@ def test_each_class_gives_its_part_where_there_are_duplicates(kind, seed, tmp_pa
     if kind == "texts":
         rows = [f"text {i if i != 1 else 0},{classes[i // 2]}" for i in range(20)]
         (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
-        corpus = open_corpus(DataConfig(str(tmp_path / "t.csv"), split_seed=seed))
+        corpus = open_corpus(DataConfig(str(tmp_path / "t.csv"), split_seed=seed, hold_out="rows"))
         least = 9
     else:
         photos(tmp_path, classes, 2)
@@ -88,7 +88,7 @@ def test_each_class_gives_its_part_where_there_are_duplicates(kind, seed, tmp_pa
         for name in again:  # the second image of a class is the first of this one or of another
             source = tmp_path / ("a" if kind == "across classes" else name) / "0.png"
             shutil.copy(source, tmp_path / name / "1.png")
-        corpus = open_corpus(DataConfig(str(tmp_path), split_seed=seed))
+        corpus = open_corpus(DataConfig(str(tmp_path), split_seed=seed, hold_out="rows"))
         least = 10 - len(again)
         data = load_data(tmp_path, seed=seed)
         assert sorted(data.test_labels.tolist()) == sorted(corpus.test.labels.tolist())

@@ -97,3 +97,11 @@ def test_training_rows_that_repeat_vote_once():
     assert watched is not None
     assert watched.gallery is not None
     assert (len(watched.gallery[1]), watched.voters) == (24, 2)
+
+
+def test_of_rows_that_hardly_differ_the_spread_alone_is_measured():
+    part = TensorPart({"x": torch.zeros(40, 3)}, torch.arange(40) % 4)
+    watched = watched_rows(Corpus("made", (Column("x", "vector"),), part, part), (Column("x", "vector"),), 100, 0)
+    assert watched is not None
+    assert (len(watched.rows), watched.metrics) == (40, ())
+    assert watched.notes == ("only 4 of 40 rows that are looked at differ: nothing but their spread is measured",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
+from operator import eq
 from typing import Any
 
 import torch
@@ -104,6 +105,19 @@ def _contents(part: Part, column: Column, rows: Sequence[int]) -> list[Any] | No
     if isinstance(held, Tensor):
         return [held[row].numpy().tobytes() for row in rows]
     return None if held is None else [same_value(held[row]) for row in rows]
+
+
+def sides_alike(part: Part, columns: Sequence[Column], rows: Sequence[int]) -> int:
+    """Of how many pairs both sides are the same.
+
+    Example:
+        >>> pairs = TensorPart({"a": ["x", "y"], "b": ["X ", "z"]})
+        >>> sides_alike(pairs, [Column("a", "text"), Column("b", "text", "positive")], [0, 1])
+        1
+    """
+    first, second, *_ = (_contents(part, column, rows) for column in columns)
+    kinds = {column.kind for column in columns[:2]}
+    return 0 if first is None or second is None or len(kinds) > 1 else sum(map(eq, first, second))
 
 
 def repeated_note(count: int, columns: Sequence[Column], where: str = "") -> str:

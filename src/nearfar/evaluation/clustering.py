@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,7 +50,9 @@ def kmeans(
         model = cluster.KMeans(clusters, n_init=10, random_state=seed)
     else:
         model = cluster.MiniBatchKMeans(clusters, n_init=10, batch_size=4096, random_state=seed)
-    return torch.from_numpy(model.fit_predict(rows.cpu().numpy())).to(torch.int64)
+    with warnings.catch_warnings():  # of fewer different rows than clusters, which the clusters say
+        warnings.simplefilter("ignore", require("sklearn.exceptions", "clustering").ConvergenceWarning)
+        return torch.from_numpy(model.fit_predict(rows.cpu().numpy())).to(torch.int64)
 
 
 def cluster_agreement(labels: Int64[Tensor, "n"], clusters: Int64[Tensor, "n"]) -> dict[str, float]:

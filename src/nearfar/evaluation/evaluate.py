@@ -153,6 +153,15 @@ def evaluate(
         work.similarity(rows, partners, judged)
         work.judged(rows, partners, judged)
     elif partners is not None and "retrieval" in work.tasks:
+        if rows.shape == partners.shape and (alike := int((rows == partners.to(rows)).all(1).sum())):
+            which = (
+                "all rows are"
+                if alike == len(rows)
+                else "1 row is"
+                if alike == 1
+                else f"{alike:,} of {len(rows):,} rows are"
+            )
+            work.note(f"{which} the same as their partner, which any embedding finds", task="retrieval")
         for task, found in zip(
             ("first→second", "second→first"), pair_retrieval(rows, partners, same, ks=ks, metric=metric)
         ):
@@ -162,7 +171,8 @@ def evaluate(
         if not any(_speaks_of(task, line) for line in told):
             work.note("what was given does not allow it", task=task)
     if len(rows) < FEW:
-        work.note(f"{len(rows)} rows are few: other rows of the same kind may give other figures by far")
+        count = "1 row is" if len(rows) == 1 else f"{len(rows)} rows are"
+        work.note(f"{count} few: other rows of the same kind may give other figures by far")
     if not work.measures:
         raise ValueError(
             "nothing could be measured: " + "; ".join(work.notes or ["no task that was asked for fits what was given"])
@@ -379,6 +389,8 @@ class _Work:
         except ImportError as error:
             self.notes.append(f"clustering was left out: {error}")
             return
+        if (distinct := len(found.unique())) < classes:
+            self.note(f"k-means finds {distinct:,} of {classes:,} clusters: no more rows differ", task="clustering")
         shuffled = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(self.seed)).to(y.device)]
         chance = cluster_agreement(shuffled, found) | {"ari": 0.0}
         for name, value in cluster_agreement(y, found).items():

@@ -86,7 +86,7 @@ class Evaluation:
             between = "" if m.low is None or m.high is None else f"{_show(m.low)} – {_show(m.high)}"
             table.append((m.task, m.name, _show(m.value), between, _show(m.chance)))
         widths = [max(len(row[column]) for row in table) for column in range(5)]
-        lines, previous = [f"{self.rows:,} rows of {self.dim} features, {self.metric}"], ""
+        lines, previous = [f"{self.rows:,} row{'s' * (self.rows != 1)} of {self.dim} features, {self.metric}"], ""
         for row in table if self.measures else ():
             cells = ("" if row[0] == previous else row[0], *row[1:])
             previous = row[0]

@@ -31,6 +31,7 @@ from nearfar.index.run import Run, is_named, open_named, open_run
 from nearfar.index.vectors import read_labels, read_vectors
 from nearfar.names import given, refuse_unused
 from nearfar.report.files import write_json
+from nearfar.training.config import RUN_FILE
 
 
 def run(config: EvaluateConfig) -> int:
@@ -128,11 +129,12 @@ def _opened(model: str, config: EvaluateConfig) -> tuple[Run, Corpus]:
 
 
 def _place(config: EvaluateConfig, told: dict[str, Any]) -> Path | None:
-    """Where the figures of a model go; None: it is one by name, which has no folder, and none was asked for."""
+    """Where the figures of a model go; None: it is none of a run, and no file was asked for."""
     assert config.run is not None
     if config.out is not None:
         return Path(config.out)
-    return None if is_named(config.run) else file_of(Path(config.run).expanduser(), told["data"], told["source"])
+    run = Path(config.run).expanduser()
+    return file_of(run, told["data"], told["source"]) if (run / RUN_FILE).is_file() else None
 
 
 def _facts(
@@ -160,7 +162,7 @@ def _facts(
         "model": opened.model,
         "weights": opened.weights,
         "left_out": held.bad,
-        "reading": [*_untested(held), *held.corpus.notes],
+        "reading": [*_untested(held), *opened.notes, *held.corpus.notes],
     }
 
 

@@ -78,6 +78,10 @@ def run_facts(
                     old = "The model has been trained on since: run nearfar evaluate again."
                     evaluation["about"] = f"{evaluation.get('about', '')} {old}".strip()
             held = embed_held_out(run, rows, seed=seed)
+            facts["events"]["warnings"] = [
+                *facts["events"].get("warnings", ()),
+                *({"message": note} for note in run.notes),
+            ]
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             told = f"Held-out rows could not be embedded for this page, so it has no pictures of them: {error}"
             facts["events"]["warnings"] = [*facts["events"].get("warnings", ()), {"message": told}]

@@ -153,15 +153,16 @@ def histogram(held: HeldOut, temperature: float | None, bins: int = 80) -> page.
         found = similarity_histogram(z[0], ids, bins=bins)
     else:
         return None
+    edges = [round(edge, 12) + 0.0 for edge in found.edges.tolist()]  # the middle one is 0
     return {
-        "edges": found.edges.tolist(), "positives": [float(c) for c in found.positives], "temperature": temperature,
+        "edges": edges, "positives": [float(c) for c in found.positives], "temperature": temperature,
         "negatives": [float(c) for c in found.negatives],
     }  # fmt: skip
 
 
 def singular_values(z: Float32[Tensor, "n d"]) -> page.Spectrum:
     """Of the centred rows."""
-    values = (spectrum(z) * (len(z) - 1)).sqrt()
+    values = (spectrum(z) * (len(z) - 1)).sqrt()[: len(z) - 1]  # centred rows span one direction less
     rank = effective_rank(z) if len(z) >= FEW else None  # of fewer it would count the rows
     return {"values": values.tolist(), "effective_rank": rank}
 

@@ -111,6 +111,12 @@ class Run:
         """
         return TrainedRun(self.path).find_data(self.data_config().data)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of its weights."""
+        unfinished = TrainedRun(self.path).unfinished if self.config else None
+        return () if unfinished is None else (unfinished,)
+
     def is_own(self, data: str) -> bool:
         """Whether data are those it was trained on, wherever they are now."""
         own = self.config.get("data")

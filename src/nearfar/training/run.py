@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nearfar.data.place import contents_of, is_there, whole_path
 from nearfar.report.files import read_json, write_json, write_text
+from nearfar.training.checkpoint import last_checkpoint
 from nearfar.training.config import EARLIER, TrainConfig
 from nearfar.training.events import free_folder, read_events
 from nearfar.training.options import read_yaml
@@ -166,6 +167,16 @@ class Run:
         those weights, and ``lost`` if that is worse. Empty while it has not.
         """
         return next((event for event in self.events("end") if "failed" not in event), {})
+
+    @property
+    def unfinished(self) -> str | None:
+        """That it has not come to its end, and what its weights are then, in words; None: it has, or it is not known."""
+        if not (self.path / "events.jsonl").is_file() or self.finished:
+            return None
+        last = last_checkpoint(self.checkpoints)
+        step = 0 if last is None else read_json(last / "state.json")["best"]["step"]
+        weights = f"of step {step:,}, the best so far" if step else "those before training"
+        return f"{self.path} has not come to its end: its weights are {weights} (go on with nearfar train --resume {self.path})"
 
     @property
     def finished(self) -> bool:

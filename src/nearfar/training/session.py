@@ -27,6 +27,8 @@ from nearfar.training.watched import Watched
 
 AGAIN = 1.0
 """Seconds from which a second Ctrl-C is a second one, and not the first by another way."""
+RISEN = 0.01
+"""By so much above its value before training, the leading metric says that something was learned."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -83,6 +85,9 @@ class Session:
                 prune_checkpoints(run.checkpoints, {self.first, self.best.step})
         self.watched = watched
         self.stopped, self.stopped_at = False, 0.0
+        self.before = (
+            next((event["metrics"] for event in run.events("look") if event["step"] == 0), {}) if resume else {}
+        )
         self.told = 0  # of the rows that were left out
         self.saved_at = time.monotonic()
 
@@ -232,6 +237,7 @@ class Session:
         figures = " · ".join(f"{name} {value:.3f}" for name, value in (seen.metrics | seen.geometry).items())
         self.progress.say(f"step {step} · {'before training' if loss is None else f'loss {loss:.3f}'} · {figures}")
         if loss is None:
+            self.before = seen.metrics
             return False  # what training gives is kept, for better or worse
         self._look_for_collapse(step, seen, loss)
         name = self._leading(seen.metrics)
@@ -248,6 +254,9 @@ class Session:
     def _look_for_collapse(self, step: int, seen: Look, loss: float) -> None:
         setting = self.trainer.method.setting
         chance = self.trainer.method.chance(self.config.batch_size)
+        name = self._leading(seen.metrics)
+        if name is not None and seen.metrics.get(name, 0.0) > self.before.get(name, 0.0) + RISEN:
+            chance = None  # the loss may be where guessing is, and something is learned all the same
         dim = self.trainer.method.embedder.dim
         assert isinstance(dim, int)
         assert self.watched is not None

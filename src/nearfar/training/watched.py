@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from nearfar.data.corpus import Column, Corpus, Part, same_things, similar_of
-from nearfar.data.same import different_rows, repeated_note
+from nearfar.data.same import different_rows, repeated_note, sides_alike
 from nearfar.data.similar import is_binary
 from nearfar.diagnostics.geometry import FEW
 from nearfar.evaluation.knn import VOTERS, fitting_voters
@@ -65,8 +65,13 @@ def watched_rows(corpus: Corpus, columns: Sequence[Column], most: int, seed: int
         return None
     used = tuple(column for column in columns if column.role != "negative")[:2]
     rows = _drawn(len(part), most, seed)
-    notes = () if held_out else ("no rows are held out: looks are at rows that are trained on",)
+    none = "no rows are" if corpus.test is None or not len(corpus.test) else "one row is"
+    few = "" if none == "no rows are" else ", which is too few to look at"
+    notes = () if held_out else (f"{none} held out{few}: looks are at rows that are trained on",)
     kept = different_rows(part, used, rows)
+    if len(used) == 1 and len(kept) < FEW <= len(rows):  # whether they collapse can be seen
+        few = f"only {len(kept)} of {len(rows):,} rows that are looked at differ: nothing but their spread is measured"
+        return Watched(part, rows, used, notes=(*notes, few))
     if len(kept) < len(rows):
         notes = (*notes, repeated_note(len(rows) - len(kept), used, " that are looked at"))
         rows = kept
@@ -94,6 +99,12 @@ def _pairs(part: Part, used: tuple[Column, ...], kept: list[int], notes: tuple[s
     if similar is not None:
         metrics, why = judged_metrics(similar[at])
         return Watched(part, kept, used, metrics, notes=notes, warnings=why)
+    if len(kept) >= FEW and sides_alike(part, used, kept) == len(kept):
+        why = (
+            "both sides of every pair that is looked at are the same: each finds the other whatever was learned, and MRR and "
+            "recall are left out"
+        )
+        return Watched(part, kept, used, notes=notes, warnings=(why,))
     groups = None if part.groups is None else part.groups[at]
     ids = same_things(groups, {name: values[at] for name, values in same.items()}, used)
     chance = 1 / len(kept) if ids is None else _right_at_random(ids)

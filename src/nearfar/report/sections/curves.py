@@ -118,8 +118,14 @@ def _panel(lines: list[tuple[Shown, Series]]) -> Figure:
     share = lines[0][1].group == "Held-out metrics" and known and min(known) >= 0 and max(known) <= 1
     return framed(
         data, 250, margin={"l": 42, "r": 12, "t": 8, "b": 42}, meta={"x": ALONG}, font={"size": 11},
-        xaxis={"nticks": 5}, yaxis={"nticks": 6, **({"tickformat": ".0%"} if share else {})},
+        xaxis={"nticks": 5}, yaxis={"nticks": 6, **(_percent(min(known), max(known)) if share else {})},
     )  # fmt: skip
+
+
+def _percent(low: float, high: float) -> dict[str, Any]:
+    """An axis in percent; of a level line not beyond what a share can be, where the axis would find its own ends."""
+    level = {"range": [max(low - 0.1, 0.0), min(high + 0.1, 1.005)]} if low == high else {}
+    return {"tickformat": ".0%"} | level
 
 
 def _smoothing(line: Series) -> int:

@@ -99,7 +99,9 @@ def _gist(one: Shown, queries: Sequence[Query], kept: int) -> str:
     can_be = sum(query.get("possible", len(told)) for query, told in zip(queries, marks))
     words = f"{kept:,} of {len(queries):,} queries" if kept < len(queries) else f"{len(queries):,} queries"
     words += " from the held-out rows, the nearest others from left to right, with their cosine similarities"
-    if known and can_be < known:
+    if known and not can_be:
+        words += "; none of them can be right: no other row here belongs to any query"
+    elif known and can_be < known:
         words += f"; {right:,} of the {can_be:,} neighbours that can be right are"
     elif known:
         words += f"; {right:,} of {known:,} neighbours are right"

@@ -64,7 +64,8 @@ def shown(runs: Sequence[RunFacts]) -> list[Shown]:
     seen: Counter[str] = Counter()
     found = []
     there = {(one.get("data", "other data"), one.get("source", "")) for run in runs for one in run.get("others", ())}
-    names = Counter(name for name, _ in there)
+    own = {run["evaluation"].get("data", "") for run in runs if "evaluation" in run}
+    names = Counter([name for name, _ in there] + [*own])
     called = {place: f"{place[0]} ({place[1]})" if names[place[0]] > 1 and place[1] else place[0] for place in there}
     for k, run in enumerate(runs):
         seen[run["name"]] += 1

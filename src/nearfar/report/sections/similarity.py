@@ -102,7 +102,7 @@ def _table(one: Shown, told: Histogram) -> str:
     step = max(math.ceil(bins / 20), 1)
     parts = {kind: _parts(told[kind]) for kind, *_ in KINDS}
     rows = [
-        [f"{number(edges[k])} to {number(edges[min(k + step, bins)])}",
+        [f"{number(round(edges[k], 9) + 0.0)} to {number(round(edges[min(k + step, bins)], 9) + 0.0)}",
          *(percent(sum(parts[kind][k : k + step])) for kind in ("positives", "negatives"))]
         for k in range(0, bins, step)
     ]  # fmt: skip
