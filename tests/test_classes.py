@@ -182,7 +182,7 @@ class TestSingleRow:
     @pytest.mark.parametrize(("each", "further"), [(2, "z"), (2, "zy"), (3, "zyx"), (10, "z")])
     def test_it_turns_no_labels_off(self, tmp_path, each, further):
         rows = [f"t{i},{'abc'[i % 3]}" for i in range(3 * each)] + [f"other {name},{name}" for name in further]
-        corpus = open_corpus(DataConfig(table(tmp_path / "t.csv", "text,label", *rows)))
+        corpus = open_corpus(DataConfig(table(tmp_path / "t.csv", "text,label", *rows), hold_out="rows"))
         assert corpus.class_names == tuple(sorted("abc" + further))
         tested = {corpus.class_names[label] for label in corpus.test.labels.tolist()}
         assert tested == {*"abc"}  # it stays to train on

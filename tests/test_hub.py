@@ -114,7 +114,7 @@ def test_a_data_set_that_the_hub_does_not_have(hub, tmp_path):
 
 @pytest.mark.parametrize("command", ["evaluate RUN", "index RUN", "train --resume RUN"])
 def test_a_run_s_own_folder_is_no_name_on_the_hub(command, tmp_path, monkeypatch, capsys):
-    """Seen from another folder, from which ``photos/cats`` is no path."""
+    """Seen from another folder, from which ``photos/cats`` is no path: the data are where they were, or nowhere."""
     monkeypatch.setattr(import_module("nearfar.data.sheets"), "from_hub", lambda *_: pytest.fail("asked"))
     for number in range(24):
         path = tmp_path / "photos" / "cats" / "ab"[number % 2] / f"{number}.png"
@@ -127,5 +127,7 @@ def test_a_run_s_own_folder_is_no_name_on_the_hub(command, tmp_path, monkeypatch
     assert main(arguments) == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(arguments) == 0
+    (tmp_path / "photos").rename(tmp_path / "moved")
     assert main(arguments) == 2
     assert f"photos/cats, which {run.path} was trained on, is not here" in capsys.readouterr().err
