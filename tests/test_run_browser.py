@@ -62,8 +62,12 @@ def test_it_opens_without_a_word_on_the_console_and_asks_for_nothing(page):
 def test_pointing_at_the_map_shows_the_picture(page, runs):
     page.middle("#map-plot")
     x, y, index = page.js(
-        """(() => { const p = document.getElementById('map-plot'), t = p.data[1], l = p._fullLayout, r = p.getBoundingClientRect();
-        return [r.x + l._size.l + l.xaxis.l2p(t.x[5]), r.y + l._size.t + l.yaxis.l2p(t.y[5]), t.customdata[5]]; })()"""
+        """(() => { const p = document.getElementById('map-plot'), l = p._fullLayout, r = p.getBoundingClientRect();
+        const at = t => [...t.x].map((x, i) => [r.x + l._size.l + l.xaxis.l2p(x), r.y + l._size.t + l.yaxis.l2p(t.y[i])]);
+        const all = p.data.flatMap(t => t.x ? at(t) : []), own = at(p.data[1]);
+        const room = own.map(([x, y]) => all.map(([a, b]) => Math.hypot(a - x, b - y)).sort((a, b) => a - b)[1]);
+        const i = room.indexOf(Math.max(...room));  // the point that is farthest from all others: no other is meant
+        return [...own[i], p.data[1].customdata[i]]; })()"""
     )
     page.point(x, y, f"!{PUT_AWAY}")
     page.until("document.querySelector('#map-card img').naturalWidth", 8)
