@@ -16,7 +16,7 @@ import nearfar as nf
 from nearfar.diagnostics.collapse import collapse
 from nearfar.diagnostics.geometry import class_alignment, similarity_histogram
 from nearfar.evaluation.clustering import clustering
-from nearfar.evaluation.knn import nearest
+from nearfar.evaluation.knn import knn_predict, nearest
 from nearfar.evaluation.probe import linear_probe
 from nearfar.evaluation.retrieval import pair_retrieval, relevance_retrieval, retrieval
 from nearfar.evaluation.similarity import pearson, spearman, sts
@@ -167,3 +167,14 @@ def test_seeds_strengths_and_tasks_of_every_form():
 def test_a_probe_of_rows_of_any_scale(scale):
     rows = torch.eye(3, dtype=torch.float64)[Y]
     assert linear_probe(scale * rows, Y, scale * rows, Y).accuracy == 1.0
+
+
+def test_rows_that_query_and_keys_that_do_not_vote_in_every_form():
+    wanted = retrieval(Z, Y, rows=torch.arange(6)).scores
+    for rows in (pd.Series(range(6)), list(range(6)), np.arange(6)):
+        assert retrieval(Z, Y, rows=rows).scores == wanted  # pyright: ignore[reportArgumentType]
+    votes = knn_predict(Z, OTHER, Y, k=3, exclude=torch.arange(12))
+    assert torch.equal(knn_predict(Z, OTHER, Y, k=3, exclude=np.arange(12)), votes)  # pyright: ignore[reportArgumentType]
+    refused(lambda: knn_predict(Z, OTHER, Y, exclude=torch.arange(5)), "exclude has shape (5,)", "12 rows")
+    refused(lambda: knn_predict(Z, OTHER, Y, exclude=torch.full((12,), 12)), "exclude names key 12", "0 to 11")
+    assert nf.evaluate(Z, Y, tasks=np.array(TASKS)).to_dict() == nf.evaluate(Z, Y, tasks=TASKS).to_dict()  # pyright: ignore[reportArgumentType]

@@ -107,7 +107,8 @@ def evaluate(
         >>> nf.evaluate(z, torch.tensor([0, 0, 1, 1]), ks=(1,))["recall@1"]
         1.0
     """
-    tasks = tuple(tasks or ()) if isinstance(tasks, Iterable | None) and not isinstance(tasks, str) else (tasks,)
+    tasks = () if tasks is None else tasks
+    tasks = tuple(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, str) else (tasks,)
     for task in tasks:
         choice("tasks", task, TASKS)
     choice("metric", metric, METRICS)

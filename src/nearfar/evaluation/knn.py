@@ -165,6 +165,9 @@ def knn_vote(
     if int(known.sum()) < 1 + (exclude is not None):
         raise ValueError(f"{int(known.sum())} of {len(labels)} keys have a label (0 or more): nobody to vote")
     if exclude is not None:
+        exclude = as_ids("exclude", exclude, len(queries)).to(keys.device)
+        if len(exclude) and int(exclude.max()) >= len(labels):
+            raise ValueError(f"exclude names key {int(exclude.max())}: there are keys 0 to {len(labels) - 1}")
         place = torch.where(known, known.cumsum(0) - 1, -1)  # among those that vote
         exclude = torch.where(exclude >= 0, place[exclude.clamp_min(0)], -1)
     keys, labels = keys[known], labels[known]

@@ -68,7 +68,7 @@ def retrieval(
         labels if gallery_labels is None else as_ids("gallery_labels", gallery_labels, len(keys)).to(keys.device)
     )
     kept = key_labels >= 0 if unknown == "ignore" else torch.ones_like(key_labels, dtype=torch.bool)
-    every = torch.arange(len(labels), device=labels.device) if rows is None else rows.to(labels.device)
+    every = torch.arange(len(labels), device=labels.device) if rows is None else ids_of("rows", rows, labels.device)
     asked = every[labels[every] >= 0]
     nameless = int((key_labels < 0).sum())
     notes = []
