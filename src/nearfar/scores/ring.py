@@ -117,7 +117,8 @@ class _Visit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, offsets: Tensor | None, plan: RingPlan) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, near = x.new_full((len(x),), -torch.inf, dtype=torch.float64), x.new_zeros(len(x))  # merged often
-        columns, far = (x.new_zeros(plan.ranks.rows if plan.tiles.by_column else 0) for _ in range(2))
+        far = x.new_zeros(plan.ranks.rows if plan.tiles.by_column else 0)
+        columns = torch.zeros_like(far, dtype=torch.float64)
         with full_precision(x):
             for place, keys in _round(y, plan.ranks):
                 shift, tiles = None if offsets is None else offsets[place], plan.chunk(place)
@@ -127,10 +128,9 @@ class _Visit(torch.autograd.Function):
                 near += positives[0]
                 if tiles.by_column:
                     columns[place], far[place] = by_column, positives[1]
-        rows = rows.to(x.dtype)
         ctx.plan = plan
         ctx.save_for_backward(x, y, offsets, rows, columns)
-        return rows, columns, near, far
+        return rows.to(x.dtype), columns.to(x.dtype), near, far
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -120,7 +120,8 @@ class _LogSumExp(torch.autograd.Function):
         x: Tensor, y: Tensor | None, offsets: Tensor | None, plan: SoftmaxPlan
     ) -> tuple[Tensor, Tensor]:
         with full_precision(x):
-            return _sums(x, x if y is None else y, offsets, plan)
+            rows, columns = _sums(x, x if y is None else y, offsets, plan)
+        return rows.to(x.dtype), columns.to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -148,7 +149,7 @@ def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tu
             row_sum[i] += tile.sum(1)
             if both and not (plan.symmetric and i == j):
                 column_sum[j] += tile.sum(0)
-        return row_sum.log_(), x.new_zeros(0) if plan.symmetric else column_sum.log_()
+        return row_sum.double().log_(), x.new_zeros(0) if plan.symmetric else column_sum.double().log_()
     row_max = torch.full_like(row_sum, -torch.inf)
     column_max = row_max if plan.symmetric else torch.full_like(column_sum, -torch.inf)
 
@@ -170,7 +171,7 @@ def _sums(x: Tensor, y: Tensor, offsets: Tensor | None, plan: SoftmaxPlan) -> tu
 
 def _joined(total: Tensor, highest: Tensor) -> Tensor:
     """``log(total · e^highest)``, −∞ where nothing counts."""
-    return total.log_().add_(highest.masked_fill_(highest == -torch.inf, 0.0))
+    return total.double().log_().add_(highest.masked_fill_(highest == -torch.inf, 0.0))
 
 
 def _scores(
@@ -194,7 +195,7 @@ def _exponentials(
 
 def _share(gradient: Tensor, lse: Tensor) -> Tensor:
     """``g·e^{−lse}``, 0 for a row where nothing counts."""
-    return (gradient * (-lse).exp_()).masked_fill_(lse == -torch.inf, 0.0)
+    return (gradient * (-lse).exp_()).masked_fill_(lse == -torch.inf, 0.0).to(gradient.dtype)
 
 
 def _symmetric_gradient(x: Tensor, lse: Tensor, gradient: Tensor, plan: SoftmaxPlan) -> Tensor:
