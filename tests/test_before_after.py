@@ -17,11 +17,7 @@ from nearfar.report.sections.findings import sentences
 from nearfar.report.sections.shown import shown
 from nearfar.training import trainer
 from tiny_bert import tiny_bert
-from train_cases import differences, images, texts
-
-
-def train(corpus, out: Path, **options):
-    return nf.train(corpus=corpus, out=str(out), show=False, **({"steps": 6, "batch_size": 16, "threads": 1} | options))
+from train_cases import differences, images, texts, train
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,16 @@ from typing import Any
 
 import torch
 
+import nearfar as nf
 from nearfar.data.corpus import Column, Corpus, TensorPart
 
 SOURCE = Path(__file__).parent.parent / "src"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def train(corpus: Corpus, out: Path, **options: Any) -> nf.Run:
+    """A run of a few steps."""
+    return nf.train(corpus=corpus, out=str(out), show=False, **({"steps": 6, "batch_size": 16, "threads": 1} | options))
 
 
 def images(rows: int = 96, labels: bool = True, seed: int = 0) -> Corpus:
@@ -134,7 +140,6 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def run_case(name: str, out: str | None = None, resume: str | None = None, **options: Any) -> Any:
     """Trains one of ``CASES``, or goes on with it."""
-    import nearfar as nf
 
     torch.set_num_threads(1)
     corpus, settings = CASES[name]

@@ -51,7 +51,7 @@ USUAL: dict[str, tuple[str, ...]] = {
 """Role to the column names that are taken for it, the first found; case and what precedes a dot do not matter."""
 
 FILES = ("file_name", "filename", "file", "filepath", "path")
-"""Of the names of images those that other files have, too."""
+"""Names of image columns that other kinds of files have as well."""
 NO_COLUMN = "none"
 """What to call the column of judgements where there is none, whatever the columns' names."""
 

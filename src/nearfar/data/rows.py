@@ -20,7 +20,7 @@ class Lines:
     """Rows called by file and line."""
 
     paths: Sequence[Path]
-    """Of each row."""
+    """The file of each row."""
     lines: Sequence[int]
 
     def __call__(self, row: int) -> str:

@@ -108,7 +108,7 @@ def _contents(part: Part, column: Column, rows: Sequence[int]) -> list[Any] | No
 
 
 def sides_alike(part: Part, columns: Sequence[Column], rows: Sequence[int]) -> int:
-    """Of how many pairs both sides are the same.
+    """Counts the pairs whose two sides are the same.
 
     Example:
         >>> pairs = TensorPart({"a": ["x", "y"], "b": ["X ", "z"]})

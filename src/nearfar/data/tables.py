@@ -74,7 +74,7 @@ class _Table:
     """What a file holds."""
 
     names: list[str]
-    """Of the features."""
+    """Names of the features."""
     features: Float64[Tensor, "n d"]
     odd: dict[tuple[int, int], Any]
     """The cells that are no finite numbers, by row and feature."""

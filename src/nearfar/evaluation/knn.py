@@ -16,7 +16,7 @@ from nearfar.losses.arguments import check_range, choice
 VOTERS = 20
 """Neighbours that vote, where nobody says otherwise and classes are large enough."""
 RARE = 0.1
-"""Of the rows: classes that hold fewer do not decide how many neighbours vote."""
+"""Share of the rows: classes with fewer do not decide how many neighbours vote."""
 
 
 class Neighbours(NamedTuple):

@@ -151,7 +151,7 @@ class _Scorer:
 
 
 def _every_pair(scorer: _Scorer, chosen: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Of some rows: pairs of one label, and of two."""
+    """Scores of all pairs of some rows: those of one label, and those of two."""
     same, other, rows = [], [], scorer.exact(scorer.rows[chosen])
     for i in range(0, len(rows), _TILE):
         for j in range(i, len(rows), _TILE):

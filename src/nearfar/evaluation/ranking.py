@@ -28,7 +28,7 @@ class Places:
 
     @classmethod
     def certain(cls, gains: Float[Tensor, "b k"]) -> Places:
-        """Of rankings without ties.
+        """Places in rankings without ties.
 
         Example:
             >>> Places.certain(torch.tensor([[0.0, 2.0, 1.0]])).precision
@@ -45,7 +45,7 @@ class Places:
         tied: Bool[Tensor, "b k"],
         beyond: Float64[Tensor, "three b"] | None = None,
     ) -> Places:
-        """Of rankings in which some keys have one score: the mean over all their orders.
+        """Places in rankings in which some keys have the same score: the mean over all their orders.
 
         Args:
             gains: In any order within such a group.

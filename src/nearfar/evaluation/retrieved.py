@@ -152,7 +152,7 @@ class Task:
 
 
 def _chance(relevant: Float[Tensor, "q"], keys: int, ks: tuple[int, ...]) -> dict[str, float]:
-    """Of a random order: none of R relevant among the first k of m has probability ``C(m − R, k) / C(m, k)``."""
+    """What a random order reaches: none of R relevant keys is in the first k of m with probability ``C(m − R, k) / C(m, k)``."""
 
     def log_choose(n: Tensor, k: Tensor) -> Tensor:
         return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)

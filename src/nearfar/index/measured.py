@@ -126,7 +126,7 @@ def _spread(labels: Int64[Tensor, "n"] | None, n: int) -> list[int]:
 
 
 def _belongs(held: HeldOut, i: int, paired: bool) -> tuple[Bool[Tensor, "n"], Bool[Tensor, "n"]]:
-    """Of which rows it is known whether they belong to one, and which do: by pair or id, else by class. Itself does not."""
+    """Rows of which it is known whether they belong to row ``i``, and rows that do: by pair or id, else by class; never itself."""
     rows = torch.arange(len(held.rows))
     if paired:
         right = rows == i if held.similar is None else (rows == i) & (held.similar >= LIKENESS)
@@ -236,7 +236,7 @@ def measure(held: HeldOut) -> Evaluation | None:
 
 
 def who_votes(rows: int, taught: int) -> str:
-    """Whose classes kNN goes by, in words: it is not the same everywhere.
+    """Names the rows that vote in kNN: they are not the same everywhere.
 
     Example:
         >>> who_votes(599, 1198), who_votes(599, 0)

@@ -40,7 +40,7 @@ COSINE: Stage = {
 
 
 def _margin(margin: float | Tensor | None, distance: str) -> float | Tensor:
-    """Of a distance: 0 or more; of cosines, which begin at −1, −1 or more."""
+    """Reads a margin: 0 or more for distances, −1 or more for cosines, which begin there."""
     if margin is None:
         return 1.0 if distance == "euclidean" else 0.0
     return Number(0.0 if distance == "euclidean" else -1.0, open_low=False, per_row=True)("margin", margin)

@@ -16,7 +16,7 @@ from nearfar.scores.planned import Planned
 from nearfar.scores.similarity import some_scores
 
 _NUMBERS = 2**18
-"""Of rows at a time: 1 MB stays in the cache."""
+"""Numbers of the rows that are read at a time: 1 MB stays in the cache."""
 
 
 def square(values: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class TrainConfig(MethodConfig, DataConfig):
     """How many times as fast what is new learns (heads, projections, temperature) beside weights that were trained before; by
     default so many that it has the usual rate, and 1 at least."""
     layer_decay: float | None = None
-    """Of weights that were trained before, each layer learns at this part of the rate of the one above it, such as 0.9."""
+    """Each layer of weights that were trained before learns at this part of the rate of the one above it, such as 0.9."""
     weight_decay: float = 1e-4
     """Decay of weights; biases, norms and the temperature have none."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

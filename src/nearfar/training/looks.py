@@ -30,7 +30,7 @@ class Look:
     """What was seen."""
 
     metrics: dict[str, float]
-    """Of one column with labels: knn (the accuracy of the nearest rows' vote), recall@1. Of two: mrr, recall@1 of a row's
+    """For one column with labels: knn (the accuracy of the nearest rows' vote), recall@1. For two: mrr, recall@1 of a row's
     partner; or, where it is said how alike they are, average_precision of similar pairs, spearman of grades. The first is what
     says which look is best, if nobody says otherwise."""
     geometry: dict[str, float]

@@ -14,7 +14,7 @@ from nearfar.report.thin import QUERIES, evenly
 # What is said of a neighbour: class, sign, words.
 MARKS = {True: ("right", "✓", "right"), False: ("wrong", "✗", "wrong"), None: ("open", "?", "not known")}
 NONE_LEFT = ("open", "–", "none left")
-"""Of one that is not right, where all that belong to the query stand before it."""
+"""A neighbour that is not right, where all that belong to the query stand before it."""
 
 
 def gallery(runs: Sequence[Shown]) -> Section | None:
